@@ -1,0 +1,129 @@
+//! A model: one SELECT over one topic, taken apart into what is kept and how it merges.
+//!
+//! The table of an aggregate holds *parts* (count, sum, min, max), which merge; what the user
+//! selected beyond a bare part (avg, sums divided by counts) is a generated column over parts.
+
+use super::PgType;
+use datafusion::logical_expr::Expr;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// One `sql/models/NAME.sql`.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The view's name, equal to the file's stem; the table in PostgreSQL has it too.
+    pub name: Arc<str>,
+    pub file: PathBuf,
+    pub topic: Arc<str>,
+    /// WHERE, over the topic's schema.
+    pub filter: Option<Expr>,
+    pub kind: ModelKind,
+    /// Columns of the table in PostgreSQL, in order; see [`Role`].
+    pub columns: Vec<Column>,
+}
+
+#[derive(Debug, Clone)]
+pub enum ModelKind {
+    Aggregate(Aggregate),
+    Rows(Rows),
+}
+
+/// GROUP BY.
+#[derive(Debug, Clone)]
+pub struct Aggregate {
+    pub window: Option<Window>,
+    /// Group keys without the window, in order of SELECT.
+    pub keys: Vec<Key>,
+    /// Distinct parts; several columns may share one.
+    pub parts: Vec<Part>,
+}
+
+/// `tumble(interval '…')`: windows `[start, start + size)` aligned to 1970-01-01 UTC.
+#[derive(Debug, Clone)]
+pub struct Window {
+    /// Its alias; columns `NAME_start` and `NAME_end`.
+    pub name: String,
+    pub size: Duration,
+    /// How long after its end a window still changes.
+    pub allowed_lateness: Duration,
+    pub late: Late,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// Taken, and counted as amended.
+    Amend,
+    /// Not taken; its fate is `late`.
+    Drop,
+}
+
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub name: String,
+    pub expr: Expr,
+    pub pg: PgType,
+}
+
+/// A mergeable aggregate. In a cut's delta it is one column named `name`.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub name: String,
+    pub function: PartFunction,
+    /// None for `count(*)`. For sums already cast so that a cut cannot overflow: whole numbers
+    /// up to 32 bits to Int64, bigint to Decimal128(38, 0), numeric(p,s) to Decimal128(38, s),
+    /// real to Float64.
+    pub arg: Option<Expr>,
+    /// `FILTER (WHERE …)`.
+    pub filter: Option<Expr>,
+    /// Its column in the table.
+    pub pg: PgType,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PartFunction {
+    Count,
+    Sum,
+    Min,
+    Max,
+}
+
+/// No GROUP BY: rows, appended or, with a primary key, the latest per key by
+/// (event time, partition, offset), which is a total order and so the same on every replay.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// One per selected column, in order of SELECT: the first `Model::columns`.
+    pub exprs: Vec<Expr>,
+    /// Indexes in `exprs`; empty: append, each row known by (`_partition`, `_offset`).
+    pub primary_key: Vec<usize>,
+}
+
+/// A column of the model's table in PostgreSQL.
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: String,
+    pub pg: PgType,
+    pub role: Role,
+}
+
+/// What a column is for. All but `Derived` travel in the delta, under the column's name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    WindowStart,
+    WindowEnd,
+    /// Part of the table's key.
+    Key,
+    /// Merges so when the key is there already.
+    Part(Merge),
+    /// GENERATED ALWAYS AS (this PostgreSQL expression over parts) STORED.
+    Derived(String),
+    /// A plain value of a row model, outside its key.
+    Value,
+    /// `_event_time`, `_partition`, `_offset` of a row model: which row is the latest.
+    Position,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merge {
+    Add,
+    Least,
+    Greatest,
+}

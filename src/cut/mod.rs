@@ -1,0 +1,96 @@
+//! The atomic unit of work: spans of a topic's partitions, what they yield, what became of each
+//! offset. Committing a cut is one PostgreSQL transaction.
+//!
+//! Owns: the shape of a cut. Does not own: when to cut (`pipeline::worker`), how a yield is
+//! applied (`warehouse`) or written (`lake`).
+//!
+//! C-1  For each (output, partition) of a cut, `span.from` equals the mark it moves.
+//! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
+//! C-3  A cut's yield comes from the records of its spans and nothing else.
+
+use crate::record::{Epoch, EventTime, Fates, Output, Partition, Span};
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// One mark to move: `highwater.marks` where `next_offset = span.from` and `epoch = epoch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    pub output: Output,
+    pub partition: Partition,
+    pub span: Span,
+    pub epoch: Epoch,
+    pub fates: Fates,
+    /// The highest event time seen up to `span.to`, not only within the span.
+    pub event_time_max: Option<EventTime>,
+    /// Of the lake: the cut's number; others keep 0.
+    pub sequence: i64,
+}
+
+/// What is committed at once.
+#[derive(Debug)]
+pub struct Cut {
+    pub topic: Arc<str>,
+    /// Sorted by (output, partition), so that two processes lock rows in the same order.
+    pub advances: Vec<Advance>,
+    pub yields: Vec<Yield>,
+}
+
+#[derive(Debug)]
+pub enum Yield {
+    /// Of an aggregate or a row model: one row per key, unique and sorted by key; the columns of
+    /// the model's table that are not derived, in order, by their Arrow types.
+    Table {
+        model: Arc<str>,
+        rows: RecordBatch,
+    },
+    DeadLetters(Vec<DeadLetter>),
+    Files(Vec<LakeFile>),
+}
+
+/// One row of `highwater.dead_letters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// What refused it: `dead_letters` (every output), or one model.
+    pub output: Output,
+    pub partition: Partition,
+    pub offset: i64,
+    pub timestamp: EventTime,
+    pub class: &'static str,
+    pub column: Option<String>,
+    pub reason: String,
+    pub key: Option<Bytes>,
+    pub value: Option<Bytes>,
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// One row of `highwater.lake_files`: uploaded whole, visible only once completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LakeFile {
+    /// Below the lake's root: `TOPIC/date=2024-03-01/hour=08/NAME.parquet`.
+    pub path: String,
+    pub upload: UploadId,
+    /// The store's tags of the parts, in order.
+    pub parts: Vec<String>,
+    pub bytes: u64,
+    pub rows: u64,
+    /// SHA-256 of the whole file, hexadecimal.
+    pub checksum: String,
+    /// Per partition: the rows' offsets lie within (first row's, after last row's).
+    pub ranges: Vec<FileRange>,
+    pub event_time_min: EventTime,
+    pub event_time_max: EventTime,
+    /// Fingerprint of the schema, hexadecimal.
+    pub schema: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileRange {
+    pub partition: Partition,
+    pub span: Span,
+    pub rows: u64,
+}
+
+/// A multipart upload's id at the store, or a staging file's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UploadId(pub String);

@@ -1,0 +1,100 @@
+//! Bytes to a [`Decoded`]: rows in Arrow, or a reject with its reason. Total: it cannot fail.
+//!
+//! Owns: formats (one file each), conversion to the declared types, personal data (hash, mask,
+//! drop: nothing after this stage has seen it). Does not own: lateness, models, where rejects go.
+//!
+//! D-1  Each record is exactly one row or one reject, in the order given.
+//! D-2  A number is never wrapped or rounded in silence; a code never loses its zeros.
+//! D-3  The same records and topic give the same result: no clock, no randomness.
+
+pub mod json;
+
+use crate::{
+    catalog::{Format, Topic},
+    record::{EventTime, RawRecord},
+};
+use arrow::array::RecordBatch;
+use std::sync::Arc;
+
+/// Key of `pii = "hash"`.
+#[derive(Clone)]
+pub struct Secret(pub Arc<[u8]>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What leaves this stage.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// Good records, in the order given; the topic's schema.
+    pub rows: RecordBatch,
+    /// Of each row: its event time (the declared column, or Kafka's timestamp).
+    pub event_times: Vec<EventTime>,
+    pub rejects: Vec<Reject>,
+    /// Fields that no column names, summed over the records.
+    pub unknown_fields: u64,
+}
+
+/// A record that is not taken, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Index in the records given.
+    pub record: usize,
+    pub class: RejectClass,
+    /// Column it failed at, if it was one.
+    pub column: Option<String>,
+    /// A sentence for people: what was found and what is wanted. Never holds a value of a
+    /// column with `pii`.
+    pub reason: String,
+}
+
+/// The label of `highwater_rejects_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectClass {
+    /// Not the topic's format at all (broken JSON, not UTF-8, not an object, a tombstone).
+    Malformed,
+    /// A column that is not optional is absent, null or blank.
+    Missing,
+    /// There, but not of the column's type.
+    Type,
+    /// Of the type, but outside its range or precision.
+    Range,
+    /// Event time further ahead of Kafka's timestamp than `max_future`.
+    Future,
+    /// An expression of a model failed on it (division by zero, a cast).
+    Model,
+}
+
+impl RejectClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Missing => "missing",
+            Self::Type => "type",
+            Self::Range => "range",
+            Self::Future => "future",
+            Self::Model => "model",
+        }
+    }
+}
+
+/// A topic's decoder; keeps its buffers from batch to batch.
+pub struct Decoder {
+    json: json::JsonDecoder,
+}
+
+impl Decoder {
+    /// `secret` must be there if a column is hashed; `config` sees to that.
+    pub fn new(topic: Arc<Topic>, secret: Option<Secret>) -> Self {
+        match topic.format {
+            Format::Json => Self { json: json::JsonDecoder::new(topic, secret) },
+        }
+    }
+
+    pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {
+        self.json.decode(records)
+    }
+}

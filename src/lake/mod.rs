@@ -1,0 +1,13 @@
+//! Rows to Parquet files that appear only when committed.
+//!
+//! Owns: file layout and names, encoding, when a file is large enough, publishing in two phases.
+//! Does not own: the marks, the manifest's rows (`warehouse`), when to cut (`pipeline::worker`).
+//!
+//! L-1  Several event-time partitions are open at once: one file per hive path and cut.
+//! L-2  In a hive path, files in order of name hold each Kafka partition's offsets in order.
+//! L-3  An upload is invisible until completed; it is completed only after its cut is committed.
+//! L-4  Memory does not grow with file size: row groups leave as parts.
+
+pub mod layout;
+pub mod store;
+pub mod writer;
