@@ -385,7 +385,11 @@ mod tests {
             (r#"{"stop":1,"stop":{"a":"}"}}"#, ["", r#"{"a":"}"}"#], 0),
             ("{}", ["", ""], 0),
         ] {
-            assert_eq!(found(&columns, text), (cells.map(String::from).to_vec(), unknown), "{text}");
+            assert_eq!(
+                found(&columns, text),
+                (cells.map(String::from).to_vec(), unknown),
+                "{text}"
+            );
         }
     }
 

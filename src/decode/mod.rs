@@ -7,7 +7,13 @@
 //! D-2  A number is never wrapped or rounded in silence; a code never loses its zeros.
 //! D-3  The same records and topic give the same result: no clock, no randomness.
 
+mod convert;
+mod fields;
 pub mod json;
+mod number;
+mod pii;
+mod scan;
+mod time;
 
 use crate::{
     catalog::{Format, Topic},
