@@ -13,6 +13,8 @@ pub mod json;
 mod number;
 mod pii;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use crate::{
