@@ -13,21 +13,21 @@ const DAY_US: i64 = 86_400_000_000;
 /// `YYYY-MM-DD` as days since 1970-01-01.
 pub fn date(text: &str) -> Result<i32, Refusal> {
     let bytes = text.as_bytes();
-    if bytes.len() != 10 {
-        return Err(Refusal::shape("a date is wanted, as in 2024-03-01"));
+    match (bytes.len(), Day::read(bytes)) {
+        (10, Some(day)) => day.number().map(|days| days as i32),
+        _ => Err(Refusal::shape("a date is wanted, as in 2024-03-01")),
     }
-    days(bytes).map(|days| days as i32)
 }
 
 /// An instant as microseconds since 1970-01-01 UTC: `YYYY-MM-DD`, `T` or a blank, `HH:MM[:SS[.f]]`
 /// with up to nine digits, then `Z` or an offset `+HH:MM`, `+HHMM`, `+HH`. A leap second (`:60`)
 /// is the first instant of the next minute, as PostgreSQL has it.
+///
+/// The shape is judged to its end before any number in it: `Type` means the wrong notation,
+/// `Range` the right one for an instant that does not exist or cannot be kept.
 pub fn timestamptz(text: &str) -> Result<i64, Refusal> {
     let bytes = text.as_bytes();
-    if bytes.len() < 10 {
-        return Err(not_an_instant());
-    }
-    let days = days(&bytes[..10])?;
+    let day = Day::read(bytes).ok_or_else(not_an_instant)?;
     let clock = match &bytes[10..] {
         [] => {
             return Err(Refusal::shape(
@@ -45,16 +45,24 @@ pub fn timestamptz(text: &str) -> Result<i64, Refusal> {
         [b':', rest @ ..] => (two(rest, 0).ok_or_else(not_an_instant)?, &rest[2..]),
         rest => (0, rest),
     };
-    if hour > 23 || minute > 59 || second > 60 {
-        return Err(Refusal::range("there is no such time of day"));
-    }
-    let (micros, rest) = match rest {
+    let (nanos, rest) = match rest {
         [b'.', rest @ ..] => fraction(rest)?,
         rest => (0, rest),
     };
-    let offset_minutes = offset(rest)?;
-    let seconds = (hour * 60 + minute - offset_minutes) * 60 + second;
-    Ok(days * DAY_US + seconds * 1_000_000 + micros)
+    let (east, offset_hours, offset_minutes) = offset(rest)?;
+
+    let days = day.number()?;
+    if hour > 23 || minute > 59 || second > 60 {
+        return Err(Refusal::range("there is no such time of day"));
+    }
+    if offset_hours > 23 || offset_minutes > 59 {
+        return Err(Refusal::range("there is no such offset"));
+    }
+    if nanos % 1000 != 0 {
+        return Err(Refusal::range("microseconds are kept; digits below them would be lost"));
+    }
+    let minutes = hour * 60 + minute - east * (offset_hours * 60 + offset_minutes);
+    Ok(days * DAY_US + (minutes * 60 + second) * 1_000_000 + nanos / 1000)
 }
 
 #[cold]
@@ -62,26 +70,22 @@ fn not_an_instant() -> Refusal {
     Refusal::shape("an instant is wanted, as in 2024-03-01T08:00:00Z or 2024-03-01 08:00:00+01:00")
 }
 
-/// Microseconds of the digits after the point, and what follows them.
+/// Nanoseconds of the digits after the point, and what follows them.
 #[inline]
 fn fraction(text: &[u8]) -> Result<(i64, &[u8]), Refusal> {
     let len = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     if len == 0 || len > 9 {
         return Err(Refusal::shape("one to nine digits are wanted after the point of the second"));
     }
-    let nanos = text[..len].iter().fold(0, |sum, byte| sum * 10 + i64::from(byte - b'0'))
-        * 10i64.pow(9 - len as u32);
-    if nanos % 1000 != 0 {
-        return Err(Refusal::range("microseconds are kept; digits below them would be lost"));
-    }
-    Ok((nanos / 1000, &text[len..]))
+    let digits = text[..len].iter().fold(0, |sum, byte| sum * 10 + i64::from(byte - b'0'));
+    Ok((digits * 10i64.pow(9 - len as u32), &text[len..]))
 }
 
-/// Minutes east of UTC.
+/// East of UTC (1) or west (-1), hours, minutes.
 #[inline]
-fn offset(text: &[u8]) -> Result<i64, Refusal> {
+fn offset(text: &[u8]) -> Result<(i64, i64, i64), Refusal> {
     let (east, digits) = match text {
-        [b'Z' | b'z'] => return Ok(0),
+        [b'Z' | b'z'] => return Ok((1, 0, 0)),
         [] => {
             return Err(Refusal::shape(
                 "an instant without an offset could be in any time zone; \
@@ -98,40 +102,50 @@ fn offset(text: &[u8]) -> Result<i64, Refusal> {
         5 if digits[2] == b':' => two(digits, 3),
         _ => None,
     };
-    let (Some(hours), Some(minutes)) = (two(digits, 0), minutes) else {
-        return Err(not_an_instant());
-    };
-    if hours > 23 || minutes > 59 {
-        return Err(Refusal::range("there is no such offset"));
+    match (two(digits, 0), minutes) {
+        (Some(hours), Some(minutes)) => Ok((east, hours, minutes)),
+        _ => Err(not_an_instant()),
     }
-    Ok(east * (hours * 60 + minutes))
 }
 
-/// Days since 1970-01-01 of ten bytes `YYYY-MM-DD`.
-#[inline]
-fn days(bytes: &[u8]) -> Result<i64, Refusal> {
-    let (Some(century), Some(year), Some(month), Some(day), b'-', b'-') =
-        (two(bytes, 0), two(bytes, 2), two(bytes, 5), two(bytes, 8), bytes[4], bytes[7])
-    else {
-        return Err(Refusal::shape("a date is wanted, as in 2024-03-01"));
-    };
-    let year = century * 100 + year;
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        2 if leap => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    };
-    if year == 0 || month == 0 || month > 12 || day == 0 || day > length {
-        return Err(Refusal::range("there is no such day"));
+/// A date as written; whether there is such a day is asked later.
+struct Day {
+    year: i64,
+    month: i64,
+    day: i64,
+}
+
+impl Day {
+    /// The first ten bytes, `YYYY-MM-DD`.
+    #[inline]
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..10)?;
+        let year = two(bytes, 0)? * 100 + two(bytes, 2)?;
+        let (month, day) = (two(bytes, 5)?, two(bytes, 8)?);
+        (bytes[4] == b'-' && bytes[7] == b'-').then_some(Self { year, month, day })
     }
-    // Howard Hinnant, "chrono-compatible low-level date algorithms", days_from_civil: years begin
-    // in March, so that the leap day is the last one.
-    let year = year - i64::from(month <= 2);
-    let (era, of_era) = (year / 400, year % 400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    Ok(era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468)
+
+    /// Days since 1970-01-01.
+    #[inline]
+    fn number(&self) -> Result<i64, Refusal> {
+        let &Self { year, month, day } = self;
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let length = match month {
+            2 if leap => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        if year == 0 || month == 0 || month > 12 || day == 0 || day > length {
+            return Err(Refusal::range("there is no such day"));
+        }
+        // Howard Hinnant, "chrono-compatible low-level date algorithms", days_from_civil: years
+        // begin in March, so that the leap day is the last one.
+        let year = year - i64::from(month <= 2);
+        let (era, of_era) = (year / 400, year % 400);
+        let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+        Ok(era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468)
+    }
 }
 
 #[inline(always)]
