@@ -537,9 +537,9 @@ mod tests {
     fn times_before_1970_and_offsets_in_seconds_are_placed_right() {
         let cases = [
             (chrono_tz::UTC, "1969-12-31T23:59:59.999999Z", "taps/date=1969-12-31/hour=23"),
-            // Amsterdam was 19 minutes and 32 seconds ahead until 1937.
-            (chrono_tz::Europe::Amsterdam, "1930-01-01T00:40:27Z", "taps/date=1930-01-01/hour=00"),
-            (chrono_tz::Europe::Amsterdam, "1930-01-01T00:40:28Z", "taps/date=1930-01-01/hour=01"),
+            // Liberia was 44 minutes and 30 seconds behind until 1972.
+            (chrono_tz::Africa::Monrovia, "1970-06-01T00:44:29Z", "taps/date=1970-05-31/hour=23"),
+            (chrono_tz::Africa::Monrovia, "1970-06-01T00:44:30Z", "taps/date=1970-06-01/hour=00"),
             (chrono_tz::Asia::Kathmandu, "2024-01-01T00:14:59Z", "taps/date=2024-01-01/hour=05"),
             (chrono_tz::Asia::Kathmandu, "2024-01-01T00:15:00Z", "taps/date=2024-01-01/hour=06"),
         ];

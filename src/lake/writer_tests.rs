@@ -179,16 +179,17 @@ fn memory_stays_flat_however_large_the_file() {
     let settings =
         WriterSettings { part_bytes: 256 << 10, row_group_bytes: 1 << 20, ..Default::default() };
     let mut writer = LakeWriter::new(topic, settings, name());
-    let (mut left, mut most) = (0, 0);
+    let (mut left, mut most) = (0, [0, 0]);
     for round in 0..200_i64 {
         let offsets: Vec<i64> = (round * 2000..(round + 1) * 2000).collect();
         let times: Vec<i64> = offsets.iter().map(|o| (o % 2) * HOUR_US).collect();
         append(&mut writer, 0, &offsets, &times);
         left += writer.take_parts().iter().map(|part| part.bytes.len()).sum::<usize>();
-        most = most.max(writer.memory());
+        let half = usize::from(round >= 100);
+        most[half] = writer.memory().max(most[half]);
     }
     assert!(left > 10 << 20, "the stream was too small to tell, left={left}");
-    assert!(most < 20 << 20, "memory grew, most={most}");
+    assert!(most[1] < 24 << 20 && most[1] < most[0] * 11 / 10, "memory grew, most={most:?}");
     assert!(writer.largest_file_bytes() > 5 << 20);
 }
 
@@ -249,7 +250,8 @@ fn columns_that_repeat_get_a_dictionary_and_unique_ones_do_not() {
         .filter(|column| column.dictionary_page_offset().is_some())
         .map(|column| column.column_path().string())
         .collect();
-    assert_eq!(with, ["stop", "fare", "price", "_partition"]);
+    // Parquet 1.0 has no dictionary for decimals of this width.
+    assert_eq!(with, ["stop", "fare", "_partition"]);
 }
 
 fn footer(bytes: &[u8]) -> std::ops::Range<usize> {
