@@ -3,6 +3,12 @@
 //! Owns: file layout and names, encoding, when a file is large enough, publishing in two phases.
 //! Does not own: the marks, the manifest's rows (`warehouse`), when to cut (`pipeline::worker`).
 //!
+//! ```text
+//! RecordBatch ─► layout ─► writer ─► encoder ─► parts ─► store ─► begin, put_part … complete
+//!               which path  gathers    Parquet   8 MiB             invisible ……… visible
+//!               has a row   per file   in memory
+//! ```
+//!
 //! L-1  Several event-time partitions are open at once: one file per hive path and cut.
 //! L-2  In a hive path, files in order of name hold each Kafka partition's offsets in order.
 //! L-3  An upload is invisible until completed; it is completed only after its cut is committed.
@@ -11,3 +17,9 @@
 pub mod layout;
 pub mod store;
 pub mod writer;
+
+mod directory;
+mod encoder;
+
+#[cfg(test)]
+mod fixture;

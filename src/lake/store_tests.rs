@@ -1,0 +1,198 @@
+//! One set of promises, kept by a local directory and, where there is one, by an S3 server.
+
+use super::*;
+
+/// What every store promises, under a folder of its own.
+async fn keeps_its_promises(store: &Store) {
+    store.probe().await.unwrap();
+    let folder = format!("taps-{}/hour=08", Uuid::new_v4());
+    let path = format!("{folder}/value=a%2Fb/1.parquet");
+    // S3 wants 5 MiB in all parts but the last.
+    let parts = [Bytes::from(vec![1; 5 << 20]), Bytes::from_static(b"end")];
+    let total = (5 << 20) + 3;
+
+    let upload = store.begin(&path).await.unwrap();
+    let mut tags = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        // Put twice, as after a lost answer.
+        store.put_part(&path, &upload, number, part.clone()).await.unwrap();
+        tags.push(store.put_part(&path, &upload, number, part.clone()).await.unwrap());
+    }
+    assert_eq!(store.size(&path).await.unwrap(), None, "visible before it was completed");
+    assert_eq!(store.list(&folder).await.unwrap(), []);
+
+    store.complete(&path, &upload, &tags, total).await.unwrap();
+    assert_eq!(store.size(&path).await.unwrap(), Some(total));
+    assert_eq!(store.list(&folder).await.unwrap(), [(path.clone(), total)]);
+    let bytes = store.read(&path).await.unwrap();
+    assert_eq!(bytes, parts.concat());
+
+    store.complete(&path, &upload, &tags, total).await.expect("completing again changes nothing");
+    store.abort(&path, &upload).await.expect("aborting what is completed changes nothing");
+    assert_eq!(store.size(&path).await.unwrap(), Some(total));
+
+    let dropped = format!("{folder}/2.parquet");
+    let upload = store.begin(&dropped).await.unwrap();
+    let tag = store.put_part(&dropped, &upload, 0, Bytes::from_static(b"gone")).await.unwrap();
+    store.abort(&dropped, &upload).await.unwrap();
+    store.abort(&dropped, &upload).await.expect("aborting again changes nothing");
+    let error = store.complete(&dropped, &upload, &[tag], 4).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Halt, "{error}");
+    assert!(error.to_string().contains(&dropped), "{error}");
+    assert_eq!(store.list(&folder).await.unwrap(), [(path, total)]);
+    assert_eq!(store.list("no-such-folder").await.unwrap(), []);
+    let missing = store.read(&dropped).await.unwrap_err();
+    assert_eq!(missing.kind, Kind::Halt, "{missing}");
+}
+
+fn local() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}/new/lake", dir.path().display()), &[]).unwrap();
+    (dir, store)
+}
+
+#[tokio::test]
+async fn a_local_directory_keeps_the_promises_of_a_store() {
+    let (_dir, store) = local();
+    keeps_its_promises(&store).await;
+}
+
+#[tokio::test]
+async fn another_process_can_complete_an_upload_and_aborts_what_a_crash_left() {
+    let (_dir, store) = local();
+    let root = store.describe();
+    let (path, orphan) = ("taps/1.parquet", "taps/2.parquet");
+    let upload = store.begin(path).await.unwrap();
+    let tag = store.put_part(path, &upload, 0, Bytes::from_static(b"rows")).await.unwrap();
+    let left = store.begin(orphan).await.unwrap();
+    store.put_part(orphan, &left, 0, Bytes::from_static(b"half")).await.unwrap();
+    drop(store);
+
+    let other = Store::open(&root, &[]).unwrap();
+    assert_eq!(other.list("").await.unwrap(), [], "staging is hidden");
+    other.complete(path, &upload, &[tag], 4).await.unwrap();
+    other.abort(orphan, &left).await.unwrap();
+    assert_eq!(other.list("").await.unwrap(), [(path.to_string(), 4)]);
+    assert_eq!(other.read(path).await.unwrap(), "rows");
+}
+
+#[tokio::test]
+async fn a_part_put_again_with_less_leaves_nothing_of_the_first() {
+    let (_dir, store) = local();
+    let path = "taps/1.parquet";
+    let upload = store.begin(path).await.unwrap();
+    store.put_part(path, &upload, 0, Bytes::from_static(b"abc")).await.unwrap();
+    store.put_part(path, &upload, 1, Bytes::from_static(b"defgh")).await.unwrap();
+    let tag = store.put_part(path, &upload, 1, Bytes::from_static(b"de")).await.unwrap();
+    assert_eq!(tag, "3+2");
+    store.complete(path, &upload, &["0+3".into(), tag], 5).await.unwrap();
+    assert_eq!(store.read(path).await.unwrap(), "abcde");
+}
+
+#[tokio::test]
+async fn a_staged_file_of_another_length_is_not_published() {
+    let (_dir, store) = local();
+    let path = "taps/1.parquet";
+    let upload = store.begin(path).await.unwrap();
+    let tag = store.put_part(path, &upload, 0, Bytes::from_static(b"half")).await.unwrap();
+    let error = store.complete(path, &upload, &[tag], 9).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Halt, "{error}");
+    assert_eq!(store.size(path).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn paths_cannot_leave_the_lake() {
+    let (_dir, store) = local();
+    for path in ["../x", "taps/../../x", "/etc/passwd", "", ".highwater/staging/x"] {
+        assert_eq!(store.size(path).await.unwrap_err().kind, Kind::Halt, "{path}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_url_is_said() {
+    let cases = [
+        ("taps", "not the URL of a lake"),
+        ("ftp://x/y", "not the URL of a lake"),
+        ("file://relative", "three slashes"),
+        ("s3:///prefix", "no bucket"),
+        #[cfg(not(feature = "gcs"))]
+        ("gs://bucket", "--features gcs"),
+        #[cfg(not(feature = "azure"))]
+        ("az://bucket", "--features azure"),
+    ];
+    for (url, expected) in cases {
+        let Err(error) = Store::open(url, &[]) else { panic!("{url} was opened") };
+        assert_eq!(error.kind, Kind::Config);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let plain = [("AWS_ENDPOINT".to_string(), "http://127.0.0.1:9000".to_string())];
+    let Err(error) = Store::open("s3://bucket", &plain) else { panic!("plain http was taken") };
+    assert!(error.to_string().contains("AWS_ALLOW_HTTP=true"), "{error}");
+}
+
+#[test]
+fn the_description_keeps_secrets() {
+    let options = [
+        ("AWS_ENDPOINT", "https://user:pass@s3.example"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("aws_secret_access_key", "hidden"),
+        ("AWS_PROFILE", "ignored"),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()));
+    let store = Store::open("s3://bucket/a/b/", &options).unwrap();
+    assert_eq!(store.describe(), "s3://bucket/a/b at s3.example");
+}
+
+/// A store on the S3 server of `HIGHWATER_TEST_S3_ENDPOINT`; None, said, without one.
+fn s3(bucket: &str, secret: &str) -> Option<Store> {
+    let Ok(endpoint) = std::env::var("HIGHWATER_TEST_S3_ENDPOINT") else {
+        println!("skipped: HIGHWATER_TEST_S3_ENDPOINT is not set");
+        return None;
+    };
+    let options = [
+        ("AWS_ENDPOINT", endpoint.as_str()),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "minioadmin"),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()));
+    Some(Store::open(&format!("s3://{bucket}/some/prefix"), &options).unwrap())
+}
+
+#[tokio::test]
+async fn an_s3_server_keeps_the_promises_of_a_store() {
+    if let Some(store) = s3("highwater-test", "minioadmin") {
+        keeps_its_promises(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn a_probe_says_what_to_do_about_a_missing_bucket_and_a_wrong_key() {
+    for (bucket, secret, expected) in [
+        ("no-such-bucket-here", "minioadmin", "create it or correct --lake"),
+        ("highwater-test", "wrong", "check AWS_ACCESS_KEY_ID"),
+    ] {
+        if let Some(store) = s3(bucket, secret) {
+            let error = store.probe().await.unwrap_err();
+            assert_eq!(error.kind, Kind::Halt, "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_tried_again_later() {
+    let options = [
+        ("AWS_ENDPOINT", "http://127.0.0.1:1"),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()));
+    let store = Store::open("s3://bucket", &options).unwrap();
+    assert_eq!(store.begin("x").await.unwrap_err().kind, Kind::Retry);
+    assert_eq!(store.size("x").await.unwrap_err().kind, Kind::Retry);
+    let upload = UploadId("u".into());
+    let error = store.complete("x", &upload, &["t".into()], 1).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unknown, "{error}");
+}
