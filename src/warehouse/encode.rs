@@ -272,8 +272,8 @@ fn put_bytes(bytes: &[u8], out: &mut BytesMut) -> Result<(), AnyError> {
 /// `unscaled / 10^scale` in PostgreSQL's numeric: digits of base 10,000 around the decimal point,
 /// without leading or trailing zero digits; `scale` is kept as the digits to show.
 fn put_numeric(unscaled: i128, scale: u8, out: &mut BytesMut) {
-    // 38 decimal digits on either side of the point, and one more digit where they meet.
-    let mut digits = [0u16; 21];
+    // 2^127 has 39 decimal digits: 10 of base 10,000, and one more where the point splits one.
+    let mut digits = [0u16; 12];
     let mut count = 0;
     // The last digit holds `scale % 4` decimal places; shifting it left, instead of the whole
     // number, is what keeps 38 decimal digits within 128 bits.
