@@ -50,22 +50,28 @@ impl Warehouse {
     async fn take_now(&self, claim: &Claim) -> Result<Vec<(Output, Partition, Mark)>> {
         if let Some(stray) = claim.outputs.iter().find(|output| output.lane() != claim.lane) {
             let lane = claim.lane.as_str();
-            return Err(Error::halt(format!("an output is of another lane, output={stray} lane={lane}")));
+            return Err(Error::halt(format!(
+                "an output is of another lane, output={stray} lane={lane}"
+            )));
         }
         let doing = format!("take partitions, topic={} lane={}", claim.topic, claim.lane.as_str());
         let topic: &str = &claim.topic;
         let outputs: Vec<_> = claim.outputs.iter().map(Output::to_string).collect();
-        let partitions: Vec<_> = claim.partitions.iter().map(|(partition, _)| partition.0).collect();
+        let partitions: Vec<_> =
+            claim.partitions.iter().map(|(partition, _)| partition.0).collect();
         let oldest: Vec<_> = claim.partitions.iter().map(|(_, offset)| offset.0).collect();
         let is_lake = claim.lane == Lane::Lake;
 
         let session = self.begin(&doing).await?;
         let sql = include_str!("../../sql/warehouse/insert_marks.sql");
-        session.execute(&doing, sql, &[&topic, &outputs, &partitions, &oldest, &claim.owner]).await?;
+        session
+            .execute(&doing, sql, &[&topic, &outputs, &partitions, &oldest, &claim.owner])
+            .await?;
         let sql = include_str!("../../sql/warehouse/lock_lane.sql");
         session.query(&doing, sql, &[&topic, &partitions, &is_lake]).await?;
         let sql = include_str!("../../sql/warehouse/bump_epochs.sql");
-        let rows = session.query(&doing, sql, &[&topic, &partitions, &is_lake, &claim.owner]).await?;
+        let rows =
+            session.query(&doing, sql, &[&topic, &partitions, &is_lake, &claim.owner]).await?;
         session.commit(&doing).await?;
 
         let mut taken = Vec::with_capacity(rows.len());
@@ -131,8 +137,12 @@ impl Warehouse {
         for one in yields {
             match one {
                 Yield::Files(files) => add_files(&session, &doing, cut, files).await?,
-                Yield::DeadLetters(letters) => add_dead_letters(&session, &doing, cut, letters).await?,
-                Yield::Table { model, rows } => self.merge(&session, &*self.table(model)?, rows).await?,
+                Yield::DeadLetters(letters) => {
+                    add_dead_letters(&session, &doing, cut, letters).await?
+                }
+                Yield::Table { model, rows } => {
+                    self.merge(&session, &*self.table(model)?, rows).await?
+                }
             }
         }
         committing.store(true, Ordering::Relaxed);
@@ -235,7 +245,9 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
     }
     let found: Vec<_> = found
         .iter()
-        .map(|row| (row.get::<_, String>(0), row.get::<_, i32>(1), row.get::<_, i64>(2), row.get(3)))
+        .map(|row| {
+            (row.get::<_, String>(0), row.get::<_, i32>(1), row.get::<_, i64>(2), row.get(3))
+        })
         .collect();
     Ok(Some(refusal(cut, &found)))
 }

@@ -179,7 +179,11 @@ fn admit(
     let waited = shared.free.wait_timeout_while(shared.client(), HANDOVER, |c| c.is_some());
     let (mut client, _) = waited.unwrap_or_else(|e| e.into_inner());
     if client.is_some() {
-        return refuse(&mut stream, "53300", "the embedded database serves one connection at a time");
+        return refuse(
+            &mut stream,
+            "53300",
+            "the embedded database serves one connection at a time",
+        );
     }
     *client = Some(stream.try_clone()?);
     drop(client);
@@ -207,9 +211,8 @@ fn introduction(stream: &mut UnixStream) -> Result<Option<Vec<u8>>, AnyError> {
     loop {
         let mut head = [0; 8];
         stream.read_exact(&mut head)?;
-        let [length, code] = [&head[..4], &head[4..]].map(|word| {
-            i32::from_be_bytes([word[0], word[1], word[2], word[3]])
-        });
+        let [length, code] = [&head[..4], &head[4..]]
+            .map(|word| i32::from_be_bytes([word[0], word[1], word[2], word[3]]));
         let length = usize::try_from(length).unwrap_or_default();
         if !(8..=STARTUP_BYTES_MAX).contains(&length) {
             return Err(format!("not a startup packet, bytes={length}").into());
@@ -303,8 +306,8 @@ fn converse(
         if !matches!(head[0], b'S' | b'Q' | b'H') {
             continue;
         }
-        let outcome = session
-            .send_with_connection_protocol_pump(&sentence, || reader.buffer().to_vec())?;
+        let outcome =
+            session.send_with_connection_protocol_pump(&sentence, || reader.buffer().to_vec())?;
         sentence.clear();
         match outcome {
             ProtocolPumpOutcome::Buffered(answer) => stream.write_all(&answer)?,

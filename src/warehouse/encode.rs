@@ -253,7 +253,11 @@ pub mod copy {
         out.put_i64(0);
     }
 
-    pub fn put_row(columns: &[Elements<'_>], row: usize, out: &mut BytesMut) -> Result<(), AnyError> {
+    pub fn put_row(
+        columns: &[Elements<'_>],
+        row: usize,
+        out: &mut BytesMut,
+    ) -> Result<(), AnyError> {
         out.put_i16(columns.len() as i16);
         columns.iter().try_for_each(|column| column.put(row, out))
     }
@@ -427,7 +431,10 @@ mod tests {
     fn a_column_of_the_wrong_type_is_named() {
         let array = Int32Array::from(vec![1]);
         let error = Elements::new("taps", &array, PgType::BigInt).unwrap_err();
-        assert_eq!(error.context, "a column cannot be written, column=taps arrow=Int32 postgres=bigint");
+        assert_eq!(
+            error.context,
+            "a column cannot be written, column=taps arrow=Int32 postgres=bigint"
+        );
     }
 
     #[test]

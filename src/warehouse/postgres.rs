@@ -98,9 +98,10 @@ impl Warehouse {
     #[cfg(feature = "embedded")]
     async fn open_embedded(directory: &str, settings: &WarehouseSettings) -> Result<Self> {
         let directory = PathBuf::from(directory);
-        let server = tokio::task::spawn_blocking(move || super::embedded::Server::start(&directory))
-            .await
-            .map_err(|e| Error::halt("the embedded database did not start").because(e))??;
+        let server =
+            tokio::task::spawn_blocking(move || super::embedded::Server::start(&directory))
+                .await
+                .map_err(|e| Error::halt("the embedded database did not start").because(e))??;
         let mut config = Config::new();
         config.host_path(server.socket_directory()).user("postgres").dbname("postgres");
         config.ssl_mode(SslMode::Disable);
@@ -114,7 +115,11 @@ impl Warehouse {
         Err(Error::config("embedded: needs a highwater built with the feature `embedded`"))
     }
 
-    fn with_pool(mut config: Config, connections: usize, settings: &WarehouseSettings) -> Result<Self> {
+    fn with_pool(
+        mut config: Config,
+        connections: usize,
+        settings: &WarehouseSettings,
+    ) -> Result<Self> {
         config.keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL);
         config.keepalives_retries(KEEPALIVE_RETRIES);
         if config.get_application_name().is_none() {
@@ -194,7 +199,9 @@ impl Warehouse {
             Ok(client) => Ok(Session { client: Some(client) }),
             Err(PoolError::Backend(error)) => Err(failed_to_connect(error)),
             Err(PoolError::Closed) => Err(Error::halt("the warehouse was closed")),
-            Err(error) => Err(Error::retry("no connection to the warehouse in time").because(error)),
+            Err(error) => {
+                Err(Error::retry("no connection to the warehouse in time").because(error))
+            }
         }
     }
 
@@ -250,7 +257,12 @@ impl Session {
         run.await.map_err(|e| failed(doing, Phase::BeforeCommit, e))
     }
 
-    pub async fn query(&self, doing: &str, sql: &str, values: &[Parameter<'_>]) -> Result<Vec<Row>> {
+    pub async fn query(
+        &self,
+        doing: &str,
+        sql: &str,
+        values: &[Parameter<'_>],
+    ) -> Result<Vec<Row>> {
         let run = async {
             let statement = self.client().prepare_cached(sql).await?;
             self.client().query(&statement, values).await
@@ -293,8 +305,9 @@ impl Session {
         let mut piece = BytesMut::with_capacity(COPY_PIECE_BYTES + 4096);
         copy::put_header(&mut piece);
         for row in 0..rows {
-            copy::put_row(columns, row, &mut piece)
-                .map_err(|e| Error::halt(format!("{doing}: a value cannot be written")).because(e))?;
+            copy::put_row(columns, row, &mut piece).map_err(|e| {
+                Error::halt(format!("{doing}: a value cannot be written")).because(e)
+            })?;
             if piece.len() >= COPY_PIECE_BYTES {
                 sink.send(piece.split().freeze()).await.map_err(lost)?;
                 piece.reserve(COPY_PIECE_BYTES + 4096);
@@ -338,7 +351,9 @@ fn parse(url: &str) -> Result<Config> {
     // `require` verifies here whatever these two would: see `tls`.
     let url = url.replace("sslmode=verify-full", "sslmode=require");
     let url = url.replace("sslmode=verify-ca", "sslmode=require");
-    url.parse().map_err(|e| Error::config("the warehouse's URL cannot be read").because::<tokio_postgres::Error>(e))
+    url.parse().map_err(|e: tokio_postgres::Error| {
+        Error::config("the warehouse's URL cannot be read").because(e)
+    })
 }
 
 fn failed(doing: &str, phase: Phase, error: tokio_postgres::Error) -> Error {
@@ -392,7 +407,11 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_read_does_not_show_its_password() {
-        for url in ["postgres://u:secret@h:port/db", "mysql://u:secret@h/db", "postgres://u:secret@h/d?x=1"] {
+        for url in [
+            "postgres://u:secret@h:port/db",
+            "mysql://u:secret@h/db",
+            "postgres://u:secret@h/d?x=1",
+        ] {
             let error = parse(url).unwrap_err();
             assert_eq!(error.kind, Kind::Config, "{url}");
             assert!(!error.to_string().contains("secret"), "{error}");

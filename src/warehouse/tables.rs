@@ -114,7 +114,9 @@ impl Table {
                     "CREATE TEMP TABLE IF NOT EXISTS {} ({fields}) ON COMMIT DELETE ROWS",
                     &temp["pg_temp.".len()..]
                 ),
-                merge: format!("INSERT INTO {name} AS t ({names}) SELECT {names} FROM {temp}{conflict}"),
+                merge: format!(
+                    "INSERT INTO {name} AS t ({names}) SELECT {names} FROM {temp}{conflict}"
+                ),
             };
             (Some(staging), format!("COPY {temp} ({names}) FROM STDIN (FORMAT binary)"))
         };
