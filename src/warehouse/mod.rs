@@ -7,10 +7,107 @@
 //! W-2  Keys are written in sorted order, marks too: no deadlock between processes.
 //! W-3  A lost reply is `Unknown`: the caller takes the partitions anew, which waits for the old
 //!      transaction to end, and believes the marks.
+//! W-4  A file is committed only with the note of its upload, and only by a cut that moves the mark
+//!      which the note names: an upload whose note has an old epoch can never be committed.
+//! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
+//! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `postgres` ⇄ | connections, transactions, time limits: the only one to name the client library |
+//! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
+//! | `schema` | migrations, tables of models |
+//! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `manifest` | lake files and uploads after their cut |
+//! | `listing` | reads for people: marks, dead letters, any query |
+//! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
 pub mod postgres;
+pub mod sqlstate;
 pub mod tables;
+
+mod commit;
+mod listing;
+mod manifest;
+mod schema;
+mod tls;
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use postgres::{Warehouse, WarehouseSettings};
+
+use crate::{
+    cut::UploadId,
+    record::{EventTime, Lane, Mark, Offset, Output, Partition},
+};
+use std::sync::Arc;
+
+/// What a process wants to own: one lane of some partitions of a topic.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub topic: Arc<str>,
+    pub lane: Lane,
+    /// Of this lane.
+    pub outputs: Vec<Output>,
+    /// With the oldest offset that Kafka has: where a new mark begins.
+    pub partitions: Vec<(Partition, Offset)>,
+    /// Who takes it, for people: host, process, life.
+    pub owner: String,
+}
+
+/// A lake file that is committed but not yet completed, so that no reader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    pub path: String,
+    pub upload: UploadId,
+    /// The store's tags of the parts, in order.
+    pub parts: Vec<String>,
+    pub bytes: u64,
+}
+
+/// A row of `highwater.marks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarkRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub mark: Mark,
+    pub owner: String,
+    /// When its last cut was committed, by the server's clock: microseconds since 1970.
+    pub committed_at: Option<i64>,
+}
+
+/// How many records one output refused for one class of reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterCount {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub class: String,
+    pub count: u64,
+    /// When the last one was stored: microseconds since 1970.
+    pub last_stored_at: i64,
+}
+
+/// A row of `highwater.dead_letters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDeadLetter {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub offset: i64,
+    pub timestamp: EventTime,
+    pub class: String,
+    pub column: Option<String>,
+    pub reason: String,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    /// JSON: `[{"name": …, "value": …}]`, or `value_base64` where it is not text.
+    pub headers: String,
+    /// Microseconds since 1970.
+    pub stored_at: i64,
+}

@@ -1,1 +1,400 @@
+//! Statements over the tables of models, as text: what creates one, what merges a cut into it, and
+//! how a table that is there already differs from what its model keeps.
 //!
+//! Owns: names, types, keys, merging. Does not own: running anything (`postgres`).
+//!
+//! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
+//! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes, as in the
+//!      process that made the delta.
+
+use crate::catalog::{Merge, Model, ModelKind, PgType, Role};
+use sha2::{Digest, Sha256};
+use std::{fmt, fmt::Write as _, sync::Arc};
+
+/// Free space per page, so that an upsert finds room for the new version beside the old one.
+const FILLFACTOR: u32 = 90;
+
+/// The column that is the key where a model groups by nothing at all: one row, always true.
+const ONLY: &str = "_only";
+
+/// The statements of one model's table.
+#[derive(Debug)]
+pub struct Table {
+    pub model: Arc<str>,
+    /// For messages: where the model is written.
+    pub file: String,
+    /// Columns that travel in a delta, in order.
+    pub columns: Vec<(String, PgType)>,
+    pub create: String,
+    pub comment: String,
+    /// One array parameter per column.
+    pub merge_arrays: String,
+    /// None where rows are only appended: then COPY goes straight into the table.
+    pub staging: Option<Staging>,
+    /// COPY into the staging table, or into the table itself.
+    pub copy: String,
+    pub is_empty: String,
+    wanted: Vec<Found>,
+    key: Vec<String>,
+}
+
+/// A temporary table of the session, emptied at each COMMIT, through which a large cut passes.
+#[derive(Debug)]
+pub struct Staging {
+    pub create: String,
+    pub merge: String,
+}
+
+/// A column of a table, as `read_table.sql` tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub name: String,
+    /// As `format_type` spells it, which is also [`PgType`]'s spelling but for timestamptz.
+    pub pg: String,
+    pub generated: bool,
+    /// Empty for types without one.
+    pub collation: String,
+}
+
+/// A unique key of a table: its columns in order, and whether no two NULLs are distinct in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundKey {
+    pub columns: Vec<String>,
+    pub nulls_equal: bool,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.pg)?;
+        if !self.collation.is_empty() {
+            write!(f, " COLLATE {}", quoted(&self.collation))?;
+        }
+        if self.generated { f.write_str(" GENERATED") } else { Ok(()) }
+    }
+}
+
+/// An identifier as PostgreSQL reads it back unchanged.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn list<T>(items: impl IntoIterator<Item = T>, one: impl Fn(T) -> String) -> String {
+    items.into_iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The type in a table's definition.
+fn definition(pg: PgType) -> String {
+    match pg {
+        PgType::Text => "text COLLATE \"C\"".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl Table {
+    pub fn new(model: &Model) -> Self {
+        let name = quoted(&model.name);
+        let carried: Vec<_> =
+            model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_))).collect();
+        let columns: Vec<_> = carried.iter().map(|c| (c.name.clone(), c.pg)).collect();
+        let names = list(&columns, |(name, _)| quoted(name));
+        let key = key(model);
+        let arrays = columns.iter().enumerate();
+        let arrays = list(arrays, |(i, (_, pg))| format!("${}::{}[]", i + 1, array_type(*pg)));
+        let conflict = conflict(model, &key);
+        let (staging, copy) = if conflict.is_empty() {
+            (None, format!("COPY {name} ({names}) FROM STDIN (FORMAT binary)"))
+        } else {
+            let fields = list(&columns, |(n, pg)| format!("{} {}", quoted(n), definition(*pg)));
+            // Named after what it holds: a model whose columns change finds another one, and long
+            // names cannot be cut off into the same one.
+            let digest = Sha256::digest(format!("{name} {fields}"));
+            let temp = format!("pg_temp.\"highwater_{:.20}\"", hex(&digest));
+            let staging = Staging {
+                create: format!(
+                    "CREATE TEMP TABLE IF NOT EXISTS {} ({fields}) ON COMMIT DELETE ROWS",
+                    &temp["pg_temp.".len()..]
+                ),
+                merge: format!(
+                    "INSERT INTO {name} AS t ({names}) SELECT {names} FROM {temp}{conflict}"
+                ),
+            };
+            (Some(staging), format!("COPY {temp} ({names}) FROM STDIN (FORMAT binary)"))
+        };
+        Self {
+            model: model.name.clone(),
+            file: model.file.display().to_string(),
+            create: create(model, &key),
+            comment: format!(
+                "COMMENT ON TABLE {name} IS 'highwater model {}'",
+                model.name.replace('\'', "''")
+            ),
+            merge_arrays: format!(
+                "INSERT INTO {name} AS t ({names}) SELECT * FROM unnest({arrays}){conflict}"
+            ),
+            staging,
+            copy,
+            is_empty: format!("SELECT NOT EXISTS (SELECT FROM {name})"),
+            wanted: wanted(model, &key),
+            columns,
+            key,
+        }
+    }
+
+    /// What differs between the table found and the table wanted; empty if nothing does.
+    pub fn differences(&self, found: &[Found], keys: &[FoundKey]) -> Vec<[String; 3]> {
+        let absent = || "(absent)".to_owned();
+        let mut rows = Vec::new();
+        for wanted in &self.wanted {
+            let there = found.iter().find(|f| f.name == wanted.name);
+            if there != Some(wanted) {
+                let there = there.map_or_else(absent, Found::to_string);
+                rows.push([wanted.name.clone(), wanted.to_string(), there]);
+            }
+        }
+        for extra in found.iter().filter(|f| self.wanted.iter().all(|w| w.name != f.name)) {
+            rows.push([extra.name.clone(), absent(), extra.to_string()]);
+        }
+        // ON CONFLICT infers a key by its set of columns, whatever their order.
+        let sorted = |columns: &[String]| {
+            let mut columns = columns.to_vec();
+            columns.sort();
+            columns
+        };
+        let fits = |k: &FoundKey| k.nulls_equal && sorted(&k.columns) == sorted(&self.key);
+        if !keys.iter().any(fits) {
+            let there = list(keys, |k| {
+                let nulls = if k.nulls_equal { "" } else { " NULLS DISTINCT" };
+                format!("({}){nulls}", k.columns.join(", "))
+            });
+            let there = if there.is_empty() { absent() } else { there };
+            rows.push(["(key)".into(), format!("({})", self.key.join(", ")), there]);
+        }
+        rows
+    }
+}
+
+/// A table of three columns for people: column, wanted, found.
+pub fn print_differences(rows: &[[String; 3]]) -> String {
+    let head = ["column".to_owned(), "wanted".to_owned(), "found".to_owned()];
+    let all = || std::iter::once(&head).chain(rows);
+    let width = |i: usize| all().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let (first, second) = (width(0), width(1));
+    all().fold(String::new(), |mut text, [column, wanted, found]| {
+        let _ = write!(text, "\n  {column:first$}  {wanted:second$}  {found}");
+        text
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Arrays have no bounds of numeric: those are the column's, on the way in.
+fn array_type(pg: PgType) -> String {
+    match pg {
+        PgType::Numeric(..) => "numeric".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The columns that know a row.
+fn key(model: &Model) -> Vec<String> {
+    let appended = matches!(&model.kind, ModelKind::Rows(rows) if rows.primary_key.is_empty());
+    if appended {
+        return vec!["_partition".into(), "_offset".into()];
+    }
+    let key: Vec<_> = model
+        .columns
+        .iter()
+        .filter(|c| matches!(c.role, Role::WindowStart | Role::Key))
+        .map(|c| c.name.clone())
+        .collect();
+    if key.is_empty() { vec![ONLY.into()] } else { key }
+}
+
+fn create(model: &Model, key: &[String]) -> String {
+    let mut lines: Vec<String> = model
+        .columns
+        .iter()
+        .map(|c| match &c.role {
+            Role::Derived(expr) => format!(
+                "{} {} GENERATED ALWAYS AS ({expr}) STORED",
+                quoted(&c.name),
+                definition(c.pg)
+            ),
+            Role::WindowStart
+            | Role::WindowEnd
+            | Role::Key
+            | Role::Part(_)
+            | Role::Value
+            | Role::Position => format!("{} {}", quoted(&c.name), definition(c.pg)),
+        })
+        .collect();
+    if key == [ONLY] {
+        lines.push(format!("{} boolean NOT NULL DEFAULT true CHECK ({0})", quoted(ONLY)));
+    }
+    let columns = list(key, |name| quoted(name));
+    lines.push(match &model.kind {
+        ModelKind::Rows(rows) if rows.primary_key.is_empty() => format!("PRIMARY KEY ({columns})"),
+        ModelKind::Rows(_) | ModelKind::Aggregate(_) => {
+            format!("UNIQUE NULLS NOT DISTINCT ({columns})")
+        }
+    });
+    format!(
+        "CREATE TABLE {} (\n  {}\n) WITH (fillfactor = {FILLFACTOR})",
+        quoted(&model.name),
+        lines.join(",\n  ")
+    )
+}
+
+/// What becomes of a row whose key is there already; empty where that cannot be.
+fn conflict(model: &Model, key: &[String]) -> String {
+    let target = list(key, |name| quoted(name));
+    let (sets, guard) = match &model.kind {
+        ModelKind::Rows(rows) if rows.primary_key.is_empty() => return String::new(),
+        ModelKind::Rows(_) => {
+            let position = |table: &str| {
+                list(["_event_time", "_partition", "_offset"], |c| format!("{table}.\"{c}\""))
+            };
+            let sets = model
+                .columns
+                .iter()
+                .filter(|c| matches!(c.role, Role::Value | Role::Position))
+                .map(|c| format!("{0} = excluded.{0}", quoted(&c.name)))
+                .collect::<Vec<_>>();
+            // The total order that makes "the latest" the same on every replay.
+            (sets, format!("\nWHERE ({}) > ({})", position("excluded"), position("t")))
+        }
+        ModelKind::Aggregate(_) => {
+            let sets = model.columns.iter().filter_map(|c| {
+                let name = quoted(&c.name);
+                let Role::Part(merge) = &c.role else { return None };
+                Some(match merge {
+                    // A sum over nothing is NULL, and NULL plus a number would be NULL.
+                    Merge::Add => format!(
+                        "{name} = coalesce(t.{name} + excluded.{name}, t.{name}, excluded.{name})"
+                    ),
+                    // Both ignore NULLs, as min and max do.
+                    Merge::Least => format!("{name} = least(t.{name}, excluded.{name})"),
+                    Merge::Greatest => format!("{name} = greatest(t.{name}, excluded.{name})"),
+                })
+            });
+            (sets.collect(), String::new())
+        }
+    };
+    if sets.is_empty() {
+        return format!("\nON CONFLICT ({target}) DO NOTHING");
+    }
+    format!("\nON CONFLICT ({target}) DO UPDATE SET\n  {}{guard}", sets.join(",\n  "))
+}
+
+fn wanted(model: &Model, key: &[String]) -> Vec<Found> {
+    let mut wanted: Vec<_> = model
+        .columns
+        .iter()
+        .map(|c| Found {
+            name: c.name.clone(),
+            pg: match c.pg {
+                PgType::Timestamptz => "timestamp with time zone".into(),
+                other => other.to_string(),
+            },
+            generated: matches!(c.role, Role::Derived(_)),
+            collation: if c.pg == PgType::Text { "C".into() } else { String::new() },
+        })
+        .collect();
+    if key == [ONLY] {
+        wanted.push(Found {
+            name: ONLY.into(),
+            pg: "boolean".into(),
+            generated: false,
+            collation: String::new(),
+        });
+    }
+    wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warehouse::tests::{aggregate, append, global, latest};
+
+    #[test]
+    fn an_aggregate_merges_its_parts_by_its_key() {
+        let table = Table::new(&aggregate("taps_5m"));
+        assert!(
+            table.create.contains("UNIQUE NULLS NOT DISTINCT (\"window_start\", \"stop_id\")"),
+            "{}",
+            table.create
+        );
+        assert!(table.create.contains("\"stop_id\" text COLLATE \"C\""), "{}", table.create);
+        assert!(
+            table.merge_arrays.contains(
+                "\"fare\" = coalesce(t.\"fare\" + excluded.\"fare\", t.\"fare\", excluded.\"fare\")"
+            ),
+            "{}",
+            table.merge_arrays
+        );
+        assert!(!table.merge_arrays.contains("\"window_end\" ="), "{}", table.merge_arrays);
+        assert!(!table.merge_arrays.contains("\"mean\""), "derived columns do not travel");
+    }
+
+    #[test]
+    fn a_model_that_groups_by_nothing_has_one_row() {
+        let table = Table::new(&global("all_taps"));
+        assert!(table.create.contains("UNIQUE NULLS NOT DISTINCT (\"_only\")"), "{}", table.create);
+        assert!(table.merge_arrays.contains("ON CONFLICT (\"_only\")"), "{}", table.merge_arrays);
+    }
+
+    #[test]
+    fn the_latest_row_wins_by_its_position() {
+        let table = Table::new(&latest("orders"));
+        assert!(
+            table.merge_arrays.ends_with(
+                "WHERE (excluded.\"_event_time\", excluded.\"_partition\", excluded.\"_offset\") \
+                 > (t.\"_event_time\", t.\"_partition\", t.\"_offset\")"
+            ),
+            "{}",
+            table.merge_arrays
+        );
+    }
+
+    #[test]
+    fn appended_rows_need_no_staging() {
+        let table = Table::new(&append("taps_raw"));
+        assert!(table.staging.is_none());
+        assert!(!table.merge_arrays.contains("CONFLICT"), "{}", table.merge_arrays);
+        assert!(table.create.contains("PRIMARY KEY (\"_partition\", \"_offset\")"));
+    }
+
+    #[test]
+    fn names_are_quoted_so_that_they_read_back() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+    }
+
+    #[test]
+    fn staging_tables_of_models_with_long_names_differ() {
+        let long = "m".repeat(62);
+        let a = Table::new(&aggregate(&format!("{long}a"))).copy;
+        let b = Table::new(&aggregate(&format!("{long}b"))).copy;
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn a_difference_names_column_wanted_and_found() {
+        let table = Table::new(&aggregate("taps_5m"));
+        let key = FoundKey { columns: table.key.clone(), nulls_equal: true };
+        assert!(table.differences(&table.wanted, std::slice::from_ref(&key)).is_empty());
+
+        let mut found = table.wanted.clone();
+        found[3].pg = "integer".into();
+        found.remove(2);
+        let rows = table.differences(&found, &[FoundKey { nulls_equal: false, ..key }]);
+        let text = print_differences(&rows);
+        assert!(text.contains("stop_id       text COLLATE \"C\"          (absent)"), "{text}");
+        assert!(text.contains("taps          bigint"), "{text}");
+        assert!(text.contains("(window_start, stop_id) NULLS DISTINCT"), "{text}");
+    }
+}

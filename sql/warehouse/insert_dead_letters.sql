@@ -1,0 +1,8 @@
+-- I-3: each refused record once; the primary key refuses a second.
+INSERT INTO highwater.dead_letters (output, topic, partition, "offset", "timestamp", class, column_name,
+                                    reason, key, value, headers, stored_at)
+SELECT d.output, $1, d.partition, d.record_offset, d.record_timestamp, d.class, d.column_name,
+       d.reason, d.key, d.value, d.headers, now()
+FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
+            $8::text[], $9::bytea[], $10::bytea[], $11::jsonb[])
+     AS d (output, partition, record_offset, record_timestamp, class, column_name, reason, key, value, headers)

@@ -1,0 +1,2 @@
+-- In order of number.
+SELECT name, checksum FROM highwater.migrations ORDER BY name

@@ -1,0 +1,249 @@
+//! Migrations of `highwater.*` and the tables of models: made, or compared with what is there.
+//!
+//! Owns: what may be created, and when a difference stops the process. Does not own: the text of a
+//! model's statements (`tables`).
+//!
+//! Each step is one transaction under one advisory lock that ends with it: processes which start at
+//! the same time take turns, a death holds nobody up, and a pooler in between does no harm.
+
+use super::{
+    Warehouse,
+    postgres::Session,
+    tables::{self, Found, FoundKey, Table},
+};
+use crate::{
+    catalog::Model,
+    error::{Error, Result},
+    record::Output,
+};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// `UNIQUE NULLS NOT DISTINCT` came with 15.
+const VERSION_MIN: i32 = 150_000;
+
+struct Migration {
+    name: &'static str,
+    sql: &'static str,
+}
+
+macro_rules! migrations {
+    ($($name:literal)*) => {
+        [$(Migration {
+            name: $name,
+            sql: include_str!(concat!("../../sql/migrations/", $name, ".sql")),
+        }),*]
+    };
+}
+
+/// In order. A published one never changes: its checksum stands in every database.
+static MIGRATIONS: [Migration; 7] = migrations![
+    "0001_marks"
+    "0002_lake_files"
+    "0003_lake_file_ranges"
+    "0004_lake_uploads"
+    "0005_dead_letters"
+    "0006_lake_files_unfinished"
+    "0007_lake_file_ranges_by_path"
+];
+
+impl Migration {
+    fn checksum(&self) -> String {
+        Sha256::digest(self.sql).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The first that is not applied yet; refuses a history which is not a beginning of ours.
+fn next_migration(applied: &[(String, String)]) -> Result<Option<&'static Migration>> {
+    for (i, (name, checksum)) in applied.iter().enumerate() {
+        let Some(ours) = MIGRATIONS.get(i).filter(|ours| ours.name == name) else {
+            return Err(Error::config(format!(
+                "the warehouse was migrated by another, newer highwater, migration={name}: \
+                 run that version, or one after it"
+            )));
+        };
+        if ours.checksum() != *checksum {
+            return Err(Error::config(format!(
+                "a migration was changed after it was applied, migration={name} applied={checksum} \
+                 ours={}: run the highwater that applied it",
+                ours.checksum()
+            )));
+        }
+    }
+    Ok(MIGRATIONS.get(applied.len()))
+}
+
+impl Warehouse {
+    /// Brings `highwater.*` up to this version.
+    ///
+    /// # Errors
+    /// `Config`: PostgreSQL before 15, or a database of another version of highwater.
+    pub async fn migrate(&self) -> Result<()> {
+        let doing = "migrate the warehouse";
+        self.within(doing, async {
+            let session = self.begin(doing).await?;
+            let version: i32 = session
+                .query(doing, "SELECT current_setting('server_version_num')::integer", &[])
+                .await?[0]
+                .get(0);
+            if version < VERSION_MIN {
+                return Err(Error::config(format!(
+                    "the warehouse needs PostgreSQL 15 or later (NULLS NOT DISTINCT), found={}.{}",
+                    version / 10_000,
+                    version % 10_000
+                )));
+            }
+            lock(&session, doing).await?;
+            session.batch(doing, include_str!("../../sql/warehouse/create_schema.sql")).await?;
+            session.batch(doing, include_str!("../../sql/warehouse/create_migrations.sql")).await?;
+            session.commit(doing).await
+        })
+        .await?;
+        while self.within(doing, self.migrate_once(doing)).await? {}
+        Ok(())
+    }
+
+    /// Applies the next migration; false when there is none.
+    async fn migrate_once(&self, doing: &str) -> Result<bool> {
+        let session = self.begin(doing).await?;
+        lock(&session, doing).await?;
+        let sql = include_str!("../../sql/warehouse/read_migrations.sql");
+        let applied = session.query(doing, sql, &[]).await?;
+        let applied: Vec<_> = applied.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let Some(migration) = next_migration(&applied)? else {
+            session.roll_back(doing).await?;
+            return Ok(false);
+        };
+        session.batch(&format!("{doing} to {}", migration.name), migration.sql).await?;
+        let sql = include_str!("../../sql/warehouse/record_migration.sql");
+        session.execute(doing, sql, &[&migration.name, &migration.checksum()]).await?;
+        session.commit(doing).await?;
+        Ok(true)
+    }
+
+    /// Creates the models' tables where they are absent, compares them where they are there, and
+    /// remembers the models: a cut may yield rows of these and no others.
+    ///
+    /// # Errors
+    /// `Config`: a table is not what its model keeps, or does not belong to its marks.
+    pub async fn ensure_tables(&self, models: &[Arc<Model>]) -> Result<()> {
+        let tables: Vec<_> = models.iter().map(|model| Table::new(model)).collect();
+        let doing = "make the tables of models";
+        self.within(doing, async {
+            let session = self.begin(doing).await?;
+            lock(&session, doing).await?;
+            for table in &tables {
+                ensure(&session, table).await?;
+            }
+            session.commit(doing).await
+        })
+        .await?;
+        self.know(tables);
+        Ok(())
+    }
+}
+
+async fn lock(session: &Session, doing: &str) -> Result<()> {
+    let sql = include_str!("../../sql/warehouse/migration_lock.sql");
+    session.query(doing, sql, &[]).await.map(drop)
+}
+
+async fn ensure(session: &Session, table: &Table) -> Result<()> {
+    let model = &table.model;
+    let doing = format!("make the table of a model, model={model}");
+    let name: &str = model;
+    let sql = include_str!("../../sql/warehouse/read_table.sql");
+    let found: Vec<_> = session
+        .query(&doing, sql, &[&name])
+        .await?
+        .iter()
+        .map(|row| Found {
+            name: row.get(0),
+            pg: row.get(1),
+            generated: row.get(2),
+            collation: row.get(3),
+        })
+        .collect();
+    let output = Output::Model(model.clone()).to_string();
+    let sql = include_str!("../../sql/warehouse/marks_of_output.sql");
+    let marks = session.query(&doing, sql, &[&output]).await?;
+    let (marks, passed): (i64, i64) = (marks[0].get(0), marks[0].get(1));
+    if found.is_empty() {
+        if passed > 0 {
+            return Err(Error::config(format!(
+                "table {model} is absent, but its marks have passed {passed} offsets whose rows it \
+                 held. Rebuild it with `highwater replay model:{model} --from beginning`"
+            )));
+        }
+        session.batch(&doing, &table.create).await?;
+        return session.batch(&doing, &table.comment).await;
+    }
+    let sql = include_str!("../../sql/warehouse/read_keys.sql");
+    let keys: Vec<_> = session
+        .query(&doing, sql, &[&name])
+        .await?
+        .iter()
+        .map(|row| FoundKey { columns: row.get(0), nulls_equal: row.get(1) })
+        .collect();
+    let differences = table.differences(&found, &keys);
+    if !differences.is_empty() {
+        return Err(Error::config(format!(
+            "table {model} is not what its model keeps ({}):{}\n\
+             Rebuild it with `highwater replay model:{model} --from beginning`, or give the changed \
+             model a new name, which keeps the old table as it is.",
+            table.file,
+            tables::print_differences(&differences)
+        )));
+    }
+    // Without marks a model starts from the beginning, and would count everything in it twice.
+    if marks == 0 && !session.query(&doing, &table.is_empty, &[]).await?[0].get::<_, bool>(0) {
+        return Err(Error::config(format!(
+            "table {model} holds rows, but no mark says which offsets they come from. \
+             Drop the table, or give the model another name"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn applied(count: usize) -> Vec<(String, String)> {
+        MIGRATIONS[..count].iter().map(|m| (m.name.to_owned(), m.checksum())).collect()
+    }
+
+    #[test]
+    fn migrations_are_applied_in_order_and_once() {
+        for count in 0..MIGRATIONS.len() {
+            let next = next_migration(&applied(count)).unwrap().unwrap();
+            assert_eq!(next.name, MIGRATIONS[count].name);
+        }
+        assert!(next_migration(&applied(MIGRATIONS.len())).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_changed_or_unknown_migration_is_refused() {
+        let mut changed = applied(2);
+        changed[1].1 = "0".into();
+        let mut newer = applied(MIGRATIONS.len());
+        newer.push(("0999_later".into(), "0".into()));
+        for (history, word) in [(changed, "changed"), (newer, "newer")] {
+            let error = next_migration(&history).map(drop).unwrap_err();
+            assert_eq!(error.kind, Kind::Config);
+            assert!(error.context.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_file_of_migrations_is_applied_and_numbered_in_order() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations");
+        let mut files: Vec<_> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|f| f.unwrap().file_name().into_string().unwrap().replace(".sql", ""))
+            .collect();
+        files.sort();
+        assert_eq!(files, MIGRATIONS.each_ref().map(|m| m.name.to_owned()));
+    }
+}

@@ -1,0 +1,106 @@
+//! Migrations and tables as they are found.
+
+use super::*;
+use crate::error::Kind;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_twice_or_at_the_same_time_is_migrating_once() {
+    let Some(database) = Database::plain().await else { return };
+    database.warehouse.query_text("DROP SCHEMA highwater CASCADE").await.unwrap();
+    let models: Vec<_> =
+        [aggregate("a"), global("b"), latest("c"), append("d")].map(Arc::new).to_vec();
+    let start = || {
+        let (url, models) = (database.url.clone(), models.clone());
+        tokio::spawn(async move {
+            let warehouse = Warehouse::connect(&url, &WarehouseSettings::default()).await.unwrap();
+            warehouse.migrate().await.unwrap();
+            warehouse.ensure_tables(&models).await.unwrap();
+        })
+    };
+    for process in (0..4).map(|_| start()).collect::<Vec<_>>() {
+        process.await.unwrap();
+    }
+    let found = read(&database.warehouse, "SELECT count(*) FROM highwater.migrations").await;
+    assert_eq!(found, ["7"]);
+    // What this process makes is what it finds the next time.
+    database.warehouse.ensure_tables(&models).await.unwrap();
+    let sql = "SELECT obj_description('a'::regclass)";
+    assert_eq!(read(&database.warehouse, sql).await, ["highwater model a"]);
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_was_changed_stops_the_start() {
+    let Some(database) = Database::plain().await else { return };
+    let sql = "UPDATE highwater.migrations SET checksum = 'x' WHERE name = '0001_marks'";
+    database.warehouse.query_text(sql).await.unwrap();
+    let error = database.warehouse.migrate().await.unwrap_err();
+    assert!(error.kind == Kind::Config && error.context.contains("0001_marks"), "{error}");
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_differs_from_its_model_is_shown() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let models = [Arc::new(aggregate("taps_5m"))];
+    warehouse.ensure_tables(&models).await.unwrap();
+    for (change, shown) in [
+        ("ADD note text", "note    (absent)  text COLLATE \"default\""),
+        ("ALTER taps TYPE integer", "taps    bigint    integer"),
+        ("DROP low", "low     text COLLATE \"C\"  (absent)"),
+        ("ALTER mean DROP EXPRESSION", "mean    numeric GENERATED  numeric"),
+        (
+            "ALTER stop_id TYPE text COLLATE \"default\"",
+            "stop_id  text COLLATE \"C\"  text COLLATE \"default\"",
+        ),
+        (
+            "DROP CONSTRAINT taps_5m_window_start_stop_id_key",
+            "(key)   (window_start, stop_id)  (absent)",
+        ),
+    ] {
+        let sql = format!("ALTER TABLE taps_5m {change}");
+        warehouse.query_text(&sql).await.unwrap();
+        let error = warehouse.ensure_tables(&models).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Config);
+        assert!(error.context.contains(shown), "{change}: {error}");
+        assert!(error.context.contains("highwater replay"), "{error}");
+        warehouse.query_text("DROP TABLE taps_5m").await.unwrap();
+        warehouse.ensure_tables(&models).await.unwrap();
+    }
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_and_its_marks_belong_together() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let models = [Arc::new(global("all_taps"))];
+    warehouse.ensure_tables(&models).await.unwrap();
+    let output = model_output("all_taps");
+    let mark = take_one(warehouse, &output, 0).await;
+    let cut = cut(vec![advance(&output, 0, &mark, 2)], vec![rows_of("all_taps", taps(2))]);
+    warehouse.commit(&cut).await.unwrap();
+    warehouse.ensure_tables(&models).await.unwrap();
+
+    warehouse.query_text("ALTER TABLE all_taps RENAME TO aside").await.unwrap();
+    let error = warehouse.ensure_tables(&models).await.unwrap_err();
+    assert!(error.kind == Kind::Config && error.context.contains("passed 2 offsets"), "{error}");
+    warehouse.query_text("ALTER TABLE aside RENAME TO all_taps").await.unwrap();
+    warehouse.query_text("DELETE FROM highwater.marks").await.unwrap();
+    let error = warehouse.ensure_tables(&models).await.unwrap_err();
+    assert!(error.kind == Kind::Config && error.context.contains("no mark says"), "{error}");
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_and_a_server_out_of_reach_are_told_apart() {
+    let nobody = "postgres://postgres@127.0.0.1:1/x";
+    let error = Warehouse::connect(nobody, &WarehouseSettings::default()).await.map(drop);
+    assert_eq!(error.unwrap_err().kind, Kind::Retry);
+    let Some(database) = Database::plain().await else { return };
+    let absent = database.url.replace("/hw_", "/absent_");
+    let error = Warehouse::connect(&absent, &WarehouseSettings::default()).await.map(drop);
+    assert_eq!(error.unwrap_err().kind, Kind::Config);
+    database.end().await;
+}
