@@ -33,7 +33,7 @@ minio_ready() {
   local status
   answers "$MINIO_PORT" || return
   exec 4<> "/dev/tcp/127.0.0.1/$MINIO_PORT"
-  printf 'GET /minio/health/ready HTTP/1.0\r\n\r\n' >&4
+  printf 'GET /minio/health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' >&4
   read -r -t 5 status <&4 || status=none
   exec 4>&-
   [[ $status == *' 200 '* ]]

@@ -77,7 +77,7 @@ await() {
   local name=$1 launches=1 deadline=$((SECONDS + START_SECONDS_MAX))
   until "${name}_ready"; do
     if ! alive "$name"; then
-      if [ $launches -lt 3 ] && grep -qiE 'address already in use|address in use' "$RUN/$name.log"; then
+      if [ $launches -lt 3 ] && grep -qi 'already in use' "$RUN/$name.log"; then
         launches=$((launches + 1))
         "${name}_launch"
         continue
