@@ -1,1 +1,87 @@
-fn main() {}
+//! The command line: parse, run, exit code (0 done, 1 found wrong, 2 bad configuration, 3 a service
+//! out of reach).
+
+use clap::{Parser, Subcommand};
+use highwater::{
+    config::{LogFormat, Options},
+    error::Result,
+    ops,
+};
+use std::process::ExitCode;
+
+/// Kafka to partitioned Parquet and PostgreSQL tables, exactly once, provably.
+#[derive(Parser)]
+#[command(name = "highwater", version)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole job with everything embedded: generated taps, to the end, with proof.
+    #[cfg(feature = "embedded")]
+    Demo {
+        /// Keep the lake and the database, and say where.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// The always-on service; SIGTERM commits what it holds and leaves.
+    Run {
+        /// End when all that was in the topics at the start is committed.
+        #[arg(long)]
+        until_caught_up: bool,
+    },
+    /// Topics and models, offline: every mistake with its place, or what each model keeps.
+    Check,
+    /// Marks, lag and totals per output and partition; the service may be down.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("highwater: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    let config = cli.options.resolve()?;
+    let filter = match &cli.command {
+        // The demo prints its own story.
+        #[cfg(feature = "embedded")]
+        Command::Demo { .. } => "warn".to_owned(),
+        Command::Run { .. } | Command::Check | Command::Status { .. } => config.log_level.clone(),
+    };
+    log(config.log, &filter)?;
+    match cli.command {
+        #[cfg(feature = "embedded")]
+        Command::Demo { keep } => ops::demo::demo(config, keep),
+        Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
+        Command::Check => ops::check::check(&config),
+        Command::Status { json } => ops::status::status(&config, json),
+    }
+}
+
+fn log(format: LogFormat, filter: &str) -> Result<()> {
+    use highwater::error::Error;
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|e| Error::config(format!("log level {filter:?}")).because(e))?;
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

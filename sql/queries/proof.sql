@@ -1,0 +1,20 @@
+-- I-3 over everything: per output, the offsets its marks passed against the sum of their fates, and
+-- for the lake and the dead letters against what is really stored.
+SELECT m.topic || ' ' || m.output AS output,
+       sum(m.next_offset - m.first_offset) AS passed,
+       sum(m.accepted) AS accepted, sum(m.filtered) AS filtered, sum(m.late) AS late,
+       sum(m.dead) AS dead, sum(m.absent) AS absent,
+       CASE
+         WHEN sum(m.next_offset - m.first_offset)
+              <> sum(m.accepted + m.filtered + m.late + m.dead + m.absent) THEN 'DOES NOT ADD UP'
+         WHEN m.output = 'lake' AND sum(m.accepted) <> coalesce(
+              (SELECT sum(f.rows) FROM highwater.lake_files f WHERE f.topic = m.topic), 0)
+              THEN 'ROWS IN FILES DIFFER'
+         WHEN m.output = 'dead_letters' AND sum(m.dead) <>
+              (SELECT count(*) FROM highwater.dead_letters d
+               WHERE d.topic = m.topic AND d.output = 'dead_letters') THEN 'DEAD LETTERS DIFFER'
+         ELSE 'adds up'
+       END AS verdict
+FROM highwater.marks m
+GROUP BY m.topic, m.output
+ORDER BY 1

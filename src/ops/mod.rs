@@ -1,0 +1,65 @@
+//! Commands, beside the flow: one file each, and the two edges that watch it.
+//!
+//! Owns: what an operator types and sees. Does not own: any decision about data.
+
+pub mod check;
+pub mod http;
+pub mod metrics;
+pub mod run;
+pub mod status;
+
+#[cfg(feature = "embedded")]
+pub mod demo;
+
+mod service;
+mod table;
+
+use crate::{
+    catalog::{self, Catalog},
+    config::Config,
+    error::{Error, Result},
+};
+
+/// The declared topics and models, of them those that `--topic` names. Every mistake is printed.
+pub fn load(config: &Config) -> Result<Catalog> {
+    let mut catalog = match catalog::load(&config.topics, &config.models) {
+        Ok(catalog) => catalog,
+        Err(mistakes) => {
+            for mistake in &mistakes {
+                eprintln!("{mistake}");
+            }
+            let plural = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
+            return Err(Error::config(format!("{} {plural} in topics and models", mistakes.len())));
+        }
+    };
+    if !config.only.is_empty() {
+        for name in &config.only {
+            if !catalog.topics.contains_key(name.as_str()) {
+                let known: Vec<&str> = catalog.topics.keys().map(|t| &**t).collect();
+                return Err(Error::config(format!(
+                    "--topic {name}: there is no such topic. Declared: {}",
+                    known.join(", ")
+                )));
+            }
+        }
+        catalog.topics.retain(|name, _| config.only.iter().any(|only| **only == **name));
+        catalog.models.retain(|_, model| catalog.topics.contains_key(&model.topic));
+    }
+    Ok(catalog)
+}
+
+/// `pii = "hash"` without a secret must not start: hashes under another secret join with nothing.
+pub fn require_secret(catalog: &Catalog, config: &Config) -> Result<()> {
+    use crate::catalog::Pii;
+    for topic in catalog.topics.values() {
+        let hashed = topic.columns.iter().find(|c| c.pii == Some(Pii::Hash));
+        if let (Some(column), None) = (hashed, &config.pii_secret) {
+            return Err(Error::config(format!(
+                "column {} of topic {} is hashed, but no secret is set: give HIGHWATER_PII_SECRET or \
+                 HIGHWATER_PII_SECRET_FILE (16 characters or more, the same in every process and for good)",
+                column.name, topic.name
+            )));
+        }
+    }
+    Ok(())
+}

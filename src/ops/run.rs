@@ -1,0 +1,152 @@
+//! `highwater run`: the always-on service.
+
+use super::{
+    http, load, metrics, require_secret,
+    service::{Health, Service},
+};
+use crate::{
+    catalog::Catalog,
+    config::Config,
+    error::{Error, Result},
+    lake::store::Store,
+    warehouse::postgres::{Warehouse, WarehouseSettings},
+};
+use std::{
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Between the signal and the end; the rest of ten seconds is for leaving the group.
+const PATIENCE: Duration = Duration::from_secs(8);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs until a signal, or until what was there at the start is committed.
+pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
+    let catalog = load(config)?;
+    require_secret(&catalog, config)?;
+    let runtime = runtime()?;
+    let prometheus = metrics::install(config.memory)?;
+    let (warehouse, store) = runtime.block_on(open(&catalog, config))?;
+    let handle = runtime.handle().clone();
+    let mut service = Service::start(&catalog, config, warehouse, store, until_caught_up, &handle)?;
+    let address = runtime.block_on(http::serve(config.listen, service.health.clone(), prometheus));
+    match address {
+        Ok(address) => tracing::info!("serving http://{address}"),
+        Err(error) => {
+            let _ = service.end(PATIENCE);
+            return Err(error);
+        }
+    }
+    let waited = runtime.block_on(wait(&mut service, until_caught_up));
+    let ended = service.end(PATIENCE);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    waited.and(ended)
+}
+
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::halt("start the runtime").because(e))
+}
+
+/// Warehouse and store, ready for the catalog.
+pub async fn open(catalog: &Catalog, config: &Config) -> Result<(Warehouse, Option<Store>)> {
+    let settings =
+        WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
+    let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
+    warehouse.migrate().await?;
+    let models: Vec<_> = catalog.models.values().cloned().collect();
+    warehouse.ensure_tables(&models).await?;
+    let store = match &config.lake {
+        Some(url) => {
+            let store = Store::open(url, &config.store_options)?;
+            store.probe().await?;
+            Some(store)
+        }
+        None => {
+            let wanting = catalog.topics.values().find(|topic| topic.lake.is_some());
+            if let Some(topic) = wanting {
+                return Err(Error::config(format!(
+                    "topic {} has a lake, but --lake is not set: give s3://bucket/prefix or \
+                     file:///directory, or write lake = false in its file",
+                    topic.name
+                )));
+            }
+            None
+        }
+    };
+    Ok((warehouse, store))
+}
+
+async fn wait(service: &mut Service, until_caught_up: bool) -> Result<()> {
+    let heard = |kind| signal(kind).map_err(|e| Error::halt("listen for signals").because(e));
+    let (mut terminate, mut interrupt) =
+        (heard(SignalKind::terminate())?, heard(SignalKind::interrupt())?);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut progress = Progress::new();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = look.tick() => {
+                progress.show(&service.health);
+                // Following, a stopped topic leaves the others going; /readyz says so.
+                if service.is_over() || until_caught_up && service.has_stopped_topic() {
+                    return Ok(());
+                }
+                if until_caught_up && caught_up(service).await {
+                    progress.end();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// A database that is away now is waited for like in any other moment.
+async fn caught_up(service: &Service) -> bool {
+    service.is_caught_up().await.unwrap_or_else(|error| {
+        tracing::warn!("cannot read the marks: {error}");
+        false
+    })
+}
+
+/// One line on a terminal while catching up.
+struct Progress {
+    shown: Option<(Instant, u64)>,
+    on: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { shown: None, on: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, health: &Health) {
+        let now = Instant::now();
+        if !self.on || self.shown.is_some_and(|(at, _)| now - at < Duration::from_secs(1)) {
+            return;
+        }
+        let topics = health.topics();
+        let records: u64 = topics.iter().map(|t| t.records).sum();
+        let behind =
+            |p: &crate::pipeline::PartitionStatus| p.end.map_or(0, |end| (end - p.fetched).max(0));
+        let remaining: i64 = topics.iter().flat_map(|t| &t.partitions).map(behind).sum();
+        let rate = match self.shown {
+            Some((at, before)) => (records - before) as f64 / (now - at).as_secs_f64(),
+            None => 0.0,
+        };
+        self.shown = Some((now, records));
+        eprint!("\r\x1b[K{records} records, {rate:.0}/s, {remaining} remaining");
+        let _ = std::io::stderr().flush();
+    }
+
+    fn end(&self) {
+        if self.on {
+            eprintln!();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Stops a topic whose records are refused too often: rather a topic that stands, and a person
+//! who looks, than a table that is quietly wrong.
+
+use std::collections::VecDeque;
+
+/// Records that the share is taken of.
+const WINDOW: u64 = 10_000;
+
+/// Counts rejects among the last [`WINDOW`] records.
+pub struct Breaker {
+    /// More rejects than this break.
+    limit: u64,
+    seen: u64,
+    /// Numbers of the rejected records within the window.
+    rejects: VecDeque<u64>,
+}
+
+impl Breaker {
+    /// `share` from 0 to 1; 1 never breaks.
+    pub fn new(share: f64) -> Self {
+        Self { limit: (share * WINDOW as f64) as u64, seen: 0, rejects: VecDeque::new() }
+    }
+
+    /// Adds a batch; `rejects` are indexes in it, ascending. True: stop.
+    pub fn add(&mut self, records: usize, rejects: impl Iterator<Item = usize>) -> bool {
+        let mut broken = false;
+        for index in rejects {
+            let number = self.seen + index as u64;
+            self.rejects.push_back(number);
+            while self.rejects.front().is_some_and(|first| first + WINDOW <= number) {
+                self.rejects.pop_front();
+            }
+            broken |= self.rejects.len() as u64 > self.limit;
+        }
+        self.seen += records as u64;
+        broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_breaks_above_the_share_and_not_at_it() {
+        let mut breaker = Breaker::new(0.01);
+        assert!(!breaker.add(1000, 0..100), "100 of 10,000 is the limit itself");
+        assert!(breaker.add(1, 0..1));
+    }
+
+    #[test]
+    fn old_rejects_are_forgotten() {
+        let mut breaker = Breaker::new(0.01);
+        assert!(!breaker.add(10_000, 0..100));
+        assert!(!breaker.add(100, 0..100), "each new one pushes an old one out");
+        assert!(breaker.add(1, 0..1), "101 within the last 10,000");
+    }
+
+    #[test]
+    fn a_share_of_one_never_breaks() {
+        let mut breaker = Breaker::new(1.0);
+        assert!(!breaker.add(50_000, 0..50_000));
+    }
+}

@@ -1,0 +1,579 @@
+//! ⇄ Clock, threads and tasks: does what the worker decides, and decides nothing.
+//!
+//! One thread per topic runs the loop: hear the news, let the worker decide, fetch and decode.
+//! Everything that waits (PostgreSQL, the store, Kafka's metadata) runs as a task of tokio and
+//! answers through the inbox.
+
+use super::{
+    breaker::Breaker,
+    encoder::{self, LakeLane},
+    report::{self, Reporter, Standing, TopicStatus},
+    tables::TablesLane,
+    worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
+};
+use crate::{
+    catalog::{Model, Topic},
+    cut::Cut,
+    decode::{Decoder, Secret},
+    error::{Error, Kind, Result},
+    lake::{store::Store, writer::WriterSettings},
+    record::{EventTime, Lane, Mark, Offset, Output, Partition, RawRecord},
+    source::kafka::{self, Fetched, Kafka, TopicReader},
+    warehouse::{Claim, postgres::Warehouse},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, SyncSender},
+    },
+    time::{Duration, Instant},
+};
+use tokio::runtime::Handle;
+
+/// Records decoded at a time: enough to be fast, few enough to stay in the cache.
+const FETCH_RECORDS: usize = 8_192;
+/// Longest wait for records, so the longest that other news waits.
+const FETCH_WAIT: Duration = Duration::from_millis(50);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+const KAFKA_WAIT: Duration = Duration::from_secs(10);
+
+/// What reaches a topic from outside.
+pub enum News {
+    Group(kafka::News),
+    Worker(Input),
+    Halt(String),
+    Drain,
+}
+
+/// What tasks of a topic need.
+#[derive(Clone)]
+pub struct Context {
+    pub runtime: Handle,
+    pub kafka: Arc<Kafka>,
+    pub warehouse: Warehouse,
+    /// Name of this life of the process, for people who look at the marks.
+    pub owner: Arc<str>,
+    pub news: Sender<News>,
+}
+
+impl Context {
+    pub fn tell(&self, news: News) {
+        // A topic that ended needs no news.
+        let _ = self.news.send(news);
+    }
+
+    pub fn fail(&self, lane: Lane, cut: u64, error: &Error) {
+        let (kind, why) = (error.kind, error.to_string());
+        self.tell(News::Worker(Input::Failed { lane, cut, kind, why }));
+    }
+}
+
+/// One cut of the tables, ready to commit.
+pub struct Job {
+    pub cut: Cut,
+    pub late: BTreeMap<Arc<str>, u64>,
+    pub rows: u64,
+}
+
+/// What a topic's pipeline is made of.
+pub struct Parts {
+    pub topic: Arc<Topic>,
+    pub models: Vec<Arc<Model>>,
+    pub secret: Option<Secret>,
+    pub store: Option<Store>,
+    pub worker: Settings,
+    pub writer: WriterSettings,
+    pub context: Context,
+    pub inbox: Receiver<News>,
+    /// Where the snapshot for `/status` goes.
+    pub status: Arc<Mutex<Option<TopicStatus>>>,
+    /// Commit up to these and stop reading.
+    pub targets: Option<BTreeMap<Partition, Offset>>,
+}
+
+/// A running topic.
+pub struct Driver {
+    topic: Arc<Topic>,
+    worker: Worker,
+    reader: TopicReader,
+    decoder: Decoder,
+    breaker: Option<Breaker>,
+    tables: TablesLane,
+    lake: Option<LakeLane>,
+    store: Option<Store>,
+    context: Context,
+    inbox: Receiver<News>,
+    /// Revocations not answered yet.
+    releases: Vec<(BTreeSet<Partition>, SyncSender<()>)>,
+    origin: Instant,
+    reporter: Reporter,
+    reported: Instant,
+    status: Arc<Mutex<Option<TopicStatus>>>,
+    opened: BTreeMap<Lane, Instant>,
+    upload_limit: usize,
+}
+
+/// One fetch with what was made of it.
+struct Batch<'a> {
+    fetched: &'a Fetched,
+    records: Vec<RawRecord<'a>>,
+    decoded: crate::decode::Decoded,
+}
+
+impl Driver {
+    pub fn new(parts: Parts) -> Result<Self> {
+        let Parts { topic, models, secret, store, worker, writer, context, inbox, status, targets } =
+            parts;
+        let tables = TablesLane::new(&topic, &models)?;
+        let upload_limit = worker.lake_memory;
+        let lake = match (&topic.lake, &store) {
+            (Some(_), Some(store)) => {
+                Some(LakeLane::start(topic.clone(), store.clone(), writer, context.clone())?)
+            }
+            (Some(_), None) => {
+                let why = format!("topic {} has a lake, but --lake is not set", topic.name);
+                return Err(Error::config(why));
+            }
+            (None, _) => None,
+        };
+        let lanes: &[Lane] =
+            if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
+        let mut worker = Worker::new(worker, lanes);
+        if let Some(targets) = targets {
+            worker.handle(Input::Targets(targets));
+        }
+        Ok(Self {
+            reader: context.kafka.reader(&topic.kafka_topic),
+            decoder: Decoder::new(topic.clone(), secret),
+            breaker: topic.stop_above.map(Breaker::new),
+            reporter: Reporter::new(&topic.name, topic.max_disorder),
+            releases: Vec::new(),
+            origin: Instant::now(),
+            reported: Instant::now(),
+            opened: BTreeMap::new(),
+            topic,
+            worker,
+            tables,
+            lake,
+            store,
+            context,
+            inbox,
+            status,
+            upload_limit,
+        })
+    }
+
+    /// Runs until drained or stopped for good; an error is what stopped it.
+    pub fn run(mut self) -> Result<()> {
+        loop {
+            while let Ok(news) = self.inbox.try_recv() {
+                self.hear(news)?;
+            }
+            self.decide(Input::Tick(self.origin.elapsed()), None)?;
+            self.report();
+            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed() == 0) {
+                return self.end();
+            }
+            if self.worker.wants_records() && self.lake_is_ready() {
+                self.fetch()?;
+            } else if let Ok(news) = self.inbox.recv_timeout(FETCH_WAIT) {
+                self.hear(news)?;
+            }
+        }
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.publish_status();
+        match self.reporter.stopped.take() {
+            Some(why) => Err(Error::halt(format!("topic {}: {why}", self.topic.name))),
+            None => Ok(()),
+        }
+    }
+
+    fn lake_is_ready(&self) -> bool {
+        self.lake.as_ref().is_none_or(|lake| lake.is_ready(self.upload_limit))
+    }
+
+    fn hear(&mut self, news: News) -> Result<()> {
+        let input = match news {
+            News::Group(kafka::News::Assigned(partitions)) => Input::Assigned(partitions),
+            News::Group(kafka::News::Revoked(partitions, done)) => {
+                for partition in &partitions {
+                    self.reader.stop(*partition);
+                }
+                self.releases.push((partitions.iter().copied().collect(), done));
+                Input::Revoked(partitions)
+            }
+            News::Group(kafka::News::Lost(partitions)) => {
+                for partition in &partitions {
+                    self.reader.stop(*partition);
+                    self.reporter.forget(*partition);
+                }
+                Input::Lost(partitions)
+            }
+            News::Halt(why) => Input::Halt { why },
+            News::Drain => Input::Drain,
+            News::Worker(input) => self.note(input),
+        };
+        self.decide(input, None)
+    }
+
+    /// Counts an answer on its way to the worker.
+    fn note(&mut self, input: Input) -> Input {
+        match &input {
+            Input::Committed { .. } => {
+                self.reporter.last_commit = Instant::now();
+                self.reporter.last_error = None;
+            }
+            Input::Failed { lane, kind, why, .. } | Input::TakeFailed { lane, kind, why, .. } => {
+                tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
+                metrics::counter!("highwater_commits_refused_total",
+                    "topic" => self.topic.name.to_string(), "lane" => lane.as_str(),
+                    "kind" => kind_label(*kind))
+                .increment(1);
+                self.reporter.last_error = Some(why.clone());
+            }
+            Input::Assigned(_)
+            | Input::Revoked(_)
+            | Input::Lost(_)
+            | Input::Taken { .. }
+            | Input::Arrived { .. }
+            | Input::Measured { .. }
+            | Input::Halt { .. }
+            | Input::Targets(_)
+            | Input::Tick(_)
+            | Input::Drain => {}
+        }
+        input
+    }
+
+    fn decide(&mut self, input: Input, batch: Option<&Batch<'_>>) -> Result<()> {
+        self.worker.handle(input);
+        while let Some(effect) = self.worker.next_effect() {
+            self.act(effect, batch)?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self) -> Result<()> {
+        let fetched = match self.reader.poll(FETCH_RECORDS, FETCH_WAIT) {
+            Ok(fetched) => fetched,
+            Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
+        };
+        let records = fetched.records();
+        let decoded = self.decoder.decode(&records);
+        self.count(&records, &decoded);
+        if let Some(breaker) = &mut self.breaker
+            && breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
+        {
+            let why = breaker_sentence(&self.topic, &records, &decoded.rejects);
+            return self.decide(Input::Halt { why }, None);
+        }
+        let mut arrivals = arrivals(&records);
+        for (partition, next) in &fetched.ends {
+            arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
+        }
+        self.watch(&records, &decoded);
+        let more = fetched.more;
+        let batch = Batch { fetched: &fetched, records, decoded };
+        self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
+        self.measure()
+    }
+
+    fn measure(&mut self) -> Result<()> {
+        let size = super::worker::Size { memory: self.tables.memory(), ..Default::default() };
+        self.decide(Input::Measured { lane: Lane::Tables, size }, None)?;
+        if let Some(lake) = &self.lake {
+            let size = lake.size();
+            self.decide(Input::Measured { lane: Lane::Lake, size }, None)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, effect: Effect, batch: Option<&Batch<'_>>) -> Result<()> {
+        match effect {
+            Effect::Take { lane, ticket, partitions } => self.take(lane, ticket, partitions),
+            Effect::Adopt { lane, marks } => match (lane, &mut self.lake) {
+                (Lane::Tables, _) => self.tables.adopt(&marks),
+                (Lane::Lake, Some(lake)) => lake.adopt(&marks),
+                (Lane::Lake, None) => {}
+            },
+            Effect::Seek { partition, to } => self.reader.seek(partition, to),
+            Effect::Open { lane, cut, sequence, partition, from, epoch } => {
+                self.opened.insert(lane, Instant::now());
+                if let (Lane::Lake, Some(lake)) = (lane, &mut self.lake) {
+                    lake.open(cut, sequence, partition, from, epoch);
+                }
+            }
+            Effect::Admit { lane, from } => {
+                let batch = batch.expect("records are admitted only as they arrive");
+                match (lane, &mut self.lake) {
+                    (Lane::Tables, _) => {
+                        self.tables.admit(batch.fetched, &batch.records, &batch.decoded, &from)?;
+                    }
+                    (Lane::Lake, Some(lake)) => {
+                        lake.admit(&batch.records, &batch.decoded, &from)?
+                    }
+                    (Lane::Lake, None) => {}
+                }
+            }
+            Effect::Seal { lane, cut, reason, moves } => self.seal(lane, cut, reason, moves)?,
+            Effect::Abandon { lane } => match (lane, &mut self.lake) {
+                (Lane::Tables, _) => self.tables.abandon()?,
+                (Lane::Lake, Some(lake)) => lake.abandon(),
+                (Lane::Lake, None) => {}
+            },
+            Effect::Release { partitions } => self.release(&partitions),
+            Effect::Acknowledge { offsets } => {
+                self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
+            }
+            Effect::Stop { why } => {
+                tracing::error!(topic = %self.topic.name, "stopped: {why}");
+                metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string())
+                    .set(1.0);
+                self.reporter.stopped = Some(why);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, lane: Lane, ticket: Ticket, partitions: Vec<Partition>) {
+        let outputs = match lane {
+            Lane::Tables => self.tables.outputs(),
+            Lane::Lake => vec![Output::Lake],
+        };
+        let (topic, store) = (self.topic.clone(), self.store.clone());
+        let context = self.context.clone();
+        self.context.runtime.spawn(async move {
+            let taken = take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
+            context.tell(News::Worker(match taken {
+                Ok(marks) => Input::Taken { lane, ticket, marks },
+                Err(error) => {
+                    let (kind, why) = (error.kind, error.to_string());
+                    Input::TakeFailed { lane, ticket, kind, why }
+                }
+            }));
+        });
+    }
+
+    fn seal(&mut self, lane: Lane, cut: u64, reason: Reason, moves: Vec<Move>) -> Result<()> {
+        let topic = self.topic.name.to_string();
+        metrics::counter!("highwater_cuts_total", "topic" => topic.clone(),
+            "lane" => lane.as_str(), "reason" => reason.as_str())
+        .increment(1);
+        if let Some(opened) = self.opened.remove(&lane) {
+            metrics::histogram!("highwater_cut_open_seconds", "topic" => topic.clone(),
+                "lane" => lane.as_str())
+            .record(opened.elapsed().as_secs_f64());
+        }
+        match (lane, &mut self.lake) {
+            (Lane::Tables, _) => {
+                let job = self.tables.seal(moves)?;
+                self.commit(cut, job);
+            }
+            (Lane::Lake, Some(lake)) => {
+                metrics::counter!("highwater_lake_rolls_total", "topic" => topic,
+                    "reason" => reason.as_str())
+                .increment(1);
+                lake.seal(cut, moves);
+            }
+            (Lane::Lake, None) => {}
+        }
+        Ok(())
+    }
+
+    fn commit(&self, cut: u64, job: Job) {
+        let context = self.context.clone();
+        self.context.runtime.spawn(async move {
+            let started = Instant::now();
+            match context.warehouse.commit(&job.cut).await {
+                Ok(()) => {
+                    report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
+                    job.count();
+                    context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
+                }
+                Err(error) => context.fail(Lane::Tables, cut, &error),
+            }
+        });
+    }
+
+    fn release(&mut self, partitions: &[Partition]) {
+        for (waiting, done) in &mut self.releases {
+            for partition in partitions {
+                waiting.remove(partition);
+            }
+            if waiting.is_empty() {
+                // The other end gave up waiting: the partitions counted as lost then.
+                let _ = done.try_send(());
+            }
+        }
+        self.releases.retain(|(waiting, _)| !waiting.is_empty());
+        for partition in partitions {
+            self.reporter.forget(*partition);
+        }
+    }
+
+    fn count(&mut self, records: &[RawRecord<'_>], decoded: &crate::decode::Decoded) {
+        let topic = self.topic.name.to_string();
+        let bytes: usize = records.iter().filter_map(|r| r.value).map(<[u8]>::len).sum();
+        metrics::counter!("highwater_bytes_total", "topic" => topic.clone())
+            .increment(bytes as u64);
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            metrics::counter!("highwater_records_total", "topic" => topic.clone(),
+                "partition" => run[0].partition.0.to_string())
+            .increment(run.len() as u64);
+        }
+        for reject in &decoded.rejects {
+            metrics::counter!("highwater_rejects_total", "topic" => topic.clone(),
+                "class" => reject.class.as_str())
+            .increment(1);
+        }
+        if decoded.unknown_fields > 0 {
+            metrics::counter!("highwater_unknown_fields_total", "topic" => topic)
+                .increment(decoded.unknown_fields);
+        }
+        self.reporter.records += records.len() as u64;
+        self.reporter.rejects += decoded.rejects.len() as u64;
+    }
+
+    /// Remembers how far each partition has come, in offsets and in event time.
+    fn watch(&mut self, records: &[RawRecord<'_>], decoded: &crate::decode::Decoded) {
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            if let Some(last) = run.last() {
+                let next = Offset::after(last.offset);
+                self.reporter.saw(last.partition, next, last.timestamp);
+            }
+        }
+        let (partitions, _) = crate::compute::places(&decoded.rows);
+        let mut start = 0;
+        for run in partitions.chunk_by(|a, b| a == b) {
+            let times = &decoded.event_times[start..start + run.len()];
+            start += run.len();
+            let max: Option<EventTime> = times.iter().copied().max();
+            self.reporter.observe(Partition(run[0]), max);
+        }
+    }
+
+    fn report(&mut self) {
+        if self.reported.elapsed() < REPORT_EVERY {
+            return;
+        }
+        self.reported = Instant::now();
+        self.publish_status();
+    }
+
+    fn publish_status(&self) {
+        let mut standings = Vec::new();
+        for lane in [Lane::Tables, Lane::Lake] {
+            for (partition, admitted, committed) in self.worker.positions(lane) {
+                standings.push(Standing { lane, partition, admitted, committed });
+            }
+        }
+        let mut memory = BTreeMap::from([("tables", self.tables.memory() as u64)]);
+        if let Some(lake) = &self.lake {
+            memory.insert("lake", lake.memory() as u64);
+        }
+        let end = |partition| self.context.kafka.known_end(&self.topic.kafka_topic, partition);
+        let mut status = self.reporter.snapshot(&standings, end, memory);
+        status.recovering = self.worker.is_recovering();
+        let owed = self.lake.as_ref().map_or(0, LakeLane::owed);
+        status.caught_up = self.worker.is_caught_up() && owed == 0;
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    }
+}
+
+impl Job {
+    fn count(&self) {
+        let topic = self.cut.topic.to_string();
+        for (model, rows) in &self.late {
+            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for advance in &self.cut.advances {
+            if let Output::Model(model) = &advance.output
+                && advance.fates.filtered > 0
+            {
+                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
+                    "model" => model.to_string())
+                .increment(advance.fates.filtered);
+            }
+        }
+    }
+}
+
+async fn take(
+    topic: &Topic,
+    store: Option<&Store>,
+    context: &Context,
+    lane: Lane,
+    outputs: Vec<Output>,
+    partitions: Vec<Partition>,
+) -> Result<Vec<(Output, Partition, Mark)>> {
+    let (kafka, name) = (context.kafka.clone(), topic.kafka_topic.clone());
+    let oldest = tokio::task::spawn_blocking(move || {
+        let oldest = |p| kafka.log(&name, p, KAFKA_WAIT).map(|(oldest, _)| (p, oldest));
+        partitions.into_iter().map(oldest).collect::<Result<Vec<_>>>()
+    });
+    let oldest = oldest.await.map_err(|e| Error::halt("ask Kafka for offsets").because(e))??;
+    let claim = Claim {
+        topic: topic.name.clone(),
+        lane,
+        outputs,
+        partitions: oldest,
+        owner: context.owner.to_string(),
+    };
+    let marks = context.warehouse.take(&claim).await?;
+    if let (Lane::Lake, Some(store)) = (lane, store) {
+        encoder::tidy(&topic.name, store, context).await?;
+    }
+    Ok(marks)
+}
+
+/// One arrival per run of a partition.
+fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
+    let mut arrivals: BTreeMap<Partition, Arrival> = BTreeMap::new();
+    for record in records {
+        let next = Offset::after(record.offset);
+        let arrival = arrivals.entry(record.partition).or_insert(Arrival {
+            partition: record.partition,
+            next,
+            records: 0,
+        });
+        arrival.next = next;
+        arrival.records += 1;
+    }
+    arrivals.into_values().collect()
+}
+
+fn breaker_sentence(
+    topic: &Topic,
+    records: &[RawRecord<'_>],
+    rejects: &[crate::decode::Reject],
+) -> String {
+    let share = topic.stop_above.unwrap_or(1.0) * 100.0;
+    let last = rejects.last().map(|reject| {
+        let record = &records[reject.record];
+        let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
+        format!(
+            "; the last one, {}/{}@{}:{column} {}",
+            topic.kafka_topic, record.partition.0, record.offset, reject.reason
+        )
+    });
+    format!(
+        "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
+         producer (or raise stop_above) and start again: nothing of this batch was committed",
+        last.unwrap_or_default()
+    )
+}
+
+fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Retry => "retry",
+        Kind::Unknown => "unknown",
+        Kind::Fenced => "fenced",
+        Kind::Halt => "halt",
+        Kind::Config => "config",
+    }
+}

@@ -1,0 +1,27 @@
+//! From fetched records to committed cuts: one pipeline per topic.
+//!
+//! Owns: which offsets go into which cut, when a cut ends, what follows each outcome.
+//! Does not own: what a cut yields (`compute`, `lake`) and how it is committed (`warehouse`).
+//!
+//! [`worker`] decides and does nothing; [`driver`] does and decides nothing, so that the whole
+//! worker runs under seeded faults in one thread. Both know two *lanes* (the tables, and the
+//! lake), which fail, recover and commit independently of each other over one reader.
+//!
+//! P-1  At most one commit is in flight per lane, so per output.
+//! P-2  A lane admits each offset once, in order, from its mark.
+//! P-3  The reader of a partition never stands above a lane that is open on it: what the reader
+//!      passes without a record was compacted or is a transaction's marker.
+//! P-4  After any failure a lane's partitions are taken anew (which fences whatever may still be
+//!      under way) and the reader goes back to the marks. There is no other way to recover.
+//! P-5  A revoked partition is released only when nothing of it is open or in flight.
+
+pub mod driver;
+pub mod worker;
+
+mod breaker;
+mod counting;
+mod encoder;
+mod report;
+mod tables;
+
+pub use report::{PartitionStatus, TopicStatus};

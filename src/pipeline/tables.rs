@@ -1,0 +1,142 @@
+//! The lane of tables: models and dead letters, from admitted records to a commit.
+//!
+//! Owns: the open cut's yield and counts. Does not own: when it ends (`worker`).
+
+use super::{counting, driver::Job, worker::Move};
+use crate::{
+    catalog::{Model, Topic},
+    compute::{Counted, Refusal, Tables},
+    cut::{Cut, DeadLetter, Yield},
+    decode::Decoded,
+    error::Result,
+    record::{Mark, Offset, Output, Partition, RawRecord},
+    source::kafka::Fetched,
+};
+use bytes::Bytes;
+use std::{collections::BTreeMap, sync::Arc};
+
+pub struct TablesLane {
+    topic: Arc<str>,
+    tables: Tables,
+    dead_letters: Vec<DeadLetter>,
+    dead_bytes: usize,
+    /// Records admitted, counted before anything looked into them: the other side of C-2.
+    records: BTreeMap<Partition, u64>,
+    rows: u64,
+}
+
+impl TablesLane {
+    pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
+        Ok(Self {
+            topic: topic.name.clone(),
+            tables: Tables::new(topic, models)?,
+            dead_letters: Vec::new(),
+            dead_bytes: 0,
+            records: BTreeMap::new(),
+            rows: 0,
+        })
+    }
+
+    pub fn outputs(&self) -> Vec<Output> {
+        self.tables.outputs()
+    }
+
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
+        self.tables.adopt(marks);
+    }
+
+    pub fn abandon(&mut self) -> Result<()> {
+        self.dead_letters.clear();
+        self.dead_bytes = 0;
+        self.records.clear();
+        self.rows = 0;
+        self.tables.abandon()
+    }
+
+    pub fn memory(&self) -> usize {
+        self.tables.memory() + self.dead_bytes
+    }
+
+    pub fn admit(
+        &mut self,
+        fetched: &Fetched,
+        records: &[RawRecord<'_>],
+        decoded: &Decoded,
+        from: &[(Partition, Offset)],
+    ) -> Result<()> {
+        self.rows += counting::add(&mut self.records, records, from);
+        for refusal in self.tables.admit(records, decoded, from)? {
+            let letter = dead_letter(fetched, records, refusal);
+            self.dead_bytes += letter.value.as_ref().map_or(0, Bytes::len)
+                + letter.key.as_ref().map_or(0, Bytes::len)
+                + letter.reason.len()
+                + 256;
+            self.dead_letters.push(letter);
+        }
+        Ok(())
+    }
+
+    /// The open cut, ended.
+    pub fn seal(&mut self, moves: Vec<Move>) -> Result<Job> {
+        let mut sealed = self.tables.seal()?;
+        let mut counts = BTreeMap::new();
+        for moved in &moves {
+            let key = (moved.output.clone(), moved.partition);
+            let counted = sealed.counts.remove(&key).unwrap_or_default();
+            counts.insert(key, counted);
+        }
+        let records = std::mem::take(&mut self.records);
+        let advances = counting::advances(&self.topic, moves, &counts, &records);
+        let mut yields: Vec<Yield> =
+            sealed.tables.into_iter().map(|(model, rows)| Yield::Table { model, rows }).collect();
+        if !self.dead_letters.is_empty() {
+            yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
+        }
+        self.dead_bytes = 0;
+        let cut = Cut { topic: self.topic.clone(), advances, yields };
+        Ok(Job { cut, late: sealed.late, rows: std::mem::take(&mut self.rows) })
+    }
+}
+
+fn dead_letter(fetched: &Fetched, records: &[RawRecord<'_>], refusal: Refusal) -> DeadLetter {
+    let record = &records[refusal.record];
+    DeadLetter {
+        output: refusal.output,
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: record.timestamp,
+        class: refusal.class.as_str(),
+        column: refusal.column,
+        reason: refusal.reason,
+        key: record.key.map(Bytes::copy_from_slice),
+        value: record.value.map(Bytes::copy_from_slice),
+        headers: fetched.headers(refusal.record),
+    }
+}
+
+/// What the lake counts: it takes every good record.
+pub fn lake_counts(
+    counts: &mut BTreeMap<(Output, Partition), Counted>,
+    records: &[RawRecord<'_>],
+    decoded: &Decoded,
+    from: &[(Partition, Offset)],
+) {
+    let wanted =
+        |r: &RawRecord<'_>| from.iter().any(|(p, from)| *p == r.partition && r.offset >= from.0);
+    let mut rejects = decoded.rejects.iter().peekable();
+    let mut row = 0;
+    for (index, record) in records.iter().enumerate() {
+        let rejected = rejects.next_if(|r| r.record == index).is_some();
+        if wanted(record) {
+            let counted = counts.entry((Output::Lake, record.partition)).or_default();
+            if rejected {
+                counted.fates.dead += 1;
+            } else {
+                counted.fates.accepted += 1;
+                let time = Some(decoded.event_times[row]);
+                counted.event_time_max = counted.event_time_max.max(time);
+            }
+        }
+        row += usize::from(!rejected);
+    }
+}
