@@ -350,7 +350,11 @@ impl Parts<'_, '_> {
             Ok(piece) => {
                 let bare = piece.sql == quoted(piece.sql.trim_matches('"'));
                 let cast = piece.sql.ends_with(&format!(")::{}", piece.pg));
-                let sql = if bare || cast || calls::aggregate(ast, line).is_some() {
+                let sql = if calls::aggregate(ast, line).is_some() && !bare {
+                    // An average alone needs no brackets.
+                    let inner = piece.sql.strip_prefix('(').and_then(|s| s.strip_suffix(')'));
+                    inner.map_or(piece.sql.clone(), str::to_owned)
+                } else if bare || cast {
                     piece.sql
                 } else {
                     // PostgreSQL's own opinion of the type must not differ from ours.
