@@ -5,20 +5,53 @@
 //!
 //! Every mistake is reported at once, each with file, line, what is wrong and what is allowed.
 //! What leaves this stage is complete: later stages never ask whether a column exists.
+//!
+//! ```text
+//! topics/NAME.toml ─► topic_file ─► Topic ─┐
+//!                                          ├─► decompose ─► Model      each with all mistakes
+//! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
+//!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
+//!                                                └ generated  what PostgreSQL computes from parts
+//! ```
 
 pub mod model;
 pub mod topic;
 pub mod types;
 
+mod calls;
+mod decompose;
+mod describe;
+mod fingerprint;
+mod generated;
+mod grouped;
+mod mistake;
+mod quantity;
+mod scalar;
 mod sql;
+#[cfg(test)]
+mod tests;
+mod toml_table;
+mod topic_file;
 
+pub use describe::describe;
+pub use mistake::Mistake;
 pub use model::{
     Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows, Window,
 };
+pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
 pub use types::PgType;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use mistake::{Page, unknown};
+use scalar::Scalars;
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use topic_file::Draft;
 
 /// All topics and models, by name.
 #[derive(Debug, Clone, Default)]
@@ -28,17 +61,156 @@ pub struct Catalog {
     pub models: BTreeMap<Arc<str>, Arc<Model>>,
 }
 
-/// One thing wrong in a user's file. Prints as `topics/taps.toml:7: what. Allowed: what is.`
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mistake {
-    pub file: PathBuf,
-    /// From 1.
-    pub line: usize,
-    pub what: String,
+/// A file's path, for messages, and its text.
+pub type Source = (PathBuf, String);
+
+/// Reads `*.toml` of one directory and `*.sql` of the other (not of directories below) and checks
+/// them. The mistakes are sorted by file and line.
+pub fn load(topics_dir: &Path, models_dir: &Path) -> Result<Catalog, Vec<Mistake>> {
+    let mut mistakes = Vec::new();
+    let topics = sources(topics_dir, "toml", "topic files, NAME.toml", &mut mistakes);
+    let models = sources(models_dir, "sql", "models, NAME.sql", &mut mistakes);
+    let readable = topics.is_some();
+    if readable && topics.as_ref().is_some_and(Vec::is_empty) {
+        mistakes.push(Mistake {
+            file: topics_dir.to_owned(),
+            line: 1,
+            what: "no topic file in this directory. Allowed: at least one NAME.toml".into(),
+        });
+    }
+    // Without any topic every model would be on an unknown one: that is one mistake, not many.
+    let checked = match topics.filter(|topics| !topics.is_empty()) {
+        Some(topics) => check(&topics, &models.unwrap_or_default()),
+        None => Ok(Catalog::default()),
+    };
+    match checked {
+        Ok(catalog) if mistakes.is_empty() => Ok(catalog),
+        Ok(_) => Err(sorted(mistakes)),
+        Err(more) => {
+            mistakes.extend(more);
+            Err(sorted(mistakes))
+        }
+    }
 }
 
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.file.display(), self.line, self.what)
+/// The files of a directory with this extension, in order of name; None: it cannot be read.
+fn sources(
+    dir: &Path,
+    extension: &str,
+    holds: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Vec<Source>> {
+    let mut mistake = |file: &Path, what: String| {
+        mistakes.push(Mistake { file: file.to_owned(), line: 1, what });
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            mistake(
+                dir,
+                format!("cannot read the directory: {error}. Allowed: a directory of {holds}"),
+            );
+            return None;
+        }
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|file| file.extension() == Some(OsStr::new(extension)) && !file.is_dir())
+        .collect();
+    files.sort();
+    let mut sources = Vec::new();
+    for file in files {
+        match fs::read_to_string(&file) {
+            Ok(text) => sources.push((file, text)),
+            Err(error) => {
+                mistake(&file, format!("cannot read the file: {error}. Allowed: UTF-8 text"))
+            }
+        }
     }
+    Some(sources)
+}
+
+/// Checks topic files and models, given as text. The mistakes are sorted by file and line.
+pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistake>> {
+    let mut mistakes = Vec::new();
+    let drafts = drafts(topics, &mut mistakes);
+    if topics.is_empty() {
+        mistakes.push(Mistake {
+            file: PathBuf::from("topics"),
+            line: 1,
+            what: "no topic at all. Allowed: at least one topics/NAME.toml".into(),
+        });
+    }
+    let context = scalar_context();
+    let state = context.state();
+    let mut catalog = Catalog::default();
+    for (file, text) in models {
+        let mut page = Page::new(file, text);
+        if let Some(model) = model(&mut page, &drafts, &state) {
+            catalog.models.insert(Arc::clone(&model.name), Arc::new(model));
+        }
+        mistakes.append(&mut page.mistakes);
+    }
+    if !mistakes.is_empty() {
+        return Err(sorted(mistakes));
+    }
+    catalog.topics =
+        drafts.into_iter().map(|(name, draft)| (name, Arc::new(draft.topic))).collect();
+    Ok(catalog)
+}
+
+fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
+    mistakes.sort();
+    mistakes.dedup();
+    mistakes
+}
+
+fn drafts(topics: &[Source], mistakes: &mut Vec<Mistake>) -> BTreeMap<Arc<str>, Draft> {
+    let mut drafts: BTreeMap<Arc<str>, Draft> = BTreeMap::new();
+    for (file, text) in topics {
+        let mut page = Page::new(file, text);
+        let draft = topic_file::read(&mut page);
+        let rival = drafts.values().find(|d| d.topic.kafka_topic == draft.topic.kafka_topic);
+        if let Some(rival) = rival.filter(|_| !draft.blind) {
+            page.line(draft.line, format!(
+                "the Kafka topic `{}` is declared by {} already. Allowed: one file per Kafka topic",
+                draft.topic.kafka_topic,
+                rival.topic.file.display()
+            ));
+        }
+        mistakes.append(&mut page.mistakes);
+        drafts.insert(Arc::clone(&draft.topic.name), draft);
+    }
+    drafts
+}
+
+fn model(
+    page: &mut Page<'_>,
+    drafts: &BTreeMap<Arc<str>, Draft>,
+    state: &datafusion::execution::session_state::SessionState,
+) -> Option<Model> {
+    let statement = sql::read(page)?;
+    if drafts.contains_key(statement.name.as_str()) {
+        page.line(
+            1,
+            format!(
+                "`{}` is a topic's name already: FROM could mean either. Allowed: another name",
+                statement.name
+            ),
+        );
+    }
+    let Some(draft) = drafts.get(statement.topic.as_str()) else {
+        let names: Vec<&str> = drafts.keys().map(AsRef::as_ref).collect();
+        page.line(statement.topic_line, unknown("topic", &statement.topic, &names));
+        decompose::check_model_name(page, &statement);
+        return None;
+    };
+    let scalars = match Scalars::new(state, draft) {
+        Ok(scalars) => scalars,
+        Err(error) => {
+            page.line(statement.topic_line, format!("the topic's columns make no schema: {error}"));
+            return None;
+        }
+    };
+    decompose::model(page, statement, &scalars)
 }

@@ -2,8 +2,15 @@
 //!
 //! The table of an aggregate holds *parts* (count, sum, min, max), which merge; what the user
 //! selected beyond a bare part (avg, sums divided by counts) is a generated column over parts.
+//!
+//! Owns: what later stages know of a model. Does not own: how it is made (see `decompose`).
+//!
+//! Merging: `Add` of two NULLs is NULL (a sum of nothing), of one NULL the other; `Least` and
+//! `Greatest` leave NULLs out. Text compares by its bytes everywhere (`COLLATE "C"` in PostgreSQL).
+//! A NULL in a key is a key like any other (`NULLS NOT DISTINCT`), as GROUP BY has it.
 
-use super::PgType;
+use super::{PgType, fingerprint::sha256};
+use arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,6 +26,16 @@ pub struct Model {
     pub kind: ModelKind,
     /// Columns of the table in PostgreSQL, in order; see [`Role`].
     pub columns: Vec<Column>,
+    /// Whatever decides the table's rows, as text; see [`Model::fingerprint`].
+    pub declaration: String,
+}
+
+impl Model {
+    /// Hexadecimal SHA-256 of the statement, freed of its layout, and of the declarations of the
+    /// topic's columns that it reads. Another one means that the table must be rebuilt.
+    pub fn fingerprint(&self) -> String {
+        sha256(&self.declaration)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +76,7 @@ pub enum Late {
 #[derive(Debug, Clone)]
 pub struct Key {
     pub name: String,
+    /// Gives exactly `pg.arrow()`.
     pub expr: Expr,
     pub pg: PgType,
 }
@@ -74,8 +92,12 @@ pub struct Part {
     pub arg: Option<Expr>,
     /// `FILTER (WHERE …)`.
     pub filter: Option<Expr>,
-    /// Its column in the table.
+    /// Its column in the table. A sum of whole numbers is [`PgType::NumericAny`]: it never
+    /// overflows, however long the stream.
     pub pg: PgType,
+    /// What the function gives in a cut, and so the delta's column: Int64 for counts; Int64,
+    /// Decimal128(38, s) or Float64 for sums; the argument's type for min and max.
+    pub arrow: DataType,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,7 +112,8 @@ pub enum PartFunction {
 /// (event time, partition, offset), which is a total order and so the same on every replay.
 #[derive(Debug, Clone)]
 pub struct Rows {
-    /// One per selected column, in order of SELECT: the first `Model::columns`.
+    /// One per selected column, in order of SELECT: the first `Model::columns`. Each gives exactly
+    /// its column's `PgType::arrow()`.
     pub exprs: Vec<Expr>,
     /// Indexes in `exprs`; empty: append, each row known by (`_partition`, `_offset`).
     pub primary_key: Vec<usize>,

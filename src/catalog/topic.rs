@@ -1,8 +1,18 @@
-//! A topic file: what one Kafka topic holds, where its lake goes, when it stops.
+//! A topic: what one Kafka topic holds, where its lake goes, when it stops.
+//!
+//! Owns: the declared columns and the schema they make. Does not own: the spelling of the file
+//! (see `topic_file`).
+//!
+//! Defaults, where the file says nothing: `max_disorder` one minute, `max_future` none (a clock in
+//! the year 2099 is believed and moves the watermark there), a lake by the date of the event time
+//! in UTC with files of 128 MiB or 60 seconds, and a stop above 5% of dead letters.
 
-use super::PgType;
-use arrow::datatypes::SchemaRef;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use super::{PgType, fingerprint::sha256, types::timestamp};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use std::{collections::HashMap, fmt::Write, path::PathBuf, sync::Arc, time::Duration};
+
+/// Key of a field's metadata that holds its type in PostgreSQL's spelling.
+pub const FIELD_PG: &str = "pg";
 
 /// One `topics/NAME.toml`.
 #[derive(Debug, Clone)]
@@ -15,12 +25,12 @@ pub struct Topic {
     pub format: Format,
     /// In order of the file.
     pub columns: Vec<TopicColumn>,
-    /// Index of the event time's column in `schema`; None: the Kafka timestamp.
+    /// Index of the event time's column in `schema`, never NULL; None: the Kafka timestamp.
     pub event_time: Option<usize>,
     pub max_disorder: Duration,
     pub max_future: Option<Duration>,
     pub lake: Option<LakeSpec>,
-    /// Share of rejects in the last 10,000 records that stops the topic, 0 to 1.
+    /// Share of rejects in the last 10,000 records that stops the topic, 0 to 1; None: never.
     pub stop_above: Option<f64>,
     /// `columns` without the dropped ones, then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
@@ -35,7 +45,8 @@ pub enum Format {
 pub struct TopicColumn {
     pub name: String,
     pub pg: PgType,
-    /// Where in the record: object keys from the outside in (a JSON pointer, taken apart).
+    /// Where in the record: object keys from the outside in (a JSON pointer, taken apart; a
+    /// number in it is a key too, not an index). By default the camelCase of `name`.
     pub path: Vec<String>,
     /// Whether `path` was not given: then `name` itself is tried when its camelCase is absent.
     pub path_is_default: bool,
@@ -77,6 +88,112 @@ pub enum PartitionFunction {
     Date,
     /// `hour=08`, in the lake's time zone.
     Hour,
-    /// The column's own value, percent-encoded; NULL is `__HIVE_DEFAULT_PARTITION__`.
+    /// The column's own value, percent-encoded; NULL is `__HIVE_DEFAULT_PARTITION__`. The column
+    /// stays in the file as well, so that a file means the same away from its path: DuckDB and
+    /// Spark, which read the path as a column, take the path's value, which is equal.
     Value,
+}
+
+impl TopicColumn {
+    /// The type that is kept: hashes and masks are text; None: dropped.
+    pub fn kept(&self) -> Option<PgType> {
+        match self.pii {
+            None => Some(self.pg),
+            Some(Pii::Hash | Pii::Mask) => Some(PgType::Text),
+            Some(Pii::Drop) => None,
+        }
+    }
+
+    /// The declaration in one line, for fingerprints: whatever changes the column's values.
+    pub(super) fn declaration(&self) -> String {
+        let mut out = format!("{} {} from", self.name, self.pg);
+        for key in &self.path {
+            // Debug quotes, so that ["a", "b"] and ["a b"] differ.
+            let _ = write!(out, " {key:?}");
+        }
+        let _ = write!(
+            out,
+            "{}{}{}",
+            if self.path_is_default { " or the name" } else { "" },
+            if self.optional { " optional" } else { "" },
+            match self.pii {
+                None => "",
+                Some(Pii::Hash) => " pii hash",
+                Some(Pii::Mask) => " pii mask",
+                Some(Pii::Drop) => " pii drop",
+            }
+        );
+        out
+    }
+}
+
+impl Pii {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Mask => "mask",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+impl Format {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+        }
+    }
+}
+
+impl Topic {
+    /// The type in PostgreSQL of the schema's column of this name; None: there is no such column
+    /// (or it is dropped).
+    pub fn kept(&self, name: &str) -> Option<PgType> {
+        match name {
+            "_partition" => Some(PgType::Integer),
+            "_offset" => Some(PgType::BigInt),
+            "_timestamp" => Some(PgType::Timestamptz),
+            _ => self.columns.iter().find(|c| c.name == name).and_then(TopicColumn::kept),
+        }
+    }
+
+    /// Name of the event time's column in `schema`.
+    pub fn event_time_name(&self) -> &str {
+        self.event_time.map_or("_timestamp", |index| self.schema.field(index).name())
+    }
+
+    /// Hexadecimal SHA-256 over whatever decides the rows, columns and paths of the lake. The size
+    /// and age at which files roll are not in it: they change no row and no path.
+    pub fn lake_fingerprint(&self) -> String {
+        let mut out = format!("lake of {} {}\n", self.kafka_topic, self.format.as_str());
+        for column in &self.columns {
+            let _ = writeln!(out, "{}", column.declaration());
+        }
+        let _ = writeln!(out, "event time {}", self.event_time_name());
+        if let Some(lake) = &self.lake {
+            for level in &lake.partition_by {
+                let column = self.schema.field(level.column).name();
+                let _ = writeln!(out, "by {} {:?} {column}", level.name, level.function);
+            }
+            let _ = writeln!(out, "in {}", lake.time_zone);
+        }
+        sha256(&out)
+    }
+}
+
+/// The kept columns in order, then `_partition`, `_offset` and `_timestamp`.
+pub(super) fn schema_of(columns: &[TopicColumn]) -> SchemaRef {
+    let field = |name: &str, data_type: DataType, pg: PgType, nullable: bool| {
+        Field::new(name, data_type, nullable)
+            .with_metadata(HashMap::from([(FIELD_PG.to_owned(), pg.to_string())]))
+    };
+    let mut fields: Vec<Field> = columns
+        .iter()
+        .filter_map(|c| Some((c, c.kept()?)))
+        .map(|(c, pg)| field(&c.name, pg.arrow(), pg, c.optional))
+        .collect();
+    fields.push(field("_partition", DataType::Int32, PgType::Integer, false));
+    fields.push(field("_offset", DataType::Int64, PgType::BigInt, false));
+    fields.push(field("_timestamp", timestamp(), PgType::Timestamptz, false));
+    Arc::new(Schema::new(fields))
 }

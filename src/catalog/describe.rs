@@ -1,0 +1,146 @@
+//! What `highwater check` prints: each topic, and what each model keeps and how it merges.
+//!
+//! Owns: the words. Does not own: anything that they describe.
+
+use super::{
+    Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Role, Topic,
+    quantity::{show_duration, show_size},
+};
+use std::{fmt::Write, time::Duration};
+
+/// All topics, then all models, in order of name.
+pub fn describe(catalog: &Catalog) -> String {
+    let topics = catalog.topics.values().map(|topic| topic.describe());
+    let models = catalog.models.values().map(|model| model.describe());
+    topics.chain(models).collect::<Vec<_>>().join("\n")
+}
+
+impl Topic {
+    /// A few lines, ending in a newline.
+    pub fn describe(&self) -> String {
+        let mut out = format!("topic {}", self.name);
+        if *self.kafka_topic != *self.name {
+            let _ = write!(out, " (in Kafka: {})", self.kafka_topic);
+        }
+        let _ = writeln!(out, ": {}, {} columns", self.format.as_str(), self.columns.len());
+        let event_time = match self.event_time {
+            Some(_) => self.event_time_name(),
+            None => "the Kafka timestamp",
+        };
+        let future = match self.max_future {
+            Some(limit) => format!("at most {} in the future", show_duration(limit)),
+            None => "any time in the future".to_owned(),
+        };
+        let disorder = show_duration(self.max_disorder);
+        let _ = writeln!(out, "  event time   {event_time}; {disorder} out of order; {future}");
+        let private: Vec<String> = self
+            .columns
+            .iter()
+            .filter_map(|c| Some(format!("{} {}", c.name, c.pii?.as_str())))
+            .collect();
+        if !private.is_empty() {
+            let _ = writeln!(out, "  private      {}", private.join(", "));
+        }
+        let _ = writeln!(out, "  lake         {}", self.describe_lake());
+        let _ = match self.stop_above {
+            Some(share) => writeln!(
+                out,
+                "  stops        when more than {}% of the last 10,000 records are dead letters",
+                // Six places are more than anyone writes, and hide that 0.07 * 100 is not 7.
+                (share * 1e8).round() / 1e6
+            ),
+            None => writeln!(out, "  stops        never, however many dead letters there are"),
+        };
+        out
+    }
+
+    fn describe_lake(&self) -> String {
+        let Some(lake) = &self.lake else { return "none".to_owned() };
+        let levels: Vec<String> = lake
+            .partition_by
+            .iter()
+            .map(|level| {
+                let column = self.schema.field(level.column).name();
+                match level.function {
+                    PartitionFunction::Date => format!("{}=date({column})", level.name),
+                    PartitionFunction::Hour => format!("{}=hour({column})", level.name),
+                    PartitionFunction::Value => format!("{}=…", level.name),
+                }
+            })
+            .collect();
+        let path = match levels.is_empty() {
+            true => "one directory".to_owned(),
+            false => format!("{} in {}", levels.join("/"), lake.time_zone),
+        };
+        let (bytes, age) = (show_size(lake.roll_bytes), show_duration(lake.roll_age));
+        format!("{path}; a file ends at {bytes} or {age}")
+    }
+}
+
+impl Model {
+    /// The table that the model keeps: columns, types, key, and how each merges. Ends in a newline.
+    pub fn describe(&self) -> String {
+        let mut out = format!("model {}: from {}, ", self.name, self.topic);
+        let _ = match &self.kind {
+            ModelKind::Aggregate(aggregate) => match &aggregate.window {
+                Some(window) => {
+                    let late = match window.late {
+                        Late::Amend => "taken, and counted as amended",
+                        Late::Drop => "left out, and counted as late",
+                    };
+                    let after = match window.allowed_lateness {
+                        Duration::ZERO => "once its window has ended".to_owned(),
+                        d => format!("{} after its window's end", show_duration(d)),
+                    };
+                    let size = show_duration(window.size);
+                    writeln!(
+                        out,
+                        "one row per window of {size} and key; a record {after} is {late}"
+                    )
+                }
+                None => writeln!(out, "one row per key"),
+            },
+            ModelKind::Rows(rows) if rows.primary_key.is_empty() => {
+                writeln!(out, "one row per record, known by _partition and _offset")
+            }
+            ModelKind::Rows(_) => writeln!(out, "the latest row per key"),
+        };
+        let name = self.columns.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
+        let pg = self.columns.iter().map(|c| c.pg.to_string().len()).max().unwrap_or(0);
+        for column in &self.columns {
+            let text = column.pg.to_string();
+            let _ = writeln!(out, "  {:name$}  {text:pg$}  {}", column.name, self.merges(column));
+        }
+        out
+    }
+
+    fn merges(&self, column: &Column) -> String {
+        match &column.role {
+            Role::WindowStart | Role::Key => "key".to_owned(),
+            Role::WindowEnd => "follows from the key".to_owned(),
+            Role::Part(Merge::Add) if column.pg == PgType::Double => {
+                "adds (its last digits depend on the order of arrival)".to_owned()
+            }
+            Role::Part(Merge::Add) => "adds".to_owned(),
+            Role::Part(Merge::Least) => "least".to_owned(),
+            Role::Part(Merge::Greatest) => "greatest".to_owned(),
+            Role::Derived(sql) => format!("= {sql}"),
+            Role::Value => match self.has_primary_key() {
+                true => "latest by event time".to_owned(),
+                false => "as it came".to_owned(),
+            },
+            Role::Position => match (self.has_primary_key(), column.name.as_str()) {
+                (true, _) => "which row is the latest".to_owned(),
+                (false, "_event_time") => "as it came".to_owned(),
+                (false, _) => "key".to_owned(),
+            },
+        }
+    }
+
+    fn has_primary_key(&self) -> bool {
+        match &self.kind {
+            ModelKind::Rows(rows) => !rows.primary_key.is_empty(),
+            ModelKind::Aggregate(_) => false,
+        }
+    }
+}

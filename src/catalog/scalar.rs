@@ -1,0 +1,227 @@
+//! Scalar expressions: DataFusion's meaning, our limits on it.
+//!
+//! Owns: the session in which expressions are read and run, their types. Does not own: windows
+//! and aggregates (see `calls`).
+//!
+//! An expression that leaves reads columns of the topic alone and gives the same on every replay.
+
+use super::{
+    PgType, Topic,
+    calls::{has_aggregate, has_tumble, refused},
+    mistake::{Page, unknown},
+    sql::line_of,
+    topic_file::Draft,
+};
+use arrow::datatypes::DataType;
+use datafusion::{
+    common::{
+        DFSchema,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
+    error::DataFusionError,
+    execution::session_state::SessionState,
+    logical_expr::{Expr, Volatility, cast},
+    physical_expr::PhysicalExpr,
+    prelude::{SessionConfig, SessionContext},
+    sql::sqlparser::ast::{Expr as Ast, ExprWithAlias, visit_expressions},
+};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+
+/// Where expressions are read, checked and run: the same for `catalog` and `compute`, since its
+/// settings decide types. Instants are UTC; `1.5` is a numeric, as in PostgreSQL; text is `Utf8`.
+pub fn scalar_context() -> SessionContext {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(1)
+        .set_str("datafusion.sql_parser.dialect", "postgresql")
+        .set_str("datafusion.execution.time_zone", "+00:00");
+    let parser = &mut config.options_mut().sql_parser;
+    parser.parse_float_as_decimal = true;
+    parser.map_string_types_to_utf8view = false;
+    SessionContext::new_with_config(config)
+}
+
+/// An expression over a topic's columns, with its type.
+pub(super) struct Scalar {
+    expr: Expr,
+    arrow: DataType,
+    pub pg: PgType,
+}
+
+impl Scalar {
+    /// The expression, giving exactly this type.
+    pub fn into(self, wanted: DataType) -> Expr {
+        match self.arrow == wanted {
+            true => self.expr,
+            false => cast(self.expr, wanted),
+        }
+    }
+
+    /// The expression, giving exactly the type that carries `pg`.
+    pub fn exact(self) -> Expr {
+        let wanted = self.pg.arrow();
+        self.into(wanted)
+    }
+}
+
+/// Reads the expressions of the models on one topic.
+pub(super) struct Scalars<'t> {
+    state: &'t SessionState,
+    schema: DFSchema,
+    draft: &'t Draft,
+}
+
+impl<'t> Scalars<'t> {
+    pub fn new(state: &'t SessionState, draft: &'t Draft) -> Result<Self, DataFusionError> {
+        let schema = DFSchema::try_from(draft.topic.schema.clone())?;
+        Ok(Self { state, schema, draft })
+    }
+
+    pub fn topic(&self) -> &'t Topic {
+        &self.draft.topic
+    }
+
+    /// Whether the topic has a column of this name, as far as its file tells.
+    pub fn has_column(&self, name: &str) -> bool {
+        self.schema.has_column_with_unqualified_name(name) || self.draft.unsure.contains(name)
+    }
+
+    /// Reads one expression. Mistakes go on the page; None: there were some, here or in the topic.
+    /// `place` says where the expression stands, such as "WHERE".
+    pub fn read(&self, page: &mut Page<'_>, ast: &Ast, line: usize, place: &str) -> Option<Scalar> {
+        let line = line_of(ast, line);
+        let before = page.mistakes.len();
+        for (line, what) in refused(ast, line) {
+            page.line(line, what);
+        }
+        if has_aggregate(ast) {
+            page.line(
+                line,
+                format!("an aggregate inside {place}. Allowed: columns and scalar functions there"),
+            );
+        }
+        if has_tumble(ast) {
+            page.line(
+                line,
+                format!(
+                    "tumble inside {place}. Allowed: tumble as a column of SELECT and in GROUP BY"
+                ),
+            );
+        }
+        let sure = self.check_columns(page, ast, line);
+        if page.mistakes.len() > before || !sure {
+            return None;
+        }
+        match self.typed(ast) {
+            Ok(scalar) => Some(scalar),
+            Err(what) => {
+                page.line(line, what);
+                None
+            }
+        }
+    }
+
+    /// Every column named is one of the topic's. False: some cannot be judged, for the topic's own
+    /// file has a mistake there.
+    fn check_columns(&self, page: &mut Page<'_>, ast: &Ast, line: usize) -> bool {
+        let mut sure = !self.draft.blind;
+        let mut told = BTreeSet::new();
+        let _ = visit_expressions(ast, |e| {
+            let Ast::Identifier(ident) = e else { return ControlFlow::<()>::Continue(()) };
+            let name = ident.value.as_str();
+            if self.draft.unsure.contains(name) {
+                sure = false;
+            } else if !self.draft.blind
+                && !self.schema.has_column_with_unqualified_name(name)
+                && told.insert(name.to_owned())
+            {
+                page.line(line_of(e, line), self.unknown_column(name));
+            }
+            ControlFlow::Continue(())
+        });
+        sure
+    }
+
+    pub fn unknown_column(&self, name: &str) -> String {
+        let topic = self.topic();
+        if topic.columns.iter().any(|c| c.name == name) {
+            return format!(
+                "column `{name}` of topic `{}` has pii = \"drop\": it is never read, so no model can use it. Allowed: \
+                 another column, or pii = \"hash\"",
+                topic.name
+            );
+        }
+        let names: Vec<&str> = topic.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        unknown(&format!("column of topic `{}`", topic.name), name, &names)
+    }
+
+    fn typed(&self, ast: &Ast) -> Result<Scalar, String> {
+        let named = ExprWithAlias { expr: ast.clone(), alias: None };
+        let expr = self
+            .state
+            .create_logical_expr_from_sql_expr(named, &self.schema)
+            .map_err(|e| reason(ast, &e))?;
+        only_deterministic(&expr)?;
+        let physical: Arc<dyn PhysicalExpr> = self
+            .state
+            .create_physical_expr(expr.clone(), &self.schema)
+            .map_err(|e| reason(ast, &e))?;
+        let arrow = physical.data_type(self.schema.as_arrow()).map_err(|e| reason(ast, &e))?;
+        let pg = match &expr {
+            // A bare column keeps what it was declared as: uuid and jsonb travel as text.
+            Expr::Column(column) => self.topic().kept(column.name()),
+            _ => PgType::holding(&arrow),
+        };
+        let pg = pg.ok_or_else(|| {
+            format!("`{ast}` is of the type {arrow}, which no column of PostgreSQL's holds here. Allowed: a cast to a \
+                     type such as text, numeric(p,s) or timestamptz")
+        })?;
+        Ok(Scalar { expr, arrow, pg })
+    }
+}
+
+/// The same records give the same rows, whenever they are read.
+fn only_deterministic(expr: &Expr) -> Result<(), String> {
+    let mut wrong = None;
+    let _ = expr.apply(|e| {
+        match e {
+            Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
+                wrong = Some(format!(
+                    "{}() gives another result on every replay. Allowed: functions of the record alone, such as of \
+                     `_timestamp` (when Kafka took the record)",
+                    call.func.name()
+                ));
+            }
+            Expr::Placeholder(placeholder) => {
+                wrong = Some(format!("the placeholder {} has no value. Allowed: a literal", placeholder.id));
+            }
+            _ => {}
+        }
+        Ok(match wrong {
+            Some(_) => TreeNodeRecursion::Stop,
+            None => TreeNodeRecursion::Continue,
+        })
+    });
+    wrong.map_or(Ok(()), Err)
+}
+
+/// DataFusion's sentence, without its headings and its list of candidates.
+fn reason(ast: &Ast, error: &DataFusionError) -> String {
+    let text = error.strip_backtrace();
+    let text = text.split("Candidate functions").next().unwrap_or_default();
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for heading in [
+        "Context: ",
+        "Error during planning: ",
+        "Schema error: ",
+        "This feature is not implemented: ",
+        "Execution error: ",
+        "SQL error: ",
+        "type_coercion caused by ",
+        "Error during planning: ",
+    ] {
+        line = line.strip_prefix(heading).unwrap_or(&line).to_owned();
+    }
+    format!("`{ast}`: {line}. Allowed: scalar expressions as DataFusion reads them")
+        .replace("..", ".")
+        .replace("?.", "?")
+}

@@ -1,0 +1,555 @@
+//! `topics/NAME.toml`, read: TOML with the place of every key, so that each mistake has its line.
+//!
+//! Owns: keys, defaults and limits of a topic file. Does not own: what a topic is (see `topic`).
+//!
+//! Reading goes on after a mistake: what stays unclear is noted in [`Draft::unsure`], so that the
+//! models on the topic are still checked and a column's mistake is not told twice.
+
+use super::{
+    Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Pii, Topic, TopicColumn,
+    mistake::{Page, check_name, unknown},
+    quantity::{duration, percent, size},
+    toml_table::{Found, Row, Table},
+    topic::schema_of,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use toml::de::{DeTable, DeValue};
+
+const TOP: [&str; 8] = [
+    "topic",
+    "format",
+    "event_time",
+    "max_disorder",
+    "max_future",
+    "columns",
+    "lake",
+    "dead_letters",
+];
+const COLUMN: [&str; 4] = ["type", "from", "pii", "optional"];
+const LAKE: [&str; 3] = ["partition_by", "roll", "time_zone"];
+const ROLL: [&str; 2] = ["bytes", "age"];
+const DEAD_LETTERS: [&str; 1] = ["stop_above"];
+const LATER_FORMATS: [&str; 6] =
+    ["csv", "avro", "debezium-json", "debezium-avro", "qlik", "cloudevents"];
+
+const MAX_DISORDER: Duration = Duration::from_secs(60);
+const ROLL_BYTES: u64 = 128 << 20;
+const ROLL_AGE: Duration = Duration::from_secs(60);
+const STOP_ABOVE: f64 = 0.05;
+
+/// PostgreSQL's limit is 1,600 columns; rows of such width are slow everywhere long before.
+const COLUMNS_MAX: usize = 1_000;
+/// Levels of directories in the lake.
+const LEVELS_MAX: usize = 8;
+/// A file that is smaller than this costs more to open than to read; one that is larger than the
+/// upper bound needs parts beyond S3's 10,000.
+const ROLL_BYTES_RANGE: std::ops::RangeInclusive<u64> = 1 << 10..=8 << 30;
+const ROLL_AGE_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(86_400);
+
+/// A topic file, read as far as it could be.
+pub(super) struct Draft {
+    pub topic: Topic,
+    /// Where the Kafka topic's name stands.
+    pub line: usize,
+    /// Columns whose declaration has a mistake: what their users say about them means nothing.
+    pub unsure: BTreeSet<String>,
+    /// The columns could not be read at all.
+    pub blind: bool,
+}
+
+/// Reads one topic file; mistakes go on the page.
+pub(super) fn read(page: &mut Page<'_>) -> Draft {
+    let name = stem(&page.file).to_owned();
+    if let Err(what) = check_name("topic's file name", &name) {
+        page.line(1, what);
+    }
+    let (document, errors) = DeTable::parse_recoverable(page.text);
+    let mut lines = BTreeSet::new();
+    for error in &errors {
+        let line = error.span().map_or(1, |span| page.line_of(span.start));
+        if lines.insert(line) {
+            page.line(line, format!("not TOML: {}", error.message().replace('\n', ", ")));
+        }
+    }
+    let broken = !errors.is_empty();
+    let empty = DeTable::new();
+    // What recovery makes of broken TOML is a guess; checking a guess would tell tales.
+    let top = Table::new("", 0, if broken { &empty } else { document.get_ref() });
+    if broken {
+        let mut draft = draft(name.as_str().into(), page, &top, &mut Vec::new());
+        draft.blind = true;
+        return draft;
+    }
+    let mut mistakes = Vec::new();
+    let draft = draft(name.as_str().into(), page, &top, &mut mistakes);
+    for (byte, what) in mistakes {
+        page.at(byte, what);
+    }
+    draft
+}
+
+/// What comes before the last dot of the file's name.
+pub(super) fn stem(file: &Path) -> &str {
+    file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("")
+}
+
+fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> Draft {
+    top.only(&TOP, found);
+    let kafka_topic = top.required_text("topic", "the topic's name in Kafka", found);
+    let line = page.line_of(top.byte("topic"));
+    if let Some(topic) = &kafka_topic {
+        check_kafka_topic(topic, top.byte("topic"), found);
+    }
+    if let Some(format) = top.required_text("format", "such as \"json\"", found) {
+        check_format(&format, top.byte("format"), found);
+    }
+
+    let mut unsure = BTreeSet::new();
+    let columns = match top.table("columns", found) {
+        Some(table) => columns(&table, &mut unsure, found),
+        None => {
+            if !top.has("columns") {
+                found.push((0, "the table [columns] is missing. Allowed: [columns] with one `name = \"type\"` per column".into()));
+            }
+            Vec::new()
+        }
+    };
+    let blind = columns.is_empty();
+    let schema = schema_of(&columns);
+
+    let event_time_name = top.text("event_time", found);
+    if let Some(name) = &event_time_name {
+        check_event_time(name, top.byte("event_time"), &columns, &unsure, found);
+    }
+    let event_time = event_time_name.as_ref().and_then(|name| schema.index_of(name).ok());
+    let max_disorder = top.parsed("max_disorder", duration, found).unwrap_or(MAX_DISORDER);
+    let max_future = top.parsed("max_future", duration, found);
+
+    let mut topic = Topic {
+        file: page.file.clone(),
+        kafka_topic: kafka_topic.unwrap_or_else(|| name.to_string()),
+        name,
+        format: Format::Json,
+        columns,
+        event_time,
+        max_disorder,
+        max_future,
+        lake: None,
+        stop_above: Some(STOP_ABOVE),
+        schema,
+    };
+    topic.lake = lake(top, &topic, &unsure, blind, found);
+    if let Some(table) = top.table("dead_letters", found) {
+        table.only(&DEAD_LETTERS, found);
+        if let Some(share) = table.parsed("stop_above", percent, found) {
+            // More than all of them is never reached.
+            topic.stop_above = (share < 1.0).then_some(share);
+        }
+    }
+    Draft { topic, line, unsure, blind }
+}
+
+fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if topic.is_empty()
+        || topic.len() > 249
+        || topic == "."
+        || topic == ".."
+        || !topic.bytes().all(legal)
+    {
+        found.push((byte, format!(
+            "`{topic}` is no name of a Kafka topic. Allowed: 1 to 249 of a-z, A-Z, 0-9, `.`, `_` and `-`"
+        )));
+    }
+}
+
+fn check_format(format: &str, byte: usize, found: &mut Found) {
+    if LATER_FORMATS.contains(&format) {
+        found.push((byte, format!("the format `{format}` is not supported yet. Allowed: json")));
+    } else if format != "json" {
+        found.push((byte, unknown("format", format, &["json"])));
+    }
+}
+
+fn check_event_time(
+    name: &str,
+    byte: usize,
+    columns: &[TopicColumn],
+    unsure: &BTreeSet<String>,
+    found: &mut Found,
+) {
+    let Some(column) = columns.iter().find(|c| c.name == name) else {
+        if !unsure.contains(name) {
+            let fit: Vec<&str> = columns
+                .iter()
+                .filter(|c| c.pg == PgType::Timestamptz)
+                .map(|c| c.name.as_str())
+                .collect();
+            found.push((byte, match fit.is_empty() {
+                true => format!(
+                    "event_time names no column: `{name}`. Allowed: a timestamptz column (there is none), or no \
+                     event_time: then it is the Kafka timestamp"
+                ),
+                false => unknown("event_time column", name, &fit),
+            }));
+        }
+        return;
+    };
+    if unsure.contains(name) {
+        return;
+    }
+    let mut wrong = |why: String| {
+        found.push((byte, format!("the event_time column `{name}` {why}")));
+    };
+    if column.pg != PgType::Timestamptz {
+        wrong(format!("is {}. Allowed: timestamptz", column.pg));
+    }
+    if column.optional {
+        wrong("is optional, but every record needs an event time. Allowed: a column that is not optional (a record without it becomes a dead letter)".into());
+    }
+    if let Some(pii) = column.pii {
+        wrong(format!(
+            "has pii = \"{}\", which leaves no time. Allowed: a column without pii",
+            pii.as_str()
+        ));
+    }
+}
+
+fn columns(
+    table: &Table<'_>,
+    unsure: &mut BTreeSet<String>,
+    found: &mut Found,
+) -> Vec<TopicColumn> {
+    if table.rows.is_empty() {
+        found.push((
+            table.byte,
+            "[columns] is empty. Allowed: one `name = \"type\"` per column".into(),
+        ));
+    }
+    if table.rows.len() > COLUMNS_MAX {
+        found.push((
+            table.byte,
+            format!("[columns] has {} columns. Allowed: {COLUMNS_MAX}", table.rows.len()),
+        ));
+    }
+    table
+        .rows
+        .iter()
+        .map(|row| {
+            let before = found.len();
+            let column = column(row, found);
+            if found.len() > before {
+                unsure.insert(column.name.clone());
+            }
+            column
+        })
+        .collect()
+}
+
+fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
+    let mut column = TopicColumn {
+        name: row.key.to_owned(),
+        pg: PgType::Text,
+        path: vec![camel_case(row.key)],
+        path_is_default: true,
+        optional: false,
+        pii: None,
+    };
+    if let Err(what) = check_name("column", row.key) {
+        found.push((row.byte, what));
+    }
+    let read_type = |text: &str, byte: usize, found: &mut Found| match PgType::parse(text) {
+        Ok(pg) => pg,
+        Err(what) => {
+            found.push((byte, format!("column `{}`: {what}", row.key)));
+            PgType::Text
+        }
+    };
+    match row.value.get_ref() {
+        DeValue::String(text) => column.pg = read_type(text, row.byte, found),
+        DeValue::Table(table) => {
+            let table = Table::new(row.key, row.byte, table);
+            table.only(&COLUMN, found);
+            if let Some(text) = table.required_text("type", "a type of PostgreSQL's, such as \"text\"", found) {
+                column.pg = read_type(&text, table.byte("type"), found);
+            }
+            if let Some(path) = table.parsed("from", pointer, found) {
+                column.path = path;
+                column.path_is_default = false;
+            }
+            column.pii = table.parsed("pii", pii, found);
+            column.optional = table.boolean("optional", found).unwrap_or(false);
+        }
+        other => found.push((row.byte, format!(
+            "column `{}` is a TOML {}. Allowed: \"type\", or {{ type = …, from = …, pii = …, optional = … }}",
+            row.key,
+            other.type_str()
+        ))),
+    }
+    column
+}
+
+fn pii(text: &str) -> Result<Pii, String> {
+    match text {
+        "hash" => Ok(Pii::Hash),
+        "mask" => Ok(Pii::Mask),
+        "drop" => Ok(Pii::Drop),
+        _ => Err(unknown("treatment of pii", text, &["hash", "mask", "drop"])),
+    }
+}
+
+/// A JSON pointer (RFC 6901), taken apart: `~1` is `/`, `~0` is `~`.
+fn pointer(text: &str) -> Result<Vec<String>, String> {
+    let Some(rest) = text.strip_prefix('/') else {
+        return Err(format!(
+            "`{text}` is no JSON pointer. Allowed: `/` before each key, such as \"/payload/tapId\""
+        ));
+    };
+    rest.split('/')
+        .map(|key| {
+            let plain = key.replace("~0", "").replace("~1", "");
+            match plain.contains('~') {
+                true => Err(format!(
+                    "`{text}` has a `~` that stands for nothing. Allowed: ~0 (for ~) and ~1 (for /), as in RFC 6901"
+                )),
+                // In this order: `~01` is `~1`, not `/`.
+                false => Ok(key.replace("~1", "/").replace("~0", "~")),
+            }
+        })
+        .collect()
+}
+
+/// `tap_id` is `tapId` in most JSON.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut out = words.next().unwrap_or("").to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        out.extend(letters.next().map(|c| c.to_ascii_uppercase()));
+        out.extend(letters);
+    }
+    out
+}
+
+fn lake(
+    top: &Table<'_>,
+    topic: &Topic,
+    unsure: &BTreeSet<String>,
+    blind: bool,
+    found: &mut Found,
+) -> Option<LakeSpec> {
+    let mut spec = LakeSpec {
+        partition_by: Vec::new(),
+        roll_bytes: ROLL_BYTES,
+        roll_age: ROLL_AGE,
+        time_zone: chrono_tz::UTC,
+    };
+    let by_date = || PartitionBy {
+        name: "date".to_owned(),
+        function: PartitionFunction::Date,
+        column: topic.schema.index_of(topic.event_time_name()).unwrap_or(0),
+    };
+    let row = top.row("lake");
+    let table = match row.map(|row| (row, row.value.get_ref())) {
+        Some((_, DeValue::Boolean(false))) => return None,
+        Some((row, DeValue::Table(table))) => Table::new("lake", row.byte, table),
+        Some((row, _)) => {
+            found.push((row.byte, "`lake` is neither a table nor false. Allowed: [lake] with its keys, or lake = false".into()));
+            return None;
+        }
+        None => {
+            check_level_name(&by_date(), 0, topic, unsure, found);
+            spec.partition_by.push(by_date());
+            return Some(spec);
+        }
+    };
+    table.only(&LAKE, found);
+    match table.texts("partition_by", found) {
+        Some(levels) => {
+            if levels.len() > LEVELS_MAX {
+                found.push((
+                    table.byte("partition_by"),
+                    format!("partition_by has {} levels. Allowed: {LEVELS_MAX}", levels.len()),
+                ));
+            }
+            let mut names = BTreeMap::new();
+            for (byte, text) in levels {
+                let Some(level) = level(&text, byte, topic, unsure, blind, found) else { continue };
+                if let Some(first) = names.insert(level.name.clone(), text.clone()) {
+                    found.push((byte, format!(
+                        "partition_by has two levels named `{}`: `{first}` and `{text}`. Allowed: each name once", level.name
+                    )));
+                }
+                check_level_name(&level, byte, topic, unsure, found);
+                spec.partition_by.push(level);
+            }
+        }
+        None if !table.has("partition_by") => {
+            check_level_name(&by_date(), table.byte, topic, unsure, found);
+            spec.partition_by.push(by_date());
+        }
+        None => {}
+    }
+    if let Some(roll) = table.table("roll", found) {
+        roll.only(&ROLL, found);
+        if let Some(bytes) = roll.parsed("bytes", size, found) {
+            if !ROLL_BYTES_RANGE.contains(&bytes) {
+                found.push((
+                    roll.byte("bytes"),
+                    format!("roll.bytes is {bytes} bytes. Allowed: 1KiB to 8GiB"),
+                ));
+            }
+            spec.roll_bytes = bytes;
+        }
+        if let Some(age) = roll.parsed("age", duration, found) {
+            if !ROLL_AGE_RANGE.contains(&age) {
+                found.push((
+                    roll.byte("age"),
+                    "roll.age is out of range. Allowed: 100ms to 24h".into(),
+                ));
+            }
+            spec.roll_age = age;
+        }
+    }
+    let zone = |text: &str| {
+        text.parse::<chrono_tz::Tz>().map_err(|_| {
+            format!("unknown time zone `{text}`. Allowed: a name of the IANA data base, such as Europe/London or UTC")
+        })
+    };
+    spec.time_zone = table.parsed("time_zone", zone, found).unwrap_or(chrono_tz::UTC);
+    Some(spec)
+}
+
+/// Readers of hive paths make a column of each level: it must not meet another one of its name.
+fn check_level_name(
+    level: &PartitionBy,
+    byte: usize,
+    topic: &Topic,
+    unsure: &BTreeSet<String>,
+    found: &mut Found,
+) {
+    let taken = topic.schema.index_of(&level.name).is_ok() || unsure.contains(&level.name);
+    if level.function != PartitionFunction::Value && taken {
+        found.push((byte, format!(
+            "the lake's level `{0}` has the name of a column: readers of hive paths would see two. Allowed: another \
+             name for the column `{0}` (with `from` its place in the record stays), or other levels",
+            level.name
+        )));
+    }
+}
+
+/// `date(column)`, `hour(column)` or a plain column.
+fn level(
+    text: &str,
+    byte: usize,
+    topic: &Topic,
+    unsure: &BTreeSet<String>,
+    blind: bool,
+    found: &mut Found,
+) -> Option<PartitionBy> {
+    let trimmed = text.trim();
+    let (function, name) = match trimmed.strip_suffix(')').and_then(|t| t.split_once('(')) {
+        Some((function, argument)) => {
+            let function = match function.trim() {
+                "date" => PartitionFunction::Date,
+                "hour" => PartitionFunction::Hour,
+                other => {
+                    found.push((
+                        byte,
+                        unknown(
+                            "function in partition_by",
+                            other,
+                            &["date(column)", "hour(column)", "column"],
+                        ),
+                    ));
+                    return None;
+                }
+            };
+            (function, argument.trim())
+        }
+        None => (PartitionFunction::Value, trimmed),
+    };
+    if blind || unsure.contains(name) {
+        return None;
+    }
+    let Ok(column) = topic.schema.index_of(name) else {
+        let dropped = topic.columns.iter().any(|c| c.name == name);
+        found.push((byte, match dropped {
+            true => format!("partition_by uses `{name}`, which pii = \"drop\" leaves out. Allowed: a kept column"),
+            false => {
+                let names: Vec<&str> = topic.schema.fields().iter().map(|f| f.name().as_str()).collect();
+                unknown("column in partition_by", name, &names)
+            }
+        }));
+        return None;
+    };
+    let pg = topic.kept(name)?;
+    let level_name = match function {
+        PartitionFunction::Date | PartitionFunction::Hour => {
+            if pg != PgType::Timestamptz {
+                found.push((
+                    byte,
+                    format!("`{trimmed}`: the column is {pg}. Allowed: a timestamptz column"),
+                ));
+                return None;
+            }
+            if function == PartitionFunction::Date { "date" } else { "hour" }
+        }
+        PartitionFunction::Value => {
+            let fit = matches!(
+                pg,
+                PgType::Text
+                    | PgType::SmallInt
+                    | PgType::Integer
+                    | PgType::BigInt
+                    | PgType::Boolean
+                    | PgType::Date
+            );
+            if !fit {
+                found.push((byte, format!(
+                    "partition_by has the {pg} column `{name}`. Allowed: text, smallint, integer, bigint, boolean or \
+                     date columns, and date(column) or hour(column) of a timestamptz"
+                )));
+                return None;
+            }
+            name
+        }
+    };
+    Some(PartitionBy { name: level_name.to_owned(), function, column })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_json_pointer_is_taken_apart() {
+        for (text, path) in [
+            ("/tapId", vec!["tapId"]),
+            ("/payload/after/id", vec!["payload", "after", "id"]),
+            ("/a~1b/c~0d/~01", vec!["a/b", "c~d", "~1"]),
+            ("/0", vec!["0"]),
+            ("/", vec![""]),
+        ] {
+            assert_eq!(pointer(text).unwrap(), path, "{text}");
+        }
+        for text in ["tapId", "", "/a~2", "/a~"] {
+            assert!(pointer(text).unwrap_err().contains("Allowed"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_path_is_the_camel_case_of_the_name() {
+        for (name, camel) in
+            [("tap_id", "tapId"), ("mode", "mode"), ("a_2_b", "a2B"), ("a__b", "aB")]
+        {
+            assert_eq!(camel_case(name), camel);
+        }
+    }
+}
