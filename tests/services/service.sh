@@ -21,17 +21,17 @@ die() { say "$@"; exit 1; }
 
 # A second caller waits for the first and finds it done.
 install_once() {
-  "$1_present" && return
+  local name=$1 log=$SERVICES/$1.log
+  "${name}_present" && return
   mkdir -p "$SERVICES"
   (
     flock 9
-    "$1_present" && exit
-    say "installing $1 in $SERVICES"
-    log=$SERVICES/$1.log
+    "${name}_present" && exit
+    say "installing $name in $SERVICES"
     exec 3>&2 > "$log" 2>&1
-    trap '[ $? = 0 ] || { tail -n 20 "$log" >&3; say "installing $1 failed: $log" 2>&3; }' EXIT
-    "$1_install"
-  ) 9> "$SERVICES/$1.lock"
+    trap '[ $? = 0 ] || { tail -n 20 "$log"; say "installing $name failed: $log"; } >&3 2>&3' EXIT
+    "${name}_install"
+  ) 9> "$SERVICES/$name.lock"
 }
 
 # need COMMAND PACKAGE: Debian's package where the command is missing.
