@@ -5,8 +5,8 @@
 //! two types.
 
 use crate::{
-    catalog::quantity,
     error::{Error, Result},
+    record::quantity,
 };
 use serde::Deserialize;
 use std::{

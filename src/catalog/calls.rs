@@ -3,10 +3,8 @@
 //! Owns: which of them there are, how each is written, why the others are refused. Does not own:
 //! what is kept for them (see `decompose`).
 
-use super::{
-    quantity::duration,
-    sql::{line_of, text_of},
-};
+use super::sql::{line_of, text_of};
+use crate::record::quantity::duration;
 use datafusion::sql::sqlparser::ast::{
     DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
     visit_expressions,

@@ -8,11 +8,11 @@ use super::{
     calls::{has_aggregate, has_tumble},
     grouped,
     mistake::{Page, check_name, unknown},
-    quantity::{duration, show_duration},
     scalar::Scalars,
     sql::{Setting, Statement},
     topic_file::stem,
 };
+use crate::record::quantity::{duration, show_duration};
 use datafusion::{
     logical_expr::Expr,
     sql::sqlparser::ast::{Expr as Ast, visit_expressions},

@@ -4,8 +4,8 @@
 
 use super::{
     Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Role, Topic,
-    quantity::{show_duration, show_size},
 };
+use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
 
 /// All topics, then all models, in order of name.

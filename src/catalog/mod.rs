@@ -25,7 +25,6 @@ mod fingerprint;
 mod generated;
 mod grouped;
 mod mistake;
-mod quantity;
 mod scalar;
 mod sql;
 #[cfg(test)]

@@ -8,10 +8,10 @@
 use super::{
     Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Pii, Topic, TopicColumn,
     mistake::{Page, check_name, unknown},
-    quantity::{duration, percent, size},
     toml_table::{Found, Row, Table},
     topic::schema_of,
 };
+use crate::record::quantity::{duration, percent, size};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

@@ -6,6 +6,8 @@
 //! I-2  A [`Span`] is half open; spans of one output and partition follow each other without gap.
 //! I-3  Each offset of a span has exactly one fate: `fates.total() == span.len()`.
 
+pub mod quantity;
+
 use std::{fmt, ops::AddAssign, sync::Arc};
 
 /// A partition's number, as Kafka counts: from 0.

@@ -29,6 +29,7 @@ fn model(name: &str, kind: ModelKind, columns: Vec<(&str, PgType, Role)>) -> Mod
             .into_iter()
             .map(|(name, pg, role)| Column { name: name.into(), pg, role })
             .collect(),
+        declaration: String::new(),
     }
 }
 

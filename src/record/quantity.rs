@@ -8,7 +8,7 @@ const DURATIONS: &str = "a duration such as 500ms, 90s, 10m, 1h, 2d or '1 hour 3
 
 /// PostgreSQL's intervals as far as their length is fixed: `90s`, `5 minutes`, `1 hour 30 min`,
 /// `00:05:00`, `1 day 02:00`. Months and years are refused: no two need be equally long.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = |why: &str| format!("`{text}` {why}. Allowed: {DURATIONS}");
     let mut micros: u64 = 0;
     let mut rest = text.trim();
@@ -70,7 +70,7 @@ fn clock_micros(text: &str) -> Option<u64> {
 }
 
 /// `5 min`, `1 h 30 min`, `90 s`: what [`duration`] reads back.
-pub(super) fn show_duration(d: Duration) -> String {
+pub fn show_duration(d: Duration) -> String {
     let mut rest = d.as_micros();
     if rest == 0 {
         return "0 s".to_owned();
@@ -97,7 +97,7 @@ pub(super) fn show_duration(d: Duration) -> String {
 }
 
 /// Bytes: `128MiB`, `1GB`, `64KiB`, `512B`.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let wrong =
         |why: &str| format!("`{text}` {why}. Allowed: a size such as 64KiB, 128MiB, 1GiB or 1GB");
     let trimmed = text.trim();
@@ -117,7 +117,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(|| wrong("is too large"))
 }
 
-pub(super) fn show_size(bytes: u64) -> String {
+pub fn show_size(bytes: u64) -> String {
     for (unit, name) in [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes >= unit && bytes.is_multiple_of(unit) {
             return format!("{} {name}", bytes / unit);
@@ -127,7 +127,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 /// `5%`, `0.1%`: a share, 0 to 1.
-pub(super) fn percent(text: &str) -> Result<f64, String> {
+pub fn percent(text: &str) -> Result<f64, String> {
     let number = text.trim().strip_suffix('%').and_then(|n| {
         let n = n.trim_end();
         let plain = !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit() || b == b'.');

@@ -1,0 +1,3 @@
+//! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
+
+mod tidy;

@@ -1,0 +1,157 @@
+//! The house rules that no compiler knows: import law, edges, files in use, names of metrics.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match path.is_dir() {
+                true => walk(&path, ending, found),
+                false if path.to_string_lossy().ends_with(ending) => found.push(path),
+                false => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), ending, &mut found);
+    found.sort();
+    assert!(!found.is_empty(), "nothing ends in {ending} below {folder}");
+    found
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Stage of a source file: its folder, or the stem of a file at the top.
+fn stage(path: &Path) -> String {
+    let inner = path.strip_prefix(root().join("src")).expect("below src");
+    let first = inner.components().next().expect("a name");
+    first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+/// Every `crate::STAGE` a text names, also within `use crate::{a::…, b::…}`.
+fn imports(text: &str) -> BTreeSet<String> {
+    let mut stages = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let (mut depth, mut word, mut fresh) = (0, String::new(), true);
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => fresh = true,
+                    c if depth == 0 && fresh && (c.is_alphanumeric() || c == '_') => word.push(c),
+                    _ if !word.is_empty() => {
+                        stages.insert(std::mem::take(&mut word));
+                        fresh = false;
+                    }
+                    _ => {}
+                }
+            }
+            if !word.is_empty() {
+                stages.insert(word);
+            }
+        } else {
+            stages.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    stages
+}
+
+#[test]
+fn a_stage_imports_only_stages_above_it() {
+    let order: [&[&str]; 9] = [
+        &["error"],
+        &["record"],
+        &["config", "catalog"],
+        &["source", "decode", "event_time"],
+        &["compute"],
+        &["cut"],
+        &["lake", "warehouse"],
+        &["pipeline"],
+        &["ops"],
+    ];
+    let rank: BTreeMap<&str, usize> = order
+        .iter()
+        .enumerate()
+        .flat_map(|(rank, names)| names.iter().map(move |name| (*name, rank)))
+        .collect();
+    for path in files("src", ".rs") {
+        let own = stage(&path);
+        let Some(own_rank) = rank.get(own.as_str()) else {
+            assert!(own == "main" || own == "lib", "{} is in no stage", path.display());
+            continue;
+        };
+        for other in imports(&read(&path)) {
+            let Some(other_rank) = rank.get(other.as_str()) else { continue };
+            assert!(
+                other == own || other_rank < own_rank,
+                "{} imports {other}, which is not above {own}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_import_reader_sees_lists_and_paths() {
+    let text = "use crate::{\n    catalog::{Model, Topic},\n    error,\n};\nlet x = crate::lake::y;";
+    let found: Vec<String> = imports(text).into_iter().collect();
+    assert_eq!(found, ["catalog", "error", "lake"]);
+}
+
+#[test]
+fn only_an_edge_names_its_outside_system() {
+    let edges: [(&str, &[&str]); 6] = [
+        ("rdkafka::", &["source/kafka.rs", "source/broker.rs"]),
+        ("object_store::", &["lake/store.rs"]),
+        ("tokio_postgres::", &["warehouse/"]),
+        ("axum::", &["ops/http.rs"]),
+        ("metrics_exporter_prometheus::", &["ops/metrics.rs", "ops/http.rs"]),
+        ("std::env::var", &["config.rs"]),
+    ];
+    for path in files("src", ".rs") {
+        let text = read(&path);
+        let place = path.strip_prefix(root().join("src")).expect("below src").to_string_lossy();
+        // Tests may look at what the product may not.
+        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (system, allowed) in edges {
+            let named = product.contains(system);
+            let is_edge = allowed.iter().any(|edge| place.starts_with(edge));
+            assert!(!named || is_edge, "{place} names {system}, which only {allowed:?} may");
+        }
+    }
+}
+
+#[test]
+fn every_sql_file_is_used_by_the_binary() {
+    let sources: String = files("src", ".rs").iter().map(|p| read(p)).collect();
+    for path in files("sql", ".sql") {
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let folder = path.parent().and_then(Path::file_name).expect("a folder");
+        // Models are found by reading their folder; a test of the catalog loads them all.
+        if folder == "models" {
+            continue;
+        }
+        assert!(sources.contains(&name), "{} is used nowhere", path.display());
+    }
+}
+
+#[test]
+fn a_source_file_opens_with_its_front_page() {
+    for path in files("src", ".rs") {
+        let text = read(&path);
+        assert!(text.starts_with("//! "), "{} has no front page", path.display());
+    }
+}
