@@ -1,0 +1,320 @@
+//! The real parts a test runs against, and the binary under test.
+
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Long enough for a busy machine with two cores.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the services are; `tests/run` starts them and says so.
+pub struct Services {
+    pub kafka: String,
+    pub postgres: String,
+    pub s3: String,
+    pub bucket: String,
+}
+
+/// None, with a printed line, where a service is missing and nobody insists on it.
+pub fn services() -> Option<Services> {
+    Some(Services {
+        kafka: variable("HIGHWATER_TEST_KAFKA")?,
+        postgres: variable("HIGHWATER_TEST_POSTGRES")?,
+        s3: variable("HIGHWATER_TEST_S3_ENDPOINT")?,
+        bucket: variable("HIGHWATER_TEST_S3_BUCKET")?,
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    match std::env::var(name) {
+        Ok(value) => Some(value),
+        Err(_) => {
+            let insists = std::env::var("HIGHWATER_TEST_REQUIRE").is_ok();
+            assert!(!insists, "{name} is not set; tests/run starts the services");
+            println!("skipped: {name} is not set");
+            None
+        }
+    }
+}
+
+/// The folder of real input; None with a printed line where it is absent.
+pub fn data() -> Option<PathBuf> {
+    let found = std::env::var_os("HIGHWATER_TEST_DATA").map(PathBuf::from).filter(|p| p.is_dir());
+    if found.is_none() {
+        println!("skipped: HIGHWATER_TEST_DATA is not a folder");
+    }
+    found
+}
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A name that no other test of this run has.
+pub fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio")
+}
+
+/// One test's world: a topic, a database, a lake, a folder with the topic and model files.
+pub struct World {
+    pub services: Services,
+    pub runtime: tokio::runtime::Runtime,
+    pub kafka_topic: String,
+    pub database: String,
+    pub lake: String,
+    pub folder: tempfile::TempDir,
+    pub group: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lake {
+    Local,
+    S3,
+}
+
+impl World {
+    /// Copies `topics/NAME.toml` and the models `models`, pointing them at a topic of this world.
+    pub fn new(name: &str, partitions: i32, lake: Lake, topic: &str, models: &[&str]) -> Option<Self> {
+        let services = services()?;
+        let runtime = runtime();
+        let kafka_topic = unique(name);
+        runtime.block_on(create_topic(&services.kafka, &kafka_topic, partitions));
+        let database = unique("highwater_test");
+        runtime.block_on(async {
+            let client = connect(&services.postgres, None).await;
+            client.batch_execute(&format!("CREATE DATABASE {database}")).await.expect("create database");
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(folder.path().join("topics")).expect("topics");
+        std::fs::create_dir_all(folder.path().join("models")).expect("models");
+        let text = std::fs::read_to_string(root().join(format!("topics/{topic}.toml"))).expect("topic");
+        let line = format!("topic = \"{kafka_topic}\"\n");
+        let rest = text.lines().filter(|l| !l.starts_with("topic ") && !l.starts_with("topic="));
+        let text = line + &rest.collect::<Vec<_>>().join("\n");
+        std::fs::write(folder.path().join(format!("topics/{topic}.toml")), text).expect("topic");
+        for model in models {
+            let from = root().join(format!("sql/models/{model}.sql"));
+            std::fs::copy(from, folder.path().join(format!("models/{model}.sql"))).expect("model");
+        }
+        let lake = match lake {
+            Lake::Local => format!("file://{}", folder.path().join("lake").display()),
+            Lake::S3 => format!("s3://{}/{kafka_topic}", services.bucket),
+        };
+        let group = kafka_topic.clone();
+        Some(Self { services, runtime, kafka_topic, database, lake, folder, group })
+    }
+
+    pub fn warehouse(&self) -> String {
+        let (base, _) = self.services.postgres.rsplit_once('/').expect("postgres://…/database");
+        format!("{base}/{}", self.database)
+    }
+
+    /// The binary with this world's settings.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        command
+            .args(arguments)
+            .env("HIGHWATER_TOPICS", self.folder.path().join("topics"))
+            .env("HIGHWATER_MODELS", self.folder.path().join("models"))
+            .env("HIGHWATER_BROKERS", &self.services.kafka)
+            .env("HIGHWATER_GROUP", &self.group)
+            .env("HIGHWATER_WAREHOUSE", self.warehouse())
+            .env("HIGHWATER_LAKE", &self.lake)
+            .env("HIGHWATER_LISTEN", "127.0.0.1:0")
+            .env("HIGHWATER_PII_SECRET", "a secret of the tests")
+            // A killed process must not hold its partitions for half a minute.
+            .env("HIGHWATER_KAFKA", "session.timeout.ms=6000,heartbeat.interval.ms=1000")
+            .env("AWS_ENDPOINT", &self.services.s3)
+            .env("AWS_ALLOW_HTTP", "true")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs to the end and insists on success.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let process = Running::start(self.command(arguments));
+        let (code, text) = process.wait();
+        assert_eq!(code, Some(0), "highwater {arguments:?}:\n{text}");
+        text
+    }
+
+    pub fn run_until_caught_up(&self) -> String {
+        self.run(&["run", "--until-caught-up"])
+    }
+
+    /// Rows as text, NULL as None.
+    pub fn query(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        self.runtime.block_on(async {
+            let client = connect(&self.warehouse(), None).await;
+            let messages = client.simple_query(sql).await.expect(sql);
+            messages
+                .iter()
+                .filter_map(|message| match message {
+                    tokio_postgres::SimpleQueryMessage::Row(row) => {
+                        Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+                    }
+                    _ => None,
+                })
+                .collect()
+        })
+    }
+
+    pub fn number(&self, sql: &str) -> i64 {
+        let rows = self.query(sql);
+        rows[0][0].as_deref().unwrap_or("0").parse().unwrap_or_else(|e| panic!("{sql}: {e}"))
+    }
+
+    pub fn produce(&self, records: impl IntoIterator<Item = (String, String)>) {
+        produce(&self.services.kafka, &self.kafka_topic, records);
+    }
+
+    /// `sql/queries/proof.sql`: every output's offsets add up.
+    pub fn assert_proof(&self) {
+        let sql = std::fs::read_to_string(root().join("sql/queries/proof.sql")).expect("proof.sql");
+        let rows = self.query(&sql);
+        assert!(!rows.is_empty(), "no marks at all");
+        for row in rows {
+            assert_eq!(row.last().cloned().flatten().as_deref(), Some("adds up"), "{row:?}");
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let name = self.database.clone();
+        let url = self.services.postgres.clone();
+        self.runtime.block_on(async {
+            let client = connect(&url, None).await;
+            let _ = client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        });
+    }
+}
+
+pub async fn connect(url: &str, _: Option<()>) -> tokio_postgres::Client {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("PostgreSQL");
+    tokio::spawn(connection);
+    client
+}
+
+pub async fn create_topic(brokers: &str, topic: &str, partitions: i32) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("admin");
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    let made = admin.create_topics([&new], &options).await.expect("create topic");
+    made[0].as_ref().expect("create topic");
+}
+
+pub fn produce(brokers: &str, topic: &str, records: impl IntoIterator<Item = (String, String)>) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "20")
+        .set("compression.type", "lz4")
+        .set("enable.idempotence", "true")
+        .set("queue.buffering.max.messages", "2000000")
+        .create()
+        .expect("producer");
+    for (key, value) in records {
+        let record = BaseRecord::to(topic).key(&key).payload(&value);
+        producer.send(record).map_err(|(e, _)| e).expect("produce");
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(PATIENCE).expect("flush");
+}
+
+/// A child that ends with its handle.
+pub struct Running {
+    child: Child,
+    output: Vec<std::thread::JoinHandle<String>>,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        let mut output = Vec::new();
+        let streams: [Option<Box<dyn Read + Send>>; 2] = [
+            child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
+            child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
+        ];
+        for mut stream in streams.into_iter().flatten() {
+            output.push(std::thread::spawn(move || {
+                let mut text = String::new();
+                let _ = stream.read_to_string(&mut text);
+                text
+            }));
+        }
+        Self { child, output }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: a signal to our own child, which is not waited for yet.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
+    /// Exit code (None: by a signal) and everything printed.
+    pub fn wait(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.is_running() {
+            if Instant::now() > deadline {
+                self.signal(libc::SIGKILL);
+                let _ = self.child.wait();
+                panic!("not done within {PATIENCE:?}:\n{}", self.text());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let code = self.child.wait().expect("wait").code();
+        (code, self.text())
+    }
+
+    fn text(&mut self) -> String {
+        self.output.drain(..).map(|t| t.join().unwrap_or_default()).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.is_running() {
+            self.signal(libc::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Waits for something that happens in its own time.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A line per record of a compressed file.
+pub fn lines(path: &Path) -> Vec<String> {
+    let file = std::fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let text = zstd::decode_all(file).expect("zstd");
+    String::from_utf8(text).expect("UTF-8").lines().map(str::to_owned).collect()
+}
