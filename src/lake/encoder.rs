@@ -41,7 +41,7 @@ const SAMPLE_ROWS: usize = 4096;
 /// Fewer rows say nothing: the first row of any column is unique.
 const SAMPLE_ROWS_MIN: usize = 256;
 /// Working memory of zstd per column that has finished a page, which `ArrowWriter` does not count.
-const ZSTD_BYTES: usize = 512 << 10;
+const ZSTD_BYTES: usize = 576 << 10;
 
 /// How a topic's columns are encoded; decided from the first rows and kept for the cut.
 #[derive(Clone)]
