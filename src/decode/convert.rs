@@ -14,6 +14,7 @@ use super::{
     fields::Cell,
     number,
     pii::{Hasher, MASK},
+    rejects::Rejects,
     scan::unescape,
     time,
 };
@@ -75,76 +76,69 @@ pub struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// The array, in the column's declared Arrow type (`pii`: text). `reject` is told of each
-    /// record that is refused: its index, the class, and how to make the sentence, which is not
-    /// called where the record is refused already.
-    pub fn convert(
-        &self,
-        reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String),
-    ) -> ArrayRef {
+    /// The array, in the column's declared Arrow type (`pii`: text).
+    pub fn convert(&self, rejects: &mut Rejects) -> ArrayRef {
         match (self.declared.pii, self.declared.pg) {
             (Some(Pii::Hash), pg) => {
                 let hasher = self.hasher.expect("config sees to a secret where a column is hashed");
-                let mut hex = String::new();
-                self.text(64, reject, |value, raw, to| {
-                    hex.clear();
-                    hasher.hash(as_given(value, raw, pg)?, &mut hex);
-                    to.append_value(&hex);
+                let mut hex = [0; 64];
+                self.text(64, rejects, |value, raw, to| {
+                    to.append_value(hasher.hash(as_given(value, raw, pg)?, &mut hex));
                     Ok(())
                 })
             }
-            (Some(Pii::Mask), pg) => self.text(MASK.len(), reject, |value, raw, to| {
+            (Some(Pii::Mask), pg) => self.text(MASK.len(), rejects, |value, raw, to| {
                 as_given(value, raw, pg)?;
                 to.append_value(MASK);
                 Ok(())
             }),
             (Some(Pii::Drop) | None, PgType::Text) => {
-                self.text(self.bytes_mean(), reject, |value, raw, to| {
+                self.text(self.bytes_mean(), rejects, |value, raw, to| {
                     to.append_value(text(value, raw)?);
                     Ok(())
                 })
             }
-            (_, PgType::Jsonb) => self.text(self.bytes_mean(), reject, |_, raw, to| {
+            (_, PgType::Jsonb) => self.text(self.bytes_mean(), rejects, |_, raw, to| {
                 jsonb(raw)?;
                 to.append_value(raw);
                 Ok(())
             }),
-            (_, PgType::Uuid) => self.text(36, reject, |value, _, to| {
+            (_, PgType::Uuid) => self.text(36, rejects, |value, _, to| {
                 let mut canonical = [0; 36];
                 to.append_value(uuid(value, &mut canonical)?);
                 Ok(())
             }),
-            (_, PgType::Boolean) => self.boolean(reject),
-            (_, PgType::Bytea) => self.bytea(reject),
-            (_, PgType::SmallInt) => self.primitive::<Int16Type>(reject, |value| {
+            (_, PgType::Boolean) => self.boolean(rejects),
+            (_, PgType::Bytea) => self.bytea(rejects),
+            (_, PgType::SmallInt) => self.primitive::<Int16Type>(rejects, |value| {
                 integer(value, i16::MIN.into(), i16::MAX.into()).map(|value| value as i16)
             }),
-            (_, PgType::Integer) => self.primitive::<Int32Type>(reject, |value| {
+            (_, PgType::Integer) => self.primitive::<Int32Type>(rejects, |value| {
                 integer(value, i32::MIN.into(), i32::MAX.into()).map(|value| value as i32)
             }),
             (_, PgType::BigInt) => {
-                self.primitive::<Int64Type>(reject, |value| integer(value, i64::MIN, i64::MAX))
+                self.primitive::<Int64Type>(rejects, |value| integer(value, i64::MIN, i64::MAX))
             }
-            (_, PgType::Real) => self.primitive::<Float32Type>(reject, |value| match value {
+            (_, PgType::Real) => self.primitive::<Float32Type>(rejects, |value| match value {
                 Value::Number(raw) => number::float(raw, false),
                 Value::Text(text) => number::float(text.trim(), true),
                 Value::Bool(_) | Value::Nested => Err(Refusal::shape("a number is wanted")),
             }),
-            (_, PgType::Double) => self.primitive::<Float64Type>(reject, |value| match value {
+            (_, PgType::Double) => self.primitive::<Float64Type>(rejects, |value| match value {
                 Value::Number(raw) => number::float(raw, false),
                 Value::Text(text) => number::float(text.trim(), true),
                 Value::Bool(_) | Value::Nested => Err(Refusal::shape("a number is wanted")),
             }),
-            (_, PgType::Numeric(precision, scale)) => self.numeric(reject, precision, scale),
-            (_, PgType::NumericAny) => self.numeric(reject, 38, 0),
-            (_, PgType::Date) => self.primitive::<Date32Type>(reject, |value| match value {
+            (_, PgType::Numeric(precision, scale)) => self.numeric(rejects, precision, scale),
+            (_, PgType::NumericAny) => self.numeric(rejects, 38, 0),
+            (_, PgType::Date) => self.primitive::<Date32Type>(rejects, |value| match value {
                 Value::Text(text) => time::date(text.trim()),
                 Value::Number(_) | Value::Bool(_) | Value::Nested => {
                     Err(Refusal::shape("a date in quotes is wanted, as in 2024-03-01"))
                 }
             }),
             (_, PgType::Timestamptz) => {
-                self.primitive::<TimestampMicrosecondType>(reject, |value| match value {
+                self.primitive::<TimestampMicrosecondType>(rejects, |value| match value {
                     Value::Text(text) => time::timestamptz(text.trim()),
                     Value::Number(_) => Err(Refusal::shape(
                         "a number could be seconds or milliseconds; an instant in quotes is \
@@ -163,9 +157,10 @@ impl Column<'_> {
     #[inline(always)]
     fn each(
         &self,
-        reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String),
+        rejects: &mut Rejects,
         mut put: impl FnMut(Option<(Value<'_>, &str)>) -> Result<(), Refusal>,
     ) {
+        let column = Some(self.declared.name.as_str());
         let blank_is_null = !matches!(self.declared.pg, PgType::Text | PgType::Jsonb);
         let mut unescaped = String::new();
         for (row, (cell, text)) in self.cells.iter().zip(self.texts).enumerate() {
@@ -194,13 +189,14 @@ impl Column<'_> {
                 Ok(value) => {
                     if let Err(refusal) = put(Some((value, raw))) {
                         put(None).expect("NULL is never refused");
-                        reject(row, refusal.class, &|| self.sentence(raw, &refusal.why));
+                        rejects
+                            .add(row, refusal.class, column, || self.sentence(raw, &refusal.why));
                     }
                 }
                 Err(how) => {
                     put(None).expect("NULL is never refused");
                     if !self.declared.optional {
-                        reject(row, RejectClass::Missing, &|| {
+                        rejects.add(row, RejectClass::Missing, column, || {
                             format!("the field is {how} and the column is not optional")
                         });
                     }
@@ -231,12 +227,12 @@ impl Column<'_> {
     fn text(
         &self,
         bytes_mean: usize,
-        reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String),
+        rejects: &mut Rejects,
         mut append: impl FnMut(Value<'_>, &str, &mut StringBuilder) -> Result<(), Refusal>,
     ) -> ArrayRef {
         let rows = self.cells.len();
         let mut builder = StringBuilder::with_capacity(rows, rows * bytes_mean);
-        self.each(reject, |value| match value {
+        self.each(rejects, |value| match value {
             Some((value, raw)) => append(value, raw, &mut builder),
             None => {
                 builder.append_null();
@@ -250,10 +246,10 @@ impl Column<'_> {
     fn builder<T: ArrowPrimitiveType>(
         &self,
         mut builder: PrimitiveBuilder<T>,
-        reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String),
+        rejects: &mut Rejects,
         parse: impl Fn(Value<'_>) -> Result<T::Native, Refusal>,
     ) -> ArrayRef {
-        self.each(reject, |value| {
+        self.each(rejects, |value| {
             match value {
                 Some((value, _)) => builder.append_value(parse(value)?),
                 None => builder.append_null(),
@@ -266,29 +262,24 @@ impl Column<'_> {
     #[inline(always)]
     fn primitive<T: ArrowPrimitiveType>(
         &self,
-        reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String),
+        rejects: &mut Rejects,
         parse: impl Fn(Value<'_>) -> Result<T::Native, Refusal>,
     ) -> ArrayRef {
         let builder = PrimitiveBuilder::<T>::with_capacity(self.cells.len());
-        self.builder(builder.with_data_type(self.declared.pg.arrow()), reject, parse)
+        self.builder(builder.with_data_type(self.declared.pg.arrow()), rejects, parse)
     }
 
-    fn numeric(
-        &self,
-        reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String),
-        precision: u8,
-        scale: i8,
-    ) -> ArrayRef {
-        self.primitive::<Decimal128Type>(reject, |value| match value {
+    fn numeric(&self, rejects: &mut Rejects, precision: u8, scale: i8) -> ArrayRef {
+        self.primitive::<Decimal128Type>(rejects, |value| match value {
             Value::Number(raw) => number::numeric(raw, precision, scale),
             Value::Text(text) => number::numeric(text.trim(), precision, scale),
             Value::Bool(_) | Value::Nested => Err(Refusal::shape("a decimal number is wanted")),
         })
     }
 
-    fn boolean(&self, reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String)) -> ArrayRef {
+    fn boolean(&self, rejects: &mut Rejects) -> ArrayRef {
         let mut builder = BooleanBuilder::with_capacity(self.cells.len());
-        self.each(reject, |value| {
+        self.each(rejects, |value| {
             match value {
                 Some((value, _)) => builder.append_value(boolean(value)?),
                 None => builder.append_null(),
@@ -298,11 +289,11 @@ impl Column<'_> {
         Arc::new(builder.finish())
     }
 
-    fn bytea(&self, reject: &mut dyn FnMut(usize, RejectClass, &dyn Fn() -> String)) -> ArrayRef {
+    fn bytea(&self, rejects: &mut Rejects) -> ArrayRef {
         let rows = self.cells.len();
         let mut builder = BinaryBuilder::with_capacity(rows, rows * self.bytes_mean());
         let mut bytes = Vec::new();
-        self.each(reject, |value| {
+        self.each(rejects, |value| {
             match value {
                 Some((value, _)) => {
                     bytea(value, &mut bytes)?;

@@ -1,6 +1,6 @@
 //! JSON objects, one per record.
 //!
-//! Owns: the order of work in a batch, the rejects, the batch's last three columns. Does not own:
+//! Owns: the order of work in a batch, the batch's last three columns. Does not own:
 //! the grammar (`scan`), which field is whose (`fields`), what a value means (`convert`).
 //!
 //! SUBTLE: the order of steps.
@@ -13,10 +13,11 @@
 //!    not optional hold NULL where a record is bad, and Arrow refuses that.
 
 use super::{
-    Decoded, Reject, RejectClass, Secret,
+    Decoded, RejectClass, Secret,
     convert::{Column, instants},
     fields::{Fields, Matrix, RECORD_BYTES_MAX},
     pii::Hasher,
+    rejects::Rejects,
 };
 use crate::{
     catalog::{PgType, Pii, Topic},
@@ -41,19 +42,6 @@ pub struct JsonDecoder {
     /// Of those, the one with the event time; None: Kafka's timestamp.
     event_time: Option<usize>,
     max_future_us: Option<i64>,
-}
-
-/// The first reject of each record.
-struct Rejects {
-    bad: Vec<bool>,
-    list: Vec<Reject>,
-}
-
-impl Rejects {
-    fn add(&mut self, record: usize, class: RejectClass, column: Option<&str>, reason: String) {
-        self.bad[record] = true;
-        self.list.push(Reject { record, class, column: column.map(str::to_owned), reason });
-    }
 }
 
 impl JsonDecoder {
@@ -88,17 +76,16 @@ impl JsonDecoder {
     /// A batch holds less than 2 GiB of text per column (Arrow's 32-bit offsets); the queues in
     /// front of this stage, counted in bytes, are far below that.
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {
-        let mut rejects = Rejects { bad: vec![false; records.len()], list: vec![] };
+        let mut rejects = Rejects::new(records.len());
         let mut texts = Vec::with_capacity(records.len());
         let unknown_fields = self.scan(records, &mut texts, &mut rejects);
         let columns = self.convert(&texts, &mut rejects);
         let times = self.event_times(records, &columns, &mut rejects);
 
-        let Rejects { bad, list: mut rejects } = rejects;
-        rejects.sort_by_key(|reject| reject.record);
-        let rows = self.batch(records, columns, &bad, !rejects.is_empty());
-        let good = times.into_iter().zip(&bad).filter(|(_, bad)| !**bad);
+        let rows = self.batch(records, columns, &rejects);
+        let good = times.into_iter().zip(rejects.bad()).filter(|(_, bad)| !**bad);
         let event_times: Vec<_> = good.map(|(time, _)| time).collect();
+        let rejects = rejects.into_list();
         assert_eq!(rows.num_rows() + rejects.len(), records.len(), "D-1");
         Decoded { rows, event_times, rejects, unknown_fields }
     }
@@ -128,7 +115,7 @@ impl JsonDecoder {
             };
             texts.push(*text.as_ref().unwrap_or(&""));
             if let Err(reason) = text {
-                rejects.add(row, RejectClass::Malformed, None, reason);
+                rejects.add(row, RejectClass::Malformed, None, || reason);
             }
         }
         unknown_fields
@@ -139,13 +126,7 @@ impl JsonDecoder {
         let convert = |(place, &column): (usize, &usize)| {
             let declared = &self.topic.columns[column];
             let cells = self.cells.column(place);
-            Column { declared, cells, texts, hasher: self.hasher.as_ref() }.convert(
-                &mut |row, class, sentence| {
-                    if !rejects.bad[row] {
-                        rejects.add(row, class, Some(&declared.name), sentence());
-                    }
-                },
-            )
+            Column { declared, cells, texts, hasher: self.hasher.as_ref() }.convert(rejects)
         };
         self.kept.iter().enumerate().map(convert).collect()
     }
@@ -165,22 +146,24 @@ impl JsonDecoder {
         let mut judged = Vec::with_capacity(records.len());
         for (row, (&time, record)) in times.values().iter().zip(records).enumerate() {
             judged.push(EventTime(time));
-            if rejects.bad[row] {
+            if rejects.bad()[row] {
                 continue;
             }
             if times.is_null(row) {
-                let reason = "without an event time a record has no place in windows".to_owned();
-                rejects.add(row, RejectClass::Missing, Some(name), reason);
+                rejects.add(row, RejectClass::Missing, Some(name), || {
+                    "without an event time a record has no place in windows".to_owned()
+                });
                 continue;
             }
             let ahead_us = time.saturating_sub(record.timestamp.0);
             if let Some(max_us) = self.max_future_us.filter(|&max_us| ahead_us > max_us) {
-                let reason = format!(
-                    "the event time is {} s ahead of Kafka's timestamp; at most {} s are allowed",
-                    ahead_us / 1_000_000,
-                    max_us / 1_000_000
-                );
-                rejects.add(row, RejectClass::Future, Some(name), reason);
+                rejects.add(row, RejectClass::Future, Some(name), || {
+                    format!(
+                        "the event time is {} s ahead of Kafka's timestamp; at most {} s are allowed",
+                        ahead_us / 1_000_000,
+                        max_us / 1_000_000
+                    )
+                });
             }
         }
         judged
@@ -191,10 +174,10 @@ impl JsonDecoder {
         &self,
         records: &[RawRecord<'_>],
         mut columns: Vec<ArrayRef>,
-        bad: &[bool],
-        any_bad: bool,
+        rejects: &Rejects,
     ) -> RecordBatch {
-        if any_bad {
+        let bad = rejects.bad();
+        if rejects.any() {
             let good: BooleanArray = bad.iter().map(|bad| Some(!bad)).collect();
             for column in &mut columns {
                 *column = filter(column, &good).expect("a mask as long as the column");

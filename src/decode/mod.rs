@@ -12,6 +12,7 @@ mod fields;
 pub mod json;
 mod number;
 mod pii;
+mod rejects;
 mod scan;
 #[cfg(test)]
 mod tests;

@@ -20,17 +20,20 @@ impl Hasher {
         Self(Hmac::new_from_slice(&secret.0).expect("HMAC takes keys of any length"))
     }
 
-    /// The lower-case hexadecimal hash, appended to `out`.
-    pub fn hash(&self, value: &str, out: &mut String) {
+    /// The hash in lower-case hexadecimal, written to `hex`.
+    pub fn hash<'a>(&self, value: &str, hex: &'a mut [u8; 64]) -> &'a str {
         let mut mac = self.0.clone();
         mac.update(value.as_bytes());
-        for byte in mac.finalize().into_bytes() {
-            for nibble in [byte >> 4, byte & 15] {
-                out.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-            }
+        let hash = mac.finalize().into_bytes();
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(hash) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
+        std::str::from_utf8(hex).expect("hexadecimal digits")
     }
 }
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {
@@ -38,8 +41,8 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_one_of_rfc_4231() {
-        let mut hex = String::new();
-        Hasher::new(&Secret(b"Jefe"[..].into())).hash("what do ya want for nothing?", &mut hex);
+        let (hasher, mut hex) = (Hasher::new(&Secret(b"Jefe"[..].into())), [0; 64]);
+        let hex = hasher.hash("what do ya want for nothing?", &mut hex);
         assert_eq!(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
     }
 }

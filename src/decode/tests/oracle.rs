@@ -15,6 +15,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 type Refused = (RejectClass, Option<String>);
+/// A row as shown and its event time.
+type Row = (Vec<Option<String>>, i64);
 
 /// An object's entries as they stand, repeated keys and all.
 struct Entries(Vec<(String, String)>);
@@ -94,7 +96,11 @@ pub fn hmac_hex(text: &str) -> String {
 fn shifted(text: &str, scale: i64) -> Result<i128, RejectClass> {
     let lower = text.to_lowercase();
     let (mantissa, exponent) = lower.split_once('e').unwrap_or((&lower, "0"));
-    let exponent: i64 = exponent.parse().map_err(|_| Type)?;
+    let exponent: i64 = match exponent.parse() {
+        Ok(exponent) => exponent,
+        Err(_) if exponent.len() > 9 => i64::MAX,
+        Err(_) => return Err(Type),
+    };
     let unsigned = mantissa.trim_start_matches(['-', '+']);
     let (int, frac) = unsigned.split_once('.').unwrap_or((unsigned, ""));
     let is_number = (mantissa.len() - unsigned.len()) < 2
@@ -103,6 +109,11 @@ fn shifted(text: &str, scale: i64) -> Result<i128, RejectClass> {
     if !is_number {
         return Err(Type);
     }
+    let exponent = match exponent {
+        -900..=900 => exponent,
+        _ if [int, frac].concat().bytes().all(|digit| digit == b'0') => 0,
+        _ => return Err(Range),
+    };
     let zeros = "0".repeat(1000);
     let digits = format!("{zeros}{int}{frac}{zeros}");
     let (whole, rest) = digits.split_at((1000 + int.len() as i64 + exponent + scale) as usize);
@@ -182,12 +193,12 @@ fn convert(column: &TopicColumn, raw: Option<String>) -> Result<Option<String>, 
             _ => Err(Type),
         },
         PgType::Timestamptz if is_number => Err(Type),
-        PgType::Timestamptz => match DateTime::parse_from_rfc3339(trimmed) {
+        PgType::Timestamptz => match DateTime::parse_from_rfc3339(&strict(trimmed)) {
             Ok(at) if at.timestamp_subsec_nanos() % 1000 == 0 => {
                 Ok(at.timestamp_micros().to_string())
             }
             Ok(_) => Err(Range),
-            _ if is_rfc_3339(trimmed) => Err(Range),
+            _ if is_rfc_3339(&strict(trimmed)) => Err(Range),
             _ => Err(Type),
         },
         PgType::Uuid => {
@@ -202,9 +213,7 @@ fn convert(column: &TopicColumn, raw: Option<String>) -> Result<Option<String>, 
             let parts = || [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
             if good { Ok(parts().join("-")) } else { Err(Type) }
         }
-        // Values that PostgreSQL's jsonb refuses are in a table (`types`); here are none.
-        PgType::Jsonb if raw.contains("\\u0000") => Err(Type),
-        PgType::Jsonb => Ok(raw),
+        PgType::Jsonb => jsonb(&raw).map(|()| raw.clone()),
         PgType::Bytea if string.is_none() => Err(Type),
         PgType::Bytea => STANDARD.decode(trimmed).map(|it| format!("{it:?}")).map_err(|_| Type),
         PgType::NumericAny => panic!("not of a topic"),
@@ -212,20 +221,65 @@ fn convert(column: &TopicColumn, raw: Option<String>) -> Result<Option<String>, 
     if is_nested && column.pg != PgType::Jsonb { Err(Type) } else { value.map(Some) }
 }
 
+/// Without the blanks that are taken for T and before an offset.
+fn strict(text: &str) -> String {
+    let mut chars: Vec<_> = text.chars().collect();
+    if chars.get(10) == Some(&' ') {
+        chars[10] = 'T';
+    }
+    if chars.len() >= 26 && chars[chars.len() - 7] == ' ' {
+        chars.remove(chars.len() - 7);
+    }
+    chars.into_iter().collect()
+}
+
 /// The notation, whatever the numbers.
 fn is_rfc_3339(text: &str) -> bool {
     let zeroed = zeroed(text);
     let Some(rest) = zeroed.strip_prefix("0000-00-00T00:00:00") else { return false };
-    let zone = rest.strip_prefix('.').map_or(rest, |digits| digits.trim_start_matches('0'));
+    let zone = match rest.strip_prefix('.') {
+        Some(digits) => digits.trim_start_matches('0'),
+        None => rest,
+    };
+    let digits = (rest.len() - zone.len()).saturating_sub(1);
+    if rest.starts_with('.') && !(1..=9).contains(&digits) {
+        return false;
+    }
     ["Z", "+00:00", "-00:00"].contains(&zone)
+}
+
+/// What PostgreSQL's jsonb refuses: the first of NUL or a number beyond `numeric`.
+fn jsonb(raw: &str) -> Result<(), RejectClass> {
+    let string = |text: &str| if text.contains('\0') { Err(Type) } else { Ok(()) };
+    match raw.as_bytes()[0] {
+        b'{' => {
+            let entries = serde_json::from_str::<Entries>(raw).expect("an object").0;
+            entries.iter().try_for_each(|(key, value)| string(key).and_then(|()| jsonb(value)))
+        }
+        b'[' => {
+            let values = serde_json::from_str::<Vec<Box<RawValue>>>(raw).expect("an array");
+            values.iter().try_for_each(|value| jsonb(value.get()))
+        }
+        b'"' => string(&serde_json::from_str::<String>(raw).expect("a string")),
+        b'-' | b'0'..=b'9' => {
+            let lower = raw.trim_start_matches('-').to_lowercase();
+            let (mantissa, exponent) = lower.split_once('e').unwrap_or((&lower, "0"));
+            let exponent: i64 = exponent.parse().map_err(|_| Range)?;
+            let (int, frac) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+            let fits =
+                int.len() as i64 + exponent <= 131_072 && frac.len() as i64 - exponent <= 16_383;
+            if fits { Ok(()) } else { Err(Range) }
+        }
+        _ => Ok(()),
+    }
 }
 
 fn zeroed(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect()
 }
 
-/// A row as shown, its event time and unknown fields; or the first reject.
-fn oracle(topic: &Topic, value: &[u8]) -> (Result<(Vec<Option<String>>, i64), Refused>, u64) {
+/// The row or the first reject, and the unknown fields.
+fn oracle(topic: &Topic, value: &[u8]) -> (Result<Row, Refused>, u64) {
     let Some(entries) = entries(value) else { return (Err((Malformed, None)), 0) };
     let known = |key: &str| {
         topic.columns.iter().any(|column| {
