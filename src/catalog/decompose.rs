@@ -70,6 +70,9 @@ pub(super) fn model(
         rows(page, &statement, scalars)
     };
     let (kind, columns) = made?;
+    if statement.items.is_empty() {
+        return None;
+    }
     check_columns(page, &statement, &columns);
     if !whole || page.mistakes.len() > before {
         return None;
@@ -89,8 +92,11 @@ pub(super) fn model(
 /// What can be said of a statement whose topic is unknown.
 pub(super) fn check_model_name(page: &mut Page<'_>, statement: &Statement) {
     let name = &statement.name;
+    if name.is_empty() {
+        return;
+    }
     let stem = stem(&page.file).to_owned();
-    if !name.is_empty() && *name != stem {
+    if *name != stem {
         page.line(
             1,
             format!(
@@ -104,9 +110,6 @@ pub(super) fn check_model_name(page: &mut Page<'_>, statement: &Statement) {
 }
 
 fn check_aliases(page: &mut Page<'_>, statement: &Statement) {
-    if statement.items.is_empty() {
-        page.line(statement.line, "SELECT has no columns. Allowed: at least one");
-    }
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     for item in &statement.items {
         let Some(name) = item.name() else {
@@ -167,10 +170,10 @@ fn check_columns(page: &mut Page<'_>, statement: &Statement, columns: &[Column])
                 ),
             );
         }
-        // Two equal aliases are told already; here a window's column meets another one.
-        let alias_twice =
-            statement.items.iter().filter(|i| i.name() == Some(&column.name)).count() > 1;
-        if !names.insert(&column.name) && !alias_twice {
+        // Equal aliases and reserved names are told already; here a window's column meets another.
+        let told = column.name.starts_with('_')
+            || statement.items.iter().filter(|i| i.name() == Some(&column.name)).count() > 1;
+        if !names.insert(&column.name) && !told {
             page.line(line, format!("the table would have two columns `{}`: a window makes NAME_start and NAME_end. Allowed: another alias", column.name));
         }
     }

@@ -101,7 +101,7 @@ impl Piece {
     fn as_numeric(&self) -> String {
         match self.pg {
             PgType::Numeric(..) | PgType::NumericAny => self.sql.clone(),
-            _ => format!("({})::numeric", self.sql),
+            _ => format!("({})::numeric", unbracketed(&self.sql)),
         }
     }
 }
@@ -129,8 +129,28 @@ fn non_zero(sql: &str) -> String {
     let literal = sql.parse::<f64>().is_ok_and(|n| n != 0.0);
     match literal || sql.starts_with("nullif(") && sql.ends_with(", 0)") {
         true => sql.to_owned(),
-        false => format!("nullif({sql}, 0)"),
+        false => format!("nullif({}, 0)", unbracketed(sql)),
     }
+}
+
+/// The SQL without brackets around the whole of it.
+pub(super) fn unbracketed(sql: &str) -> &str {
+    let Some(inner) = sql.strip_prefix('(').and_then(|s| s.strip_suffix(')')) else { return sql };
+    let (mut depth, mut quote) = (0i32, None);
+    for c in inner.chars() {
+        match (quote, c) {
+            (Some(open), _) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '(') => depth += 1,
+            (None, ')') => depth -= 1,
+            (None, _) => {}
+        }
+        if depth < 0 {
+            return sql;
+        }
+    }
+    inner
 }
 
 /// Why there is no piece.
@@ -444,7 +464,7 @@ impl<L: Leaves> Generator<'_, L> {
         }
         Ok(Piece {
             kind: Piece::column("", pg, false).kind,
-            sql: format!("({})::{pg}", from.sql),
+            sql: format!("({})::{pg}", unbracketed(&from.sql)),
             pg,
         })
     }

@@ -10,7 +10,7 @@ use super::{
     Aggregate, Column, Key, Merge, ModelKind, Part, PartFunction, PgType, Role, Window,
     calls::{self, Call, has_aggregate, has_tumble, tumble},
     decompose::{KEYS_MAX, Options, fit_for_key},
-    generated::{Generator, Leaves, Piece, Wrong, quoted, quotient},
+    generated::{Generator, Leaves, Piece, Wrong, quoted, quotient, unbracketed},
     mistake::{Page, unknown},
     scalar::{Scalar, Scalars},
     sql::{Item, Statement, line_of},
@@ -351,14 +351,12 @@ impl Parts<'_, '_> {
                 let bare = piece.sql == quoted(piece.sql.trim_matches('"'));
                 let cast = piece.sql.ends_with(&format!(")::{}", piece.pg));
                 let sql = if calls::aggregate(ast, line).is_some() && !bare {
-                    // An average alone needs no brackets.
-                    let inner = piece.sql.strip_prefix('(').and_then(|s| s.strip_suffix(')'));
-                    inner.map_or(piece.sql.clone(), str::to_owned)
+                    unbracketed(&piece.sql).to_owned()
                 } else if bare || cast {
                     piece.sql
                 } else {
                     // PostgreSQL's own opinion of the type must not differ from ours.
-                    format!("({})::{}", piece.sql, piece.pg)
+                    format!("({})::{}", unbracketed(&piece.sql), piece.pg)
                 };
                 Some(Column { name: name.to_owned(), pg: piece.pg, role: Role::Derived(sql) })
             }

@@ -20,6 +20,7 @@ use std::ops::ControlFlow;
 
 /// A statement of the only shape there is.
 pub(super) struct Statement {
+    /// Empty where the page has a mistake for it.
     pub name: String,
     pub options: Vec<Setting>,
     pub topic: String,
@@ -27,6 +28,7 @@ pub(super) struct Statement {
     pub filter: Option<Expr>,
     /// None: there is no GROUP BY.
     pub group_by: Option<Vec<Expr>>,
+    /// Empty where the page has a mistake for it.
     pub items: Vec<Item>,
     /// Of SELECT.
     pub line: usize,
@@ -144,6 +146,10 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
     refuse_clauses(page, &select, line);
     let (topic, alias, topic_line) = topic_of(page, &select, line)?;
 
+    if let GroupByExpr::All(_) = &select.group_by {
+        page.line(line, "GROUP BY ALL is not supported. Allowed: a list of keys");
+        return None;
+    }
     let mut normal = Normal { topic: &topic, alias: alias.as_deref(), page, line };
     let mut filter = select.selection;
     if let Some(filter) = &mut filter {
@@ -157,10 +163,7 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
             keys.iter_mut().for_each(|key| normal.apply(key));
             (!keys.is_empty()).then_some(keys)
         }
-        GroupByExpr::All(_) => {
-            normal.page.line(line, "GROUP BY ALL is not supported. Allowed: a list of keys");
-            None
-        }
+        GroupByExpr::All(_) => None,
     };
     let mut items = Vec::new();
     for item in select.projection {
@@ -186,6 +189,9 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
                 );
             }
         }
+    }
+    if items.is_empty() && normal.page.mistakes.is_empty() {
+        normal.page.line(line, "SELECT has no columns. Allowed: at least one");
     }
     Some(Statement { name, options, topic, topic_line, filter, group_by, items, line })
 }

@@ -69,13 +69,27 @@ fn view(select: &str) -> String {
     format!("CREATE MATERIALIZED VIEW m AS\n{select}")
 }
 
-/// Each case has exactly this one mistake, on this line.
-fn assert_one(mistakes: &[String], line: usize, text: &str, case: &str) {
-    assert_eq!(mistakes.len(), 1, "{case}\n{mistakes:#?}");
-    assert!(mistakes[0].starts_with(&format!("{line}: ")), "{case}\nline {line}: {mistakes:#?}");
-    assert!(mistakes[0].contains(text), "{case}\n{text}: {mistakes:#?}");
-    let helpful = mistakes[0].contains("Allowed") || mistakes[0].contains("not TOML");
-    assert!(helpful, "a mistake says what is allowed instead: {mistakes:#?}");
+/// Each case has exactly one mistake: this one, on this line, with its remedy.
+fn assert_each<'c>(
+    cases: impl IntoIterator<Item = (String, usize, &'c str)>,
+    mistakes_of: fn(&str) -> Vec<String>,
+) {
+    let mut wrong = String::new();
+    for (text, line, what) in cases {
+        let told = mistakes_of(&text);
+        let as_told = match told.as_slice() {
+            [one] => {
+                one.starts_with(&format!("{line}: "))
+                    && one.contains(what)
+                    && (one.contains("Allowed") || one.contains("not TOML"))
+            }
+            _ => false,
+        };
+        if !as_told {
+            wrong += &format!("---\n{text}\nwanted {line}: {what}\ntold {told:#?}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
     // Each is a SELECT on line 2 and the lines after it.
-    for (select, line, what) in [
+    let cases = [
         ("SELECT name FROM evnts", 2, "unknown topic `evnts`, did you mean `events`?"),
         ("SELECT name FROM x.events", 2, "has a schema"),
         (
@@ -191,10 +191,11 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
         ("SELECT name FORM events", 2, "not SQL: "),
         ("SELECT name\nFROM events WHERE (", 3, "not SQL: "),
         ("SELECT name FROM events;\nSELECT 1", 3, "a second statement"),
-    ] {
-        let text = view(select);
-        assert_one(&model_mistakes(&text), line, what, &text);
-    }
+    ];
+    assert_each(
+        cases.into_iter().map(|(select, line, what)| (view(select), line, what)),
+        model_mistakes,
+    );
 }
 
 #[test]
@@ -202,7 +203,7 @@ fn every_mistake_around_the_select_has_its_line() {
     let rows = "SELECT name, n, ratio FROM events";
     let kept = "SELECT name, count(*) AS c FROM events GROUP BY name";
     let windowed = "SELECT tumble(interval '1 h') AS w, count(*) AS c FROM events GROUP BY w";
-    for (text, line, what) in [
+    let cases = [
         (String::new(), 1, "no statement in the file"),
         ("-- nothing\n".into(), 1, "no statement in the file"),
         ("\nSELECT 1".into(), 2, "not a materialized view"),
@@ -271,9 +272,8 @@ fn every_mistake_around_the_select_has_its_line() {
             1,
             "Allowed: allowed_lateness, late",
         ),
-    ] {
-        assert_one(&model_mistakes(&text), line, what, &text);
-    }
+    ];
+    assert_each(cases, model_mistakes);
 }
 
 #[test]

@@ -193,6 +193,7 @@ fn a_model_of_rows_has_its_key_and_its_place_in_kafka() {
 
 #[test]
 fn expressions_over_aggregates_are_postgresqls_and_cannot_fail() {
+    let mut wrong = String::new();
     for (expr, column) in [
         // Whole numbers divide as PostgreSQL's do; sum(bigint) is numeric there.
         ("sum(n) / count(*)", r#"x numeric = (div("s", nullif("n", 0)))::numeric"#),
@@ -200,7 +201,7 @@ fn expressions_over_aggregates_are_postgresqls_and_cannot_fail() {
         ("sum(big) / nullif(count(*), 0)", r#"x numeric = ("b" / nullif("n", 0))::numeric"#),
         ("count(*) / 2", r#"x numeric = (div("n", 2))::numeric"#),
         ("count(*) * 100", r#"x numeric = (("n")::numeric * 100)::numeric"#),
-        ("(count(*) * 100)::bigint", r#"x bigint = ((("n")::numeric * 100))::bigint"#),
+        ("(count(*) * 100)::bigint", r#"x bigint = (("n")::numeric * 100)::bigint"#),
         ("100.0 * count(*)", r#"x numeric = (100.0 * "n")::numeric"#),
         (
             "sum(ratio) / count(*)",
@@ -212,18 +213,17 @@ fn expressions_over_aggregates_are_postgresqls_and_cannot_fail() {
         ("floor(sum(ratio))", r#"x double precision = (floor("d"))::double precision"#),
         ("coalesce(sum(big), 0)", r#"x numeric = (coalesce("b", 0))::numeric"#),
         ("greatest(count(*), 1)", r#"x bigint = (greatest("n", 1))::bigint"#),
-        ("-sum(n)", r#"x numeric = ((- "s"))::numeric"#),
-        ("upper(name) IS NULL", ""),
+        ("-sum(n)", r#"x numeric = (- "s")::numeric"#),
         (
             "count(*) > 10 AND NOT sum(n) IS NULL",
-            r#"x boolean = ((("n" > 10) AND (NOT ("s" IS NULL))))::boolean"#,
+            r#"x boolean = (("n" > 10) AND (NOT ("s" IS NULL)))::boolean"#,
         ),
         (
             "CASE WHEN count(*) BETWEEN 1 AND 9 THEN 'few' ELSE 'many' END",
             r#"x text = (CASE WHEN ("n" BETWEEN 1 AND 9) THEN 'few' ELSE 'many' END)::text"#,
         ),
-        ("min(name) = 'it''s'", r#"x boolean = ((("lo" COLLATE "C") = 'it''s'))::boolean"#),
-        ("name IN ('a', 'b')", r#"x boolean = ((("name" COLLATE "C") IN ('a', 'b')))::boolean"#),
+        ("min(name) = 'it''s'", r#"x boolean = (("lo" COLLATE "C") = 'it''s')::boolean"#),
+        ("name IN ('a', 'b')", r#"x boolean = (("name" COLLATE "C") IN ('a', 'b'))::boolean"#),
         ("count(*)::text", r#"x text = ("n")::text"#),
         ("max(single)", "x real Part(Greatest)"),
         (
@@ -232,16 +232,15 @@ fn expressions_over_aggregates_are_postgresqls_and_cannot_fail() {
         ),
         (
             "1 / avg(ratio)",
-            r#"x double precision = (1 / nullif(("d" / nullif("_x_count", 0)), 0))::double precision"#,
+            r#"x double precision = (1 / nullif("d" / nullif("_x_count", 0), 0))::double precision"#,
         ),
     ] {
-        if column.is_empty() {
-            let text = view(&format!("SELECT name, {expr} AS x FROM events GROUP BY name"));
-            assert!(model_mistakes(&text)[0].contains("upper() cannot stand around aggregates"));
-            continue;
+        let made = generated(expr);
+        if made != column {
+            wrong += &format!("{expr}\n  {made}\n  {column}\n");
         }
-        assert_eq!(generated(expr), column, "{expr}");
     }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 #[test]

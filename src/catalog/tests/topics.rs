@@ -232,9 +232,7 @@ fn every_mistake_in_a_topic_file_has_its_line_and_says_what_is_allowed() {
             "unknown key `dead_letters.stop`",
         ),
     ];
-    for (text, line, what) in cases {
-        assert_one(&topic_mistakes(&text), line, what, &text);
-    }
+    assert_each(cases, topic_mistakes);
 }
 
 #[test]
