@@ -52,6 +52,9 @@ const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// The socket's name is libpq's; a directory's name must leave room within 108 bytes.
 const SOCKET: &str = ".s.PGSQL.5432";
 
+/// As a message of the simple protocol.
+const ROLLBACK: &[u8] = b"Q\0\0\0\x0dROLLBACK\0";
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A running database; dropping it ends it.
@@ -266,7 +269,12 @@ fn run_backend(
 fn serve(runtime: &PreparedRuntime, stream: UnixStream, packet: &[u8]) -> anyhow::Result<()> {
     let mut session = runtime.open(PostgresConfig::default(), StartupConfig::default())?;
     let served = converse(&mut session, stream, packet);
-    // Rolls back what is open and writes out what is not: also after an error.
+    // A client that left in the middle of a transaction: with it still open the shutdown is not a
+    // clean one, and the next session begins with crash recovery (seconds, all of it fsync).
+    // After COPY the session has ended already, and says so here.
+    if let Err(error) = session.send_buffered(ROLLBACK) {
+        tracing::debug!(%error, "nothing to roll back");
+    }
     session.shutdown()?;
     served
 }

@@ -393,8 +393,8 @@ mod tests {
         found.remove(2);
         let rows = table.differences(&found, &[FoundKey { nulls_equal: false, ..key }]);
         let text = print_differences(&rows);
-        assert!(text.contains("stop_id       text COLLATE \"C\"          (absent)"), "{text}");
-        assert!(text.contains("taps          bigint"), "{text}");
+        assert!(text.contains("stop_id  text COLLATE \"C\"         (absent)"), "{text}");
+        assert!(text.contains("taps     bigint                   integer"), "{text}");
         assert!(text.contains("(window_start, stop_id) NULLS DISTINCT"), "{text}");
     }
 }
