@@ -1,3 +1,5 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
+mod oyster;
+mod support;
 mod tidy;

@@ -67,7 +67,11 @@ pub fn unique(name: &str) -> String {
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("tokio")
 }
 
 /// One test's world: a topic, a database, a lake, a folder with the topic and model files.
@@ -89,20 +93,30 @@ pub enum Lake {
 
 impl World {
     /// Copies `topics/NAME.toml` and the models `models`, pointing them at a topic of this world.
-    pub fn new(name: &str, partitions: i32, lake: Lake, topic: &str, models: &[&str]) -> Option<Self> {
+    pub fn new(
+        name: &str,
+        partitions: i32,
+        lake: Lake,
+        topic: &str,
+        models: &[&str],
+    ) -> Option<Self> {
         let services = services()?;
         let runtime = runtime();
         let kafka_topic = unique(name);
         runtime.block_on(create_topic(&services.kafka, &kafka_topic, partitions));
         let database = unique("highwater_test");
         runtime.block_on(async {
-            let client = connect(&services.postgres, None).await;
-            client.batch_execute(&format!("CREATE DATABASE {database}")).await.expect("create database");
+            let client = connect(&services.postgres).await;
+            client
+                .batch_execute(&format!("CREATE DATABASE {database}"))
+                .await
+                .expect("create database");
         });
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(folder.path().join("topics")).expect("topics");
         std::fs::create_dir_all(folder.path().join("models")).expect("models");
-        let text = std::fs::read_to_string(root().join(format!("topics/{topic}.toml"))).expect("topic");
+        let text =
+            std::fs::read_to_string(root().join(format!("topics/{topic}.toml"))).expect("topic");
         let line = format!("topic = \"{kafka_topic}\"\n");
         let rest = text.lines().filter(|l| !l.starts_with("topic ") && !l.starts_with("topic="));
         let text = line + &rest.collect::<Vec<_>>().join("\n");
@@ -162,7 +176,7 @@ impl World {
     /// Rows as text, NULL as None.
     pub fn query(&self, sql: &str) -> Vec<Vec<Option<String>>> {
         self.runtime.block_on(async {
-            let client = connect(&self.warehouse(), None).await;
+            let client = connect(&self.warehouse()).await;
             let messages = client.simple_query(sql).await.expect(sql);
             messages
                 .iter()
@@ -201,13 +215,13 @@ impl Drop for World {
         let name = self.database.clone();
         let url = self.services.postgres.clone();
         self.runtime.block_on(async {
-            let client = connect(&url, None).await;
+            let client = connect(&url).await;
             let _ = client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
         });
     }
 }
 
-pub async fn connect(url: &str, _: Option<()>) -> tokio_postgres::Client {
+pub async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) =
         tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("PostgreSQL");
     tokio::spawn(connection);
