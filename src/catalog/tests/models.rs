@@ -3,11 +3,13 @@
 use super::*;
 use arrow::{
     array::{ArrayRef, BooleanArray, StringArray},
-    compute::cast,
     datatypes::{DataType, Schema},
     record_batch::RecordBatch,
 };
-use datafusion::{common::DFSchema, logical_expr::Expr};
+use datafusion::{
+    common::{DFSchema, ScalarValue},
+    logical_expr::Expr,
+};
 use std::time::Duration;
 
 fn aggregate(m: &Model) -> &Aggregate {
@@ -182,18 +184,8 @@ fn a_record_cannot_stop_a_model_by_its_values() {
     // A row of zeroes, and of text that is no number.
     let columns = schema.fields().iter().map(|f| match f.data_type() {
         DataType::Utf8 => Arc::new(StringArray::from(vec!["no number"])) as ArrayRef,
-        other => cast(&BooleanArray::from(vec![false]), &DataType::Int32)
-            .and_then(|zero| {
-                cast(&zero, if other.is_temporal() { &DataType::Int64 } else { other })
-            })
-            .and_then(|zero| {
-                cast(
-                    &zero,
-                    if *other == DataType::Date32 { &DataType::Int32 } else { zero.data_type() },
-                )
-            })
-            .and_then(|zero| cast(&zero, other))
-            .unwrap(),
+        DataType::Boolean => Arc::new(BooleanArray::from(vec![false])),
+        number => ScalarValue::new_zero(number).unwrap().to_array().unwrap(),
     });
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap();
     let m = model(&view(
