@@ -79,7 +79,8 @@ fn meaning(function: &Function) -> Meaning {
             Meaning::Refused(LATER)
         }
         "bool_and" | "bool_or" | "every" => Meaning::Refused(
-            "is not supported yet. Allowed: count, sum, min, max, avg; count(*) FILTER (WHERE …) = 0 says the same",
+            "is not supported yet. Allowed: count, sum, min, max, avg; count(*) FILTER (WHERE …) \
+             = 0 says the same",
         ),
         "median"
         | "percentile_cont"
@@ -110,7 +111,8 @@ fn call(function: &Function, aggregate: Aggregate, line: usize) -> Result<Call, 
     let name = aggregate.as_str();
     if function.over.is_some() {
         return Err(format!(
-            "{name}(…) OVER is a window function, which is not supported. Allowed: {name}(…) with GROUP BY"
+            "{name}(…) OVER is a window function, which is not supported. Allowed: {name}(…) \
+             with GROUP BY"
         ));
     }
     if !function.within_group.is_empty() || function.null_treatment.is_some() {
@@ -127,13 +129,16 @@ fn call(function: &Function, aggregate: Aggregate, line: usize) -> Result<Call, 
                                  count(*), count(x)"
                 .to_owned(),
             // The least of the distinct values is the least of all.
-            Aggregate::Min | Aggregate::Max => format!("{name}(DISTINCT x) is {name}(x). Allowed: {name}(x)"),
-            Aggregate::Sum | Aggregate::Avg => format!("{name}(DISTINCT …) cannot be merged: it needs every value that was seen. Allowed: {name}(x)"),
+            Aggregate::Min | Aggregate::Max => format!("{name}(DISTINCT x) is {name}(x). \
+                Allowed: {name}(x)"),
+            Aggregate::Sum | Aggregate::Avg => format!("{name}(DISTINCT …) cannot be merged: it \
+                needs every value that was seen. Allowed: {name}(x)"),
         });
     }
     if !list.clauses.is_empty() {
         return Err(format!(
-            "{name}(… ORDER BY …) and the like are not supported. Allowed: {name}(x) [FILTER (WHERE …)]"
+            "{name}(… ORDER BY …) and the like are not supported. Allowed: {name}(x) [FILTER \
+             (WHERE …)]"
         ));
     }
     let filter = function.filter.as_deref().cloned();
@@ -226,7 +231,12 @@ pub(super) fn refused(expr: &Expr, line: usize) -> Vec<(usize, String)> {
                 Meaning::Scalar | Meaning::Aggregate(_) | Meaning::Tumble => {}
             },
             Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
-                all.push((here, "a subquery is not supported: each model reads one topic. Allowed: columns of the topic".into()));
+                all.push((
+                    here,
+                    "a subquery is not supported: each model reads one topic. \
+                     Allowed: columns of the topic"
+                        .into(),
+                ));
             }
             _ => {}
         }

@@ -139,7 +139,13 @@ fn check_aliases(page: &mut Page<'_>, statement: &Statement) {
             Err(what) => page.line(item.line, what),
         }
         if let Some(first) = names.insert(name, item.line) {
-            page.line(item.line, format!("the name `{name}` is in SELECT twice (first on line {first}). Allowed: each name once"));
+            page.line(
+                item.line,
+                format!(
+                    "the name `{name}` is in SELECT twice (first on line \
+                     {first}). Allowed: each name once"
+                ),
+            );
         }
     }
 }
@@ -174,7 +180,14 @@ fn check_columns(page: &mut Page<'_>, statement: &Statement, columns: &[Column])
         let told = column.name.starts_with('_')
             || statement.items.iter().filter(|i| i.name() == Some(&column.name)).count() > 1;
         if !names.insert(&column.name) && !told {
-            page.line(line, format!("the table would have two columns `{}`: a window makes NAME_start and NAME_end. Allowed: another alias", column.name));
+            page.line(
+                line,
+                format!(
+                    "the table would have two columns `{}`: a window makes \
+                     NAME_start and NAME_end. Allowed: another alias",
+                    column.name
+                ),
+            );
         }
     }
 }
@@ -243,7 +256,8 @@ fn rows(
 pub(super) fn fit_for_key(pg: PgType) -> Result<(), String> {
     match pg {
         PgType::Real | PgType::Double => Err(format!(
-            "a key of {pg} is not exact (0 and -0, NaN). Allowed: a cast to numeric(p,s), bigint or text"
+            "a key of {pg} is not exact (0 and -0, NaN). Allowed: a cast to numeric(p,s), bigint \
+             or text"
         )),
         PgType::Jsonb => Err(
             "a key of jsonb is equal for PostgreSQL where its text differs. Allowed: text columns \
@@ -315,7 +329,8 @@ impl<'s> Options<'s> {
                 "amend" => {}
                 "drop" => late = Late::Drop,
                 other => page.line(setting.line, format!(
-                    "late = '{other}'. Allowed: amend (take late records, and count them), drop (leave them out)"
+                    "late = '{other}'. Allowed: amend (take late records, and count them), drop \
+                     (leave them out)"
                 )),
             }
         }

@@ -88,7 +88,13 @@ pub(super) fn aggregate(
     }
     for (key, line) in &group_by {
         if !selected.contains(key) {
-            page.line(*line, format!("GROUP BY has `{key}`, SELECT does not: the table's rows could not be told apart. Allowed: {key} in SELECT as well"));
+            page.line(
+                *line,
+                format!(
+                    "GROUP BY has `{key}`, SELECT does not: the table's rows \
+                     could not be told apart. Allowed: {key} in SELECT as well"
+                ),
+            );
         }
     }
     if keys.len() + usize::from(window.is_some()) > KEYS_MAX {
@@ -128,7 +134,11 @@ pub(super) fn aggregate(
     columns.extend(parts.all.iter().filter(|p| !p.visible).map(PartDraft::column));
     let nothing_kept = parts.all.is_empty() && !parts.incomplete;
     if nothing_kept && page.mistakes.len() == before {
-        page.line(statement.line, "GROUP BY without an aggregate keeps nothing per group. Allowed: at least one, such as count(*) AS n");
+        page.line(
+            statement.line,
+            "GROUP BY without an aggregate keeps nothing per group. \
+             Allowed: at least one, such as count(*) AS n",
+        );
     }
 
     let mut options = Options::new(&statement.options);
@@ -167,7 +177,13 @@ fn group_by(
         let expr = match key {
             Ast::Value(value) => {
                 let Value::Number(digits, _) = &value.value else {
-                    page.line(line, format!("GROUP BY {key} is a literal. Allowed: columns, aliases, places in SELECT"));
+                    page.line(
+                        line,
+                        format!(
+                            "GROUP BY {key} is a literal. Allowed: columns, \
+                             aliases, places in SELECT"
+                        ),
+                    );
                     continue;
                 };
                 let place = digits.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
@@ -511,7 +527,8 @@ impl Leaves for Found<'_, '_, '_, '_> {
             && window == name
         {
             return format!(
-                "the window `{name}` inside an expression. Allowed: the columns {name}_start and {name}_end, when reading the table"
+                "the window `{name}` inside an expression. Allowed: the columns {name}_start and \
+                 {name}_end, when reading the table"
             );
         }
         if !self.parts.scalars.has_column(name) {
@@ -530,7 +547,8 @@ impl Leaves for Found<'_, '_, '_, '_> {
             };
         }
         format!(
-            "the column `{name}` is neither grouped nor aggregated. Allowed: {name} in GROUP BY, or an aggregate such as max({name})"
+            "the column `{name}` is neither grouped nor aggregated. Allowed: {name} in GROUP BY, \
+             or an aggregate such as max({name})"
         )
     }
 }

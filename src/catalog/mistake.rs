@@ -112,7 +112,8 @@ pub(super) fn check_name(kind: &str, name: &str) -> Result<(), String> {
         let hint =
             if better.is_empty() { String::new() } else { format!(", for example `{better}`") };
         return Err(format!(
-            "the {kind} `{name}` is not snake_case. Allowed: a lower-case letter, then a-z, 0-9 and `_`{hint}"
+            "the {kind} `{name}` is not snake_case. Allowed: a lower-case letter, then a-z, 0-9 \
+             and `_`{hint}"
         ));
     }
     if name.len() > NAME_BYTES_MAX {
@@ -123,7 +124,8 @@ pub(super) fn check_name(kind: &str, name: &str) -> Result<(), String> {
     }
     if SYSTEM_COLUMNS.contains(&name) {
         return Err(format!(
-            "the {kind} `{name}` is PostgreSQL's own (every table has it). Allowed: any other name than {}",
+            "the {kind} `{name}` is PostgreSQL's own (every table has it). Allowed: any other \
+             name than {}",
             SYSTEM_COLUMNS.join(", ")
         ));
     }
@@ -162,7 +164,8 @@ mod tests {
         assert_eq!(nearest("zzz", &allowed), None);
         assert_eq!(
             unknown("key", "colums", &allowed),
-            "unknown key `colums`, did you mean `columns`? Allowed: max_disorder, max_future, columns"
+            "unknown key `colums`, did you mean `columns`? Allowed: max_disorder, max_future, \
+             columns"
         );
     }
 

@@ -4,6 +4,12 @@
 //! and aggregates (see `calls`).
 //!
 //! An expression that leaves reads columns of the topic alone and gives the same on every replay.
+//!
+//! One record must not stop a model for good, so what PostgreSQL would refuse with an error is NULL
+//! here: a cast of a value that does not fit, a division or remainder by zero. The same rule as in
+//! `generated`. A literal that does not fit is a mistake, told before anything runs. What can still
+//! fail on a record: functions that parse text (`to_timestamp`), and numeric beyond 38 digits.
+//! Whole numbers wrap around at their width, as in Arrow; sums of them do not (see `grouped`).
 
 use super::{
     PgType, Topic,
@@ -12,15 +18,16 @@ use super::{
     sql::line_of,
     topic_file::Draft,
 };
-use arrow::datatypes::DataType;
+use arrow::{datatypes::DataType, record_batch::RecordBatch};
 use datafusion::{
     common::{
-        DFSchema,
-        tree_node::{TreeNode, TreeNodeRecursion},
+        DFSchema, ScalarValue,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
     execution::session_state::SessionState,
-    logical_expr::{Expr, Volatility, cast},
+    logical_expr::{BinaryExpr, Expr, Operator, TryCast, Volatility, cast, lit, when},
+    optimizer::simplify_expressions::{ExprSimplifier, SimplifyContext},
     physical_expr::PhysicalExpr,
     prelude::{SessionConfig, SessionContext},
     sql::sqlparser::ast::{Expr as Ast, ExprWithAlias, visit_expressions},
@@ -161,21 +168,72 @@ impl<'t> Scalars<'t> {
             .create_logical_expr_from_sql_expr(named, &self.schema)
             .map_err(|e| reason(ast, &e))?;
         only_deterministic(&expr)?;
+        let column = match &expr {
+            Expr::Column(column) => Some(column.name().to_owned()),
+            _ => None,
+        };
+        let expr = self.simplified(expr).map_err(|e| reason(ast, &e))?;
         let physical: Arc<dyn PhysicalExpr> = self
             .state
             .create_physical_expr(expr.clone(), &self.schema)
             .map_err(|e| reason(ast, &e))?;
         let arrow = physical.data_type(self.schema.as_arrow()).map_err(|e| reason(ast, &e))?;
-        let pg = match &expr {
+        // Run over no record at all, it still meets its literals: a cast, a regular expression or
+        // a unit that is wrong fails now.
+        let nothing = RecordBatch::new_empty(Arc::clone(self.schema.inner()));
+        physical.evaluate(&nothing).map_err(|e| reason(ast, &e))?;
+        let pg = match column {
             // A bare column keeps what it was declared as: uuid and jsonb travel as text.
-            Expr::Column(column) => self.topic().kept(column.name()),
-            _ => PgType::holding(&arrow),
+            Some(column) => self.topic().kept(&column),
+            None => PgType::holding(&arrow),
         };
         let pg = pg.ok_or_else(|| {
             format!("`{ast}` is of the type {arrow}, which no column of PostgreSQL's holds here. Allowed: a cast to a \
                      type such as text, numeric(p,s) or timestamptz")
         })?;
         Ok(Scalar { expr, arrow, pg })
+    }
+}
+
+impl Scalars<'_> {
+    /// Total, with types that agree, constants computed. Not only for speed: functions such as
+    /// coalesce exist for the simplifier alone, and `create_physical_expr` does not call it.
+    fn simplified(&self, expr: Expr) -> Result<Expr, DataFusionError> {
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(self.schema.clone()))
+            .with_config_options(Arc::clone(self.state.config_options()))
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        let expr = expr.transform_up(total)?.data;
+        simplifier.simplify(simplifier.coerce(expr, &self.schema)?)
+    }
+}
+
+/// NULL instead of an error, where a record's values decide which.
+fn total(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
+    Ok(match expr {
+        Expr::Cast(cast) if !matches!(*cast.expr, Expr::Literal(..)) => {
+            Transformed::yes(Expr::TryCast(TryCast { expr: cast.expr, field: cast.field }))
+        }
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: op @ (Operator::Divide | Operator::Modulo),
+            right,
+        }) if !is_non_zero(&right) => {
+            let zero = right.as_ref().clone().eq(lit(0i64));
+            let right = Box::new(when(zero, lit(ScalarValue::Null)).otherwise(*right)?);
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+        }
+        other => Transformed::no(other),
+    })
+}
+
+fn is_non_zero(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(value, _) => {
+            ScalarValue::new_zero(&value.data_type()).is_ok_and(|zero| *value != zero)
+        }
+        _ => false,
     }
 }
 

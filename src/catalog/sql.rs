@@ -119,7 +119,13 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
         page.line(line, format!("a plain view keeps nothing. Allowed: {SHAPE}"));
     }
     if view.or_replace || view.or_alter || view.if_not_exists || view.temporary {
-        page.line(line, format!("OR REPLACE, IF NOT EXISTS and TEMPORARY mean nothing here: the file is the definition. Allowed: {SHAPE}"));
+        page.line(
+            line,
+            format!(
+                "OR REPLACE, IF NOT EXISTS and TEMPORARY mean nothing here: the \
+                 file is the definition. Allowed: {SHAPE}"
+            ),
+        );
     }
     if !view.columns.is_empty() {
         page.line(
@@ -185,7 +191,8 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
             SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => {
                 normal.page.line(
                     item_line,
-                    "SELECT * would change the table whenever the topic changes. Allowed: a list of columns",
+                    "SELECT * would change the table whenever the topic changes. Allowed: a list \
+                     of columns",
                 );
             }
         }
@@ -255,7 +262,11 @@ fn select_of(page: &mut Page<'_>, query: Query, line: usize) -> Option<Select> {
             LimitClause::LimitOffset { .. } => line,
             LimitClause::OffsetCommaLimit { limit, .. } => line_of(limit, line),
         };
-        page.line(place, "LIMIT: which rows stay would depend on the order of arrival. Allowed: LIMIT in the query that reads the table");
+        page.line(
+            place,
+            "LIMIT: which rows stay would depend on the order of arrival. Allowed: \
+             LIMIT in the query that reads the table",
+        );
     }
     if query.fetch.is_some() || !query.locks.is_empty() {
         page.line(
@@ -267,7 +278,13 @@ fn select_of(page: &mut Page<'_>, query: Query, line: usize) -> Option<Select> {
         SetExpr::Select(select) => Some(*select),
         SetExpr::SetOperation { op, right, .. } => {
             let line = line_of(right.as_ref(), line);
-            page.line(line, format!("{op} is not supported: each model reads one topic by one SELECT. Allowed: one model per SELECT"));
+            page.line(
+                line,
+                format!(
+                    "{op} is not supported: each model reads one topic by one \
+                     SELECT. Allowed: one model per SELECT"
+                ),
+            );
             None
         }
         other => {
@@ -283,13 +300,25 @@ fn select_of(page: &mut Page<'_>, query: Query, line: usize) -> Option<Select> {
 
 fn refuse_clauses(page: &mut Page<'_>, select: &Select, line: usize) {
     if select.distinct.is_some() {
-        page.line(line, "SELECT DISTINCT is not supported. Allowed: GROUP BY with the same columns and an aggregate");
+        page.line(
+            line,
+            "SELECT DISTINCT is not supported. Allowed: GROUP BY with the same \
+             columns and an aggregate",
+        );
     }
     if let Some(having) = &select.having {
-        page.line(line_of(having, line), "HAVING: a group that fails it now may pass it later, so all groups are kept. Allowed: WHERE in the query that reads the table");
+        page.line(
+            line_of(having, line),
+            "HAVING: a group that fails it now may pass it later, \
+             so all groups are kept. Allowed: WHERE in the query that reads the table",
+        );
     }
     if !select.named_window.is_empty() {
-        page.line(line, "WINDOW (window functions) is not supported. Allowed: tumble(interval '…') with GROUP BY");
+        page.line(
+            line,
+            "WINDOW (window functions) is not supported. Allowed: tumble(interval \
+             '…') with GROUP BY",
+        );
     }
     if let Some(qualify) = &select.qualify {
         page.line(line_of(qualify, line), "QUALIFY is not supported. Allowed: WHERE");
@@ -322,7 +351,11 @@ fn topic_of(
     line: usize,
 ) -> Option<(String, Option<String>, usize)> {
     if let Some(second) = select.from.get(1) {
-        page.line(line_of(&second.relation, line), "a second table after FROM is a join, which is not supported yet. Allowed: FROM one topic");
+        page.line(
+            line_of(&second.relation, line),
+            "a second table after FROM is a join, which \
+             is not supported yet. Allowed: FROM one topic",
+        );
     }
     let Some(first) = select.from.first() else {
         page.line(line, "FROM is missing. Allowed: FROM one topic");

@@ -206,3 +206,31 @@ fn no_topic_and_no_directory_are_mistakes() {
     let mistakes = load(dir.path(), dir.path()).unwrap_err();
     assert!(mistakes[0].what.contains("cannot read the file"), "{mistakes:#?}");
 }
+
+#[test]
+fn a_file_that_was_cut_off_or_lost_a_word_is_told_and_never_a_panic() {
+    let sql = "CREATE MATERIALIZED VIEW m WITH (allowed_lateness = '1 h') AS SELECT tumble(interval '5 minutes') AS w, \
+               e.name, round(avg(n) FILTER (WHERE flag AND n > 1), 2) AS x, CASE WHEN count(*) > 1 THEN 'a' ELSE 'b' END AS y \
+               FROM events AS e WHERE day > '2024-01-01'::date AND name IN ('a', 'b') GROUP BY 1, name";
+    assert_eq!(model_mistakes(sql), Vec::<String>::new());
+    for text in [sql, EVENTS] {
+        let ends = text.char_indices().map(|(end, _)| text[..end].to_owned());
+        let words: Vec<&str> = text.split_inclusive(' ').collect();
+        let gaps = (0..words.len()).map(|gap| {
+            let kept = words.iter().enumerate().filter(|(i, _)| *i != gap);
+            kept.map(|(_, word)| *word).collect::<String>()
+        });
+        for damaged in ends.chain(gaps) {
+            let told = match text == sql {
+                true => model_mistakes(&damaged),
+                false => topic_mistakes(&damaged),
+            };
+            for mistake in told {
+                assert!(
+                    mistake.contains("Allowed") || mistake.contains("not TOML"),
+                    "{mistake}\n{damaged}"
+                );
+            }
+        }
+    }
+}

@@ -115,7 +115,12 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         Some(table) => columns(&table, &mut unsure, found),
         None => {
             if !top.has("columns") {
-                found.push((0, "the table [columns] is missing. Allowed: [columns] with one `name = \"type\"` per column".into()));
+                found.push((
+                    0,
+                    "the table [columns] is missing. Allowed: [columns] with one \
+                     `name = \"type\"` per column"
+                        .into(),
+                ));
             }
             Vec::new()
         }
@@ -164,7 +169,8 @@ fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
         || !topic.bytes().all(legal)
     {
         found.push((byte, format!(
-            "`{topic}` is no name of a Kafka topic. Allowed: 1 to 249 of a-z, A-Z, 0-9, `.`, `_` and `-`"
+            "`{topic}` is no name of a Kafka topic. Allowed: 1 to 249 of a-z, A-Z, 0-9, `.`, `_` \
+             and `-`"
         )));
     }
 }
@@ -211,7 +217,11 @@ fn check_event_time(
         wrong(format!("is {}. Allowed: timestamptz", column.pg));
     }
     if column.optional {
-        wrong("is optional, but every record needs an event time. Allowed: a column that is not optional (a record without it becomes a dead letter)".into());
+        wrong(
+            "is optional, but every record needs an event time. Allowed: a column that is not \
+             optional (a record without it becomes a dead letter)"
+                .into(),
+        );
     }
     if let Some(pii) = column.pii {
         wrong(format!(
@@ -276,7 +286,12 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
         DeValue::Table(table) => {
             let table = Table::new(row.key, row.byte, table);
             table.only(&COLUMN, found);
-            if let Some(text) = table.required_text("type", "a type of PostgreSQL's, such as \"text\"", found) {
+            if let Some(text) = table.required_text(
+                "type",
+                "a type of PostgreSQL's, such as \
+                 \"text\"",
+                found,
+            ) {
                 column.pg = read_type(&text, table.byte("type"), found);
             }
             if let Some(path) = table.parsed("from", pointer, found) {
@@ -286,11 +301,15 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
             column.pii = table.parsed("pii", pii, found);
             column.optional = table.boolean("optional", found).unwrap_or(false);
         }
-        other => found.push((row.byte, format!(
-            "column `{}` is a TOML {}. Allowed: \"type\", or {{ type = …, from = …, pii = …, optional = … }}",
-            row.key,
-            other.type_str()
-        ))),
+        other => found.push((
+            row.byte,
+            format!(
+                "column `{}` is a TOML {}. Allowed: \"type\", or {{ type = …, from = …, pii = …, \
+                 optional = … }}",
+                row.key,
+                other.type_str()
+            ),
+        )),
     }
     column
 }
@@ -316,7 +335,8 @@ fn pointer(text: &str) -> Result<Vec<String>, String> {
             let plain = key.replace("~0", "").replace("~1", "");
             match plain.contains('~') {
                 true => Err(format!(
-                    "`{text}` has a `~` that stands for nothing. Allowed: ~0 (for ~) and ~1 (for /), as in RFC 6901"
+                    "`{text}` has a `~` that stands for nothing. Allowed: ~0 (for ~) and ~1 (for \
+                     /), as in RFC 6901"
                 )),
                 // In this order: `~01` is `~1`, not `/`.
                 false => Ok(key.replace("~1", "/").replace("~0", "~")),
@@ -360,7 +380,12 @@ fn lake(
         Some((_, DeValue::Boolean(false))) => return None,
         Some((row, DeValue::Table(table))) => Table::new("lake", row.byte, table),
         Some((row, _)) => {
-            found.push((row.byte, "`lake` is neither a table nor false. Allowed: [lake] with its keys, or lake = false".into()));
+            found.push((
+                row.byte,
+                "`lake` is neither a table nor false. Allowed: [lake] with its \
+                 keys, or lake = false"
+                    .into(),
+            ));
             return None;
         }
         None => {
@@ -382,9 +407,14 @@ fn lake(
             for (byte, text) in levels {
                 let Some(level) = level(&text, byte, topic, unsure, blind, found) else { continue };
                 if let Some(first) = names.insert(level.name.clone(), text.clone()) {
-                    found.push((byte, format!(
-                        "partition_by has two levels named `{}`: `{first}` and `{text}`. Allowed: each name once", level.name
-                    )));
+                    found.push((
+                        byte,
+                        format!(
+                            "partition_by has two levels named `{}`: `{first}` and `{text}`. \
+                             Allowed: each name once",
+                            level.name
+                        ),
+                    ));
                 }
                 check_level_name(&level, byte, topic, unsure, found);
                 spec.partition_by.push(level);
@@ -419,7 +449,10 @@ fn lake(
     }
     let zone = |text: &str| {
         text.parse::<chrono_tz::Tz>().map_err(|_| {
-            format!("unknown time zone `{text}`. Allowed: a name of the IANA data base, such as Europe/London or UTC")
+            format!(
+                "unknown time zone `{text}`. Allowed: a name of the IANA data base, such as \
+                 Europe/London or UTC"
+            )
         })
     };
     spec.time_zone = table.parsed("time_zone", zone, found).unwrap_or(chrono_tz::UTC);
@@ -480,13 +513,20 @@ fn level(
     }
     let Ok(column) = topic.schema.index_of(name) else {
         let dropped = topic.columns.iter().any(|c| c.name == name);
-        found.push((byte, match dropped {
-            true => format!("partition_by uses `{name}`, which pii = \"drop\" leaves out. Allowed: a kept column"),
-            false => {
-                let names: Vec<&str> = topic.schema.fields().iter().map(|f| f.name().as_str()).collect();
-                unknown("column in partition_by", name, &names)
-            }
-        }));
+        found.push((
+            byte,
+            match dropped {
+                true => format!(
+                    "partition_by uses `{name}`, which pii = \"drop\" leaves out. \
+                     Allowed: a kept column"
+                ),
+                false => {
+                    let names: Vec<&str> =
+                        topic.schema.fields().iter().map(|f| f.name().as_str()).collect();
+                    unknown("column in partition_by", name, &names)
+                }
+            },
+        ));
         return None;
     };
     let pg = topic.kept(name)?;

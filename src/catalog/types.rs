@@ -113,7 +113,8 @@ impl PgType {
             "text" => plain(Self::Text),
             "varchar" | "character varying" if arguments.is_none() => Ok(Self::Text),
             "varchar" | "character varying" | "char" | "character" | "bpchar" => Err(format!(
-                "the type `{text}` limits a text's length, which a file of the lake does not keep. Allowed: text"
+                "the type `{text}` limits a text's length, which a file of the lake does not \
+                 keep. Allowed: text"
             )),
             "boolean" | "bool" => plain(Self::Boolean),
             "smallint" | "int2" => plain(Self::SmallInt),
@@ -158,7 +159,8 @@ impl PgType {
                 Err(format!("PostgreSQL has no type `{text}`. Allowed: double precision"))
             }
             "int16" | "int32" | "int64" | "long" => Err(format!(
-                "PostgreSQL has no type `{text}`. Allowed: smallint (16 bits), integer (32), bigint (64)"
+                "PostgreSQL has no type `{text}`. Allowed: smallint (16 bits), integer (32), \
+                 bigint (64)"
             )),
             other if other.ends_with("[]") || other.starts_with("array") => Err(format!(
                 "the type `{text}` is an array, which is not supported yet. Allowed: jsonb"

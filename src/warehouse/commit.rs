@@ -2,9 +2,8 @@
 //!
 //! Owns: their order of steps. Does not own: the cut, nor what the caller does after a refusal.
 //!
-//! SUBTLE: the order of steps in a commit.
-//! 1. Lock the marks in sorted order, 2. move them where offset and epoch are still ours, 3. apply
-//! what the cut yields, 4. COMMIT. Marks come before rows: a fenced process learns it before it
+//! SUBTLE: the order of steps in a commit. First lock the marks in sorted order, then move them where
+//! offset and epoch are still ours, then apply what the cut yields, then COMMIT. Marks come before rows: a fenced process learns it before it
 //! has written anything, and two processes with the same partition meet at the mark, never in the
 //! middle of each other's rows. Locks come in a statement of their own: what a statement sees is
 //! fixed when it begins, so an UPDATE that had to wait would judge by re-checked rows, one by one

@@ -216,9 +216,9 @@ mod tests {
 
     #[test]
     fn migrations_are_applied_in_order_and_once() {
-        for count in 0..MIGRATIONS.len() {
+        for (count, migration) in MIGRATIONS.iter().enumerate() {
             let next = next_migration(&applied(count)).unwrap().unwrap();
-            assert_eq!(next.name, MIGRATIONS[count].name);
+            assert_eq!(next.name, migration.name);
         }
         assert!(next_migration(&applied(MIGRATIONS.len())).unwrap().is_none());
     }
