@@ -67,8 +67,14 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)?;
         let mut next = self.source.as_deref().map(|e| e as &dyn std::error::Error);
+        // Many libraries repeat their source in their own text: it is told once.
+        let mut told = String::new();
         while let Some(e) = next {
-            write!(f, ": {e}")?;
+            let text = e.to_string();
+            if !told.contains(&text) {
+                write!(f, ": {text}")?;
+                told = text;
+            }
             next = e.source();
         }
         Ok(())

@@ -60,7 +60,9 @@ fn dispatch(cli: Cli) -> Result<()> {
     let filter = match &cli.command {
         // The demo prints its own story.
         #[cfg(feature = "embedded")]
-        Command::Demo { .. } => "warn".to_owned(),
+        Command::Demo { .. } => {
+            "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool_postgres=off".to_owned()
+        }
         Command::Run { .. } | Command::Check | Command::Status { .. } => config.log_level.clone(),
     };
     log(config.log, &filter)?;

@@ -21,12 +21,12 @@ use super::{
 use arrow::{datatypes::DataType, record_batch::RecordBatch};
 use datafusion::{
     common::{
-        DFSchema, ScalarValue,
-        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+        DFSchema,
+        tree_node::{TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
     execution::session_state::SessionState,
-    logical_expr::{BinaryExpr, Expr, Operator, TryCast, Volatility, cast, lit, when},
+    logical_expr::{Expr, Volatility, cast},
     optimizer::simplify_expressions::{ExprSimplifier, SimplifyContext},
     physical_expr::PhysicalExpr,
     prelude::{SessionConfig, SessionContext},
@@ -196,7 +196,7 @@ impl<'t> Scalars<'t> {
 }
 
 impl Scalars<'_> {
-    /// Total, with types that agree, constants computed. Not only for speed: functions such as
+    /// With types that agree and constants computed. Not only for speed: functions such as
     /// coalesce exist for the simplifier alone, and `create_physical_expr` does not call it.
     fn simplified(&self, expr: Expr) -> Result<Expr, DataFusionError> {
         let context = SimplifyContext::builder()
@@ -204,36 +204,7 @@ impl Scalars<'_> {
             .with_config_options(Arc::clone(self.state.config_options()))
             .build();
         let simplifier = ExprSimplifier::new(context);
-        let expr = expr.transform_up(total)?.data;
         simplifier.simplify(simplifier.coerce(expr, &self.schema)?)
-    }
-}
-
-/// NULL instead of an error, where a record's values decide which.
-fn total(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
-    Ok(match expr {
-        Expr::Cast(cast) if !matches!(*cast.expr, Expr::Literal(..)) => {
-            Transformed::yes(Expr::TryCast(TryCast { expr: cast.expr, field: cast.field }))
-        }
-        Expr::BinaryExpr(BinaryExpr {
-            left,
-            op: op @ (Operator::Divide | Operator::Modulo),
-            right,
-        }) if !is_non_zero(&right) => {
-            let zero = right.as_ref().clone().eq(lit(0i64));
-            let right = Box::new(when(zero, lit(ScalarValue::Null)).otherwise(*right)?);
-            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
-        }
-        other => Transformed::no(other),
-    })
-}
-
-fn is_non_zero(expr: &Expr) -> bool {
-    match expr {
-        Expr::Literal(value, _) => {
-            ScalarValue::new_zero(&value.data_type()).is_ok_and(|zero| *value != zero)
-        }
-        _ => false,
     }
 }
 

@@ -17,7 +17,14 @@ use arrow::{
     datatypes::{DataType, SchemaRef, UInt32Type},
 };
 use datafusion::{
-    common::DFSchema, error::DataFusionError, logical_expr::Expr, physical_plan::PhysicalExpr,
+    common::{
+        DFSchema,
+        tree_node::{Transformed, TreeNode},
+    },
+    error::DataFusionError,
+    logical_expr::Expr,
+    physical_expr::expressions::BinaryExpr,
+    physical_plan::PhysicalExpr,
     prelude::SessionContext,
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -172,7 +179,18 @@ fn physical(
     names: &DFSchema,
     expr: &Expr,
 ) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
-    context.create_physical_expr(expr.clone(), names)
+    let expr = context.create_physical_expr(expr.clone(), names)?;
+    // Whole numbers that do not fit are an error of that record (M-3), never wrapped.
+    let checked = expr.transform_up(|e| {
+        let checked = e.downcast_ref::<BinaryExpr>().map(|binary| {
+            Arc::new(binary.clone().with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>
+        });
+        Ok(match checked {
+            Some(checked) => Transformed::yes(checked),
+            None => Transformed::no(e),
+        })
+    })?;
+    Ok(checked.data)
 }
 
 fn refused(model: &Model, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -29,8 +29,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A cut that fails is tried again as a whole, so single requests give up soon.
 const RETRIES: usize = 3;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A completed upload is gone for a moment before its object can be seen, on some servers.
-const LOOKS: u32 = 3;
+/// While a server completes an upload (for a process that was killed in between, say), the upload
+/// is gone or its parts are, and its object cannot be seen yet.
+const LOOKS: u32 = 10;
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Cheap to clone; clones share connections.
@@ -250,7 +251,9 @@ impl Remote {
         let Err(answer) = self.store.complete_multipart(&location, &upload.0, parts).await else {
             return Ok(());
         };
-        let gone = is_absent(&answer) || text_of(&answer).contains("InvalidBlockList");
+        let text = text_of(&answer);
+        let moved = ["InvalidPart", "InvalidBlockList"].iter().any(|code| text.contains(code));
+        let gone = is_absent(&answer) || moved;
         let answer = self.judged(format!("upload of {path} not completed"), answer);
         for _ in 0..LOOKS {
             match self.size(path).await {
@@ -417,7 +420,7 @@ fn known<K: std::str::FromStr>(
         }
         let known = key.parse().ok();
         if known.is_none() {
-            tracing::warn!(option = name, "the lake does not know this option, it has no effect");
+            tracing::debug!(option = name, "the lake does not know this option, it has no effect");
         }
         Some((known?, value.clone()))
     })

@@ -144,6 +144,11 @@ fn hurried(world: &World) -> std::process::Command {
         .env("HIGHWATER_COMMIT_INTERVAL", "40ms")
         .env("HIGHWATER_CATCH_UP_INTERVAL", "40ms")
         .env("HIGHWATER_MEMORY", "64MiB");
+    roll_often(world);
+    command
+}
+
+fn roll_often(world: &World) {
     let file = world.folder.path().join("topics/oyster_taps.toml");
     let text = std::fs::read_to_string(&file).expect("topic file");
     if !text.contains("roll ") {
@@ -151,7 +156,6 @@ fn hurried(world: &World) -> std::process::Command {
             text.replace("[lake]", "[lake]\nroll = { bytes = \"64KiB\", age = \"100ms\" }");
         std::fs::write(&file, rolled).expect("topic file");
     }
-    command
 }
 
 fn killed_at_random_moments(name: &str, lake: Lake, seed: u64) {
@@ -204,11 +208,13 @@ fn of_two_processes_one_is_killed_and_the_other_finishes() {
     let Some((world, taps, data)) = world("oyster_two", Lake::S3) else { return };
     let half = taps.len() / 2;
     world.produce(taps[..half].iter().map(|tap| keyed(tap)));
-    let first = Running::start(hurried(&world));
-    // Following, so that it is still there when the other one dies.
-    let mut follower = world.command(&["run"]);
-    follower.env("HIGHWATER_COMMIT_INTERVAL", "40ms").env("HIGHWATER_CATCH_UP_INTERVAL", "40ms");
-    let second = Running::start(follower);
+    let follow = || {
+        let mut command = world.command(&["run"]);
+        command.env("HIGHWATER_COMMIT_INTERVAL", "40ms").env("HIGHWATER_CATCH_UP_INTERVAL", "40ms");
+        Running::start(command)
+    };
+    roll_often(&world);
+    let (first, second) = (follow(), follow());
     let owners = "SELECT count(DISTINCT owner) FROM highwater.marks WHERE output = 'lake'";
     eventually("two owners", || {
         world.number("SELECT count(*) FROM pg_tables WHERE tablename = 'marks'") == 1
@@ -262,7 +268,7 @@ fn broken(tap: &str, way: usize) -> (String, &'static str) {
         }
         9 => {
             value["serviceDate"] = "2009-02-30".into();
-            "type"
+            "range"
         }
         _ => unreachable!("ten ways"),
     };
