@@ -41,13 +41,17 @@ pub fn timestamptz(text: &str) -> Result<i64, Refusal> {
     else {
         return Err(not_an_instant());
     };
-    let (second, rest) = match &clock[5..] {
-        [b':', rest @ ..] => (two(rest, 0).ok_or_else(not_an_instant)?, &rest[2..]),
-        rest => (0, rest),
-    };
-    let (nanos, rest) = match rest {
-        [b'.', rest @ ..] => fraction(rest)?,
-        rest => (0, rest),
+    let (second, nanos, rest) = match &clock[5..] {
+        [b':', rest @ ..] => {
+            let second = two(rest, 0).ok_or_else(not_an_instant)?;
+            let (nanos, rest) = match &rest[2..] {
+                [b'.', rest @ ..] => fraction(rest)?,
+                rest => (0, rest),
+            };
+            (second, nanos, rest)
+        }
+        // Without seconds no point either: `08:00.5` would be half a minute to ISO 8601.
+        rest => (0, 0, rest),
     };
     let (east, offset_hours, offset_minutes) = offset(rest)?;
 
@@ -226,6 +230,7 @@ mod tests {
             ("2024-03-01T12:00:00", Type),
             ("2024-03-01", Type),
             ("2024-03-01T12Z", Type),
+            ("2024-03-01T12:00.5Z", Type),
             ("2024-03-01T12:00:00.Z", Type),
             ("2024-03-01T12:00:00.1234567890Z", Type),
             ("2024-03-01T12:00:00.0000001Z", Range),

@@ -8,7 +8,7 @@ use crate::{
     decode::RejectClass::{self, Future, Malformed, Missing, Range, Type},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chrono::{DateTime, NaiveDate};
+use chrono::{DateTime, Datelike, NaiveDate};
 use proptest::prelude::*;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -185,21 +185,19 @@ fn convert(column: &TopicColumn, raw: Option<String>) -> Result<Option<String>, 
             },
         },
         PgType::Date if is_number => Err(Type),
+        PgType::Date if zeroed(trimmed) != "0000-00-00" => Err(Type),
         PgType::Date => match NaiveDate::parse_from_str(trimmed, "%Y-%m-%d") {
-            Ok(day) if trimmed.len() == 10 => {
-                Ok((day - NaiveDate::default()).num_days().to_string())
-            }
-            _ if zeroed(trimmed) == "0000-00-00" => Err(Range),
-            _ => Err(Type),
+            Ok(day) if day.year() > 0 => Ok((day - NaiveDate::default()).num_days().to_string()),
+            _ => Err(Range),
         },
         PgType::Timestamptz if is_number => Err(Type),
+        // The notation first: chrono takes blanks in odd places.
+        PgType::Timestamptz if !is_rfc_3339(&strict(trimmed)) => Err(Type),
         PgType::Timestamptz => match DateTime::parse_from_rfc3339(&strict(trimmed)) {
-            Ok(at) if at.timestamp_subsec_nanos() % 1000 == 0 => {
+            Ok(at) if at.timestamp_subsec_nanos() % 1000 == 0 && at.year() > 0 => {
                 Ok(at.timestamp_micros().to_string())
             }
-            Ok(_) => Err(Range),
-            _ if is_rfc_3339(&strict(trimmed)) => Err(Range),
-            _ => Err(Type),
+            _ => Err(Range),
         },
         PgType::Uuid => {
             let inner = trimmed.strip_prefix('{').and_then(|it| it.strip_suffix('}'));
@@ -221,13 +219,13 @@ fn convert(column: &TopicColumn, raw: Option<String>) -> Result<Option<String>, 
     if is_nested && column.pg != PgType::Jsonb { Err(Type) } else { value.map(Some) }
 }
 
-/// Without the blanks that are taken for T and before an offset.
+/// In upper case, without the blanks that are taken for T and before an offset.
 fn strict(text: &str) -> String {
-    let mut chars: Vec<_> = text.chars().collect();
+    let mut chars: Vec<_> = text.to_ascii_uppercase().chars().collect();
     if chars.get(10) == Some(&' ') {
         chars[10] = 'T';
     }
-    if chars.len() >= 26 && chars[chars.len() - 7] == ' ' {
+    if chars.len() >= 26 && matches!(chars[chars.len() - 7..], [' ', '+' | '-', ..]) {
         chars.remove(chars.len() - 7);
     }
     chars.into_iter().collect()
