@@ -271,7 +271,7 @@ impl Driver {
             return self.decide(Input::Halt { why }, None);
         }
         let mut arrivals = arrivals(&records);
-        for (partition, next) in &fetched.ends {
+        for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
         }
         self.watch(&records, &decoded);

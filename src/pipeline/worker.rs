@@ -483,6 +483,7 @@ impl Worker {
             self.leaving.remove(partition);
             self.readers.remove(partition);
         }
+        self.seek_again();
         self.take_what_is_wanted();
     }
 
@@ -836,6 +837,14 @@ impl Worker {
         }
     }
 
+    /// A rebalance stops and starts the client's fetchers of partitions that stay, from positions
+    /// of its own. Ours are the ones that count, so they are set again.
+    fn seek_again(&mut self) {
+        for (&partition, &to) in &self.readers {
+            self.effects.push_back(Effect::Seek { partition, to });
+        }
+    }
+
     fn revoked(&mut self, partitions: Vec<Partition>) {
         for partition in partitions {
             self.readers.remove(&partition);
@@ -845,6 +854,7 @@ impl Worker {
                 lane.deferred.retain(|(_, p, _)| *p != partition);
             }
         }
+        self.seek_again();
     }
 
     /// P-5.

@@ -9,6 +9,10 @@
 //! until the first seek succeeds [`TopicReader`] itself drops what comes. Without both, a record
 //! from beyond the mark would look like a gap of compacted ones. Pausing instead was refused:
 //! resuming restores the position of before the pause, not that of the seek.
+//!
+//! Events of a partition's end are refused too: taken in a batch, librdkafka 2.12 counts one as a
+//! record and goes on behind it after the next rebalance, which loses a record. That nothing but
+//! transaction markers is left before the end is asked of the consumer's position instead.
 
 use crate::{
     error::{Error, Result},
@@ -22,7 +26,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     ffi::{CStr, CString},
     sync::{
         Arc, PoisonError, RwLock,
@@ -48,7 +52,7 @@ const FIXED: [(&str, &str); 5] = [
     ("enable.auto.offset.store", "false"),
     ("auto.offset.reset", "error"),
     ("isolation.level", "read_committed"),
-    ("enable.partition.eof", "true"),
+    ("enable.partition.eof", "false"),
 ];
 
 /// What the group says of a topic's partitions.
@@ -346,7 +350,7 @@ impl Kafka {
         TopicReader {
             kafka: self.clone(),
             topic: topic.to_owned(),
-            reading: BTreeSet::new(),
+            reading: BTreeMap::new(),
             seeks: BTreeMap::new(),
         }
     }
@@ -367,8 +371,8 @@ impl Drop for Kafka {
 pub struct TopicReader {
     kafka: Arc<Kafka>,
     topic: String,
-    /// Seeked since they were assigned.
-    reading: BTreeSet<Partition>,
+    /// Seeked since they were assigned, with the offset that comes next.
+    reading: BTreeMap<Partition, Offset>,
     /// Not yet successful.
     seeks: BTreeMap<Partition, Offset>,
 }
@@ -403,30 +407,60 @@ impl TopicReader {
         };
         let mut fetched = Fetched {
             messages: Vec::with_capacity(messages.len()),
-            ends: Vec::new(),
+            passed: Vec::new(),
             more: count == max as isize,
             _kafka: self.kafka.clone(),
         };
         let mut trouble = Ok(());
+        let quiet = messages.is_empty();
         for message in messages {
             // SAFETY: a message that librdkafka gave us and that `Message` destroys once.
             let message = Message(unsafe { &mut *message });
             let partition = Partition(message.0.partition);
             match message.0.err {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                    if self.reading.contains(&partition) {
+                    // Offsets ascend, whatever a rebalance makes the client fetch again.
+                    if let Some(next) = self.reading.get_mut(&partition)
+                        && message.0.offset >= next.0
+                    {
+                        *next = Offset::after(message.0.offset);
                         fetched.messages.push(message);
-                    }
-                }
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
-                    if self.reading.contains(&partition) {
-                        fetched.ends.push((partition, Offset(message.0.offset)));
                     }
                 }
                 code => trouble = self.refused(partition, code, &message),
             }
         }
+        if quiet {
+            fetched.passed = self.pass_markers();
+        }
         trouble.map(|()| fetched)
+    }
+
+    /// Partitions of which more than was delivered is read: what came was no record.
+    fn pass_markers(&mut self) -> Vec<(Partition, Offset)> {
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in &self.reading {
+            if self.kafka.known_end(&self.topic, *partition).is_some_and(|end| end > *next) {
+                list.add_partition(&self.topic, partition.0);
+            }
+        }
+        if list.count() == 0 {
+            return Vec::new();
+        }
+        // SAFETY: a live client and a list of our own, whose offsets are filled in.
+        unsafe { rd::rd_kafka_position(self.kafka.consumer.client().native_ptr(), list.ptr()) };
+        let mut passed = Vec::new();
+        for element in list.elements() {
+            let partition = Partition(element.partition());
+            if let (KafkaOffset::Offset(position), Some(next)) =
+                (element.offset(), self.reading.get_mut(&partition))
+                && position > next.0
+            {
+                *next = Offset(position);
+                passed.push((partition, *next));
+            }
+        }
+        passed
     }
 
     /// An error in place of a record: passing, or the end of reading this partition.
@@ -435,10 +469,11 @@ impl TopicReader {
         let place = format!("{}/{}@{}", self.topic, partition.0, message.0.offset);
         match code {
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
-                if self.reading.contains(&partition) =>
+                if self.reading.contains_key(&partition) =>
             {
                 Err(Error::halt(format!(
-                    "{place} is not in Kafka any more (or not yet): retention has passed the mark, or the topic was made anew"
+                    "{place} is not in Kafka any more (or not yet): retention has passed the mark, or the topic was made anew ({})",
+                    message.text()
                 )))
             }
             RDKafkaErrorCode::BadMessage
@@ -469,8 +504,9 @@ impl TopicReader {
                     let partition = Partition(answer.partition());
                     match answer.error() {
                         Ok(()) => {
-                            self.seeks.remove(&partition);
-                            self.reading.insert(partition);
+                            if let Some(to) = self.seeks.remove(&partition) {
+                                self.reading.insert(partition, to);
+                            }
                         }
                         Err(error) => {
                             tracing::debug!(
@@ -538,8 +574,8 @@ unsafe fn slice<'a>(data: *const u8, len: usize) -> Option<&'a [u8]> {
 /// One fetch; keeps librdkafka's buffers until dropped.
 pub struct Fetched {
     messages: Vec<Message>,
-    /// Partitions found at their end, and where that is.
-    pub ends: Vec<(Partition, Offset)>,
+    /// Read up to here without a record: compacted ones, markers of transactions.
+    pub passed: Vec<(Partition, Offset)>,
     /// As many as asked for: there is more.
     pub more: bool,
     /// Buffers belong to the client.
@@ -552,7 +588,7 @@ impl Fetched {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.ends.is_empty()
+        self.messages.is_empty() && self.passed.is_empty()
     }
 
     /// Headers of the record with this index in `records`.
