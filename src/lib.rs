@@ -1,4 +1,122 @@
 //! highwater: Kafka to partitioned Parquet and PostgreSQL tables, exactly once, provably.
+//!
+//! This page is the map. What users do with it is in `README.md`.
+//!
+//! ```text
+//! topics/*.toml  sql/models/*.sql
+//!       └──────┬──────┘ catalog: what the user declared, checked
+//!              ▼
+//! Kafka ─► source ─► decode ─► event_time ─► compute ─► cut ─┬► lake       Parquet on an object store
+//!         poll,seek  bytes to   watermark,    models to      └► warehouse  PostgreSQL: deltas, rows,
+//!                    rows       lateness      deltas                       dead letters, marks
+//! ```
+//!
+//! # The one idea
+//! Every output (the lake of a topic, a model, the dead letters) has its own mark per partition: the
+//! next offset it has not taken, in a row of `highwater.marks`. A cut is a span of offsets per
+//! partition and what it yields. Committing it is one PostgreSQL transaction: apply the yield, and
+//! move each mark from the span's beginning to its end where our epoch still holds. If one does not
+//! move, nothing happened. Whatever fails, the partitions are taken anew and read again from the marks.
+//!
+//! # Folders, in order of the data
+//! | folder | does |
+//! | --- | --- |
+//! | `main` | parse, run, exit code |
+//! | [`error`] | one error; its kind says what the caller does next |
+//! | [`record`] | offsets, spans, event time, marks, fates: the nouns of all stages |
+//! | [`config`] ⇄ | every setting, read once: flags, environment, file, secrets |
+//! | [`catalog`] | topic files and models, checked as a whole |
+//! | [`source`] ⇄ | Kafka in: the group, records from where the marks say |
+//! | [`decode`] | bytes to rows, or a reject with its reason |
+//! | [`event_time`] | watermark, lateness, windows; no clock |
+//! | [`compute`] | a model over a cut: rows in, deltas out |
+//! | [`cut`] | the shape of what is committed at once |
+//! | [`lake`] ⇄ | rows to Parquet files that appear when committed |
+//! | [`warehouse`] ⇄ | deltas, rows, marks and the list of files in PostgreSQL |
+//! | [`pipeline`] ⇄ | `worker` decides and does nothing; `driver` does and decides nothing |
+//! | [`ops`] ⇄ | beside the flow: a file per command, metrics, HTTP |
+//!
+//! ⇄ holds an *edge*: the one file that names an outside system (or clocks and threads). Everything
+//! else is pure: it takes inputs, time among them, and gives results.
+//!
+//! A folder imports only from folders further left, siblings never import each other, and edges stay
+//! where they are; `tests/it/tidy.rs` holds this:
+//!
+//! ```text
+//! error < record < config, catalog < source, decode, event_time < compute < cut
+//!       < lake, warehouse < pipeline < ops < main
+//! ```
+//!
+//! # From `main` to the inner loop in five hops
+//! 1. `main.rs`, `dispatch`: settings are resolved, the command chosen.
+//! 2. [`ops::run::run`]: catalog, database and store are made ready; waits for a signal.
+//! 3. `ops/service.rs`, `Service::start`: one consumer, and a thread per topic.
+//! 4. [`pipeline::driver::Driver::run`]: the loop: hear, let the worker decide, fetch. Beside it read
+//!    [`pipeline::worker::Worker::handle`], which decides.
+//! 5. [`decode::Decoder::decode`] and then [`compute::Tables::admit`]: where records are rows and rows
+//!    are groups. `lake::writer` is the same for files.
+//!
+//! Then [`warehouse::postgres::Warehouse::commit`], in `warehouse/commit.rs`: where exactly-once is kept.
+//!
+//! # Words
+//! | word | means |
+//! | --- | --- |
+//! | offset | of a partition of Kafka's; always the next one to read |
+//! | span | offsets from (included) to (not included): `taps/3@120..180` |
+//! | output | what keeps marks of its own: `lake`, `dead_letters`, `model:NAME` |
+//! | lane | outputs that are cut together: the tables (models and dead letters), and the lake |
+//! | mark | an output's next offset in a partition, with epoch, highest event time, totals of fates |
+//! | epoch | the number of a mark's owner: taking a partition adds one, which fences the owner before |
+//! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent |
+//! | cut | the atomic unit of work: spans, what they yield, the marks to move |
+//! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
+//! | part | of an aggregate: count, sum, min or max, which merge. Of an upload: a piece of a file |
+//! | window | tumbling: `[start, start + size)` of event time, aligned to 1970-01-01 UTC |
+//! | watermark | a partition's highest event time minus the topic's `max_disorder` |
+//! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
+//! | reject | a record, or a row of one model, that is not taken, with the reason |
+//! | dead letter | a reject as it is stored, with the whole record |
+//!
+//! # Invariants
+//! Each is checked in two places far apart where it can be: in code, and by a `WHERE` or a `CHECK` in
+//! `sql/`. Numbers on the front page of a single file (in `decode/convert.rs`, `decode/fields.rs`,
+//! `lake/store.rs`, `lake/writer.rs`, `warehouse/embedded.rs`) belong to that file alone.
+//!
+//! | number | holds | checked in code | checked in SQL |
+//! | --- | --- | --- | --- |
+//! | I-1 | an offset is always the next one to read | [`record::Offset::after`], the only `+ 1` | `insert_marks.sql` begins at the oldest offset |
+//! | I-2 | a span is half open; spans of an output and partition follow each other without gap | [`record::Span::new`] | `move_marks.sql`: `WHERE next_offset = from_offset` |
+//! | I-3 | each offset of a span has exactly one fate | `warehouse/commit.rs`, before anything is sent | `0001_marks.sql`: `CHECK each_offset_has_one_fate`; `insert_dead_letters.sql`: primary key; `proof.sql` |
+//! | D-1 | each record is one row or one reject, in order | `decode/json.rs`; its oracle in `decode/tests` | |
+//! | D-2 | no number is wrapped or rounded in silence, no code loses its zeros | `decode/number.rs`; the oracle | |
+//! | D-3 | the same records and topic decode to the same | no clock and no randomness below `decode` | |
+//! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
+//! | E-2 | where batches end makes no difference | the same test | |
+//! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
+//! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`, from the mark's event time | |
+//! | M-2 | merged deltas of any split of the records give the table of all | `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` |
+//! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs` | |
+//! | C-1 | `span.from` of a cut equals the mark it moves | `pipeline/worker.rs` makes spans from marks | `move_marks.sql`: `WHERE next_offset = from_offset` |
+//! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
+//! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/oyster.rs`, killed at random | |
+//! | L-1 | one file per hive path and cut, several open at once | `lake/writer_tests.rs` | `0002_lake_files.sql`: primary key `path` |
+//! | L-2 | files of a path, by name, hold a partition's offsets in order | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | |
+//! | L-3 | an upload is invisible until completed, and completed only after its cut is committed | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
+//! | L-4 | memory does not grow with the size of files | `lake/writer_tests.rs` | |
+//! | W-1 | a commit moves each of its marks at our epoch, or changes nothing | `warehouse/commit.rs` counts what moved | `move_marks.sql`: `WHERE epoch = …`; `bump_epochs.sql` |
+//! | W-2 | keys and marks are written in sorted order: no deadlock | `compute` sorts deltas; `warehouse/tests/merging.rs` | `lock_marks.sql`, `lock_lane.sql`, `insert_marks.sql`: `ORDER BY` |
+//! | W-3 | a lost reply to COMMIT is `Unknown`: take anew, which waits for the old transaction, and believe the marks | `warehouse/sqlstate.rs`; `warehouse/tests/protocol.rs` kills connections | `lock_lane.sql`: `FOR UPDATE` |
+//! | W-4 | a file is committed only by removing its upload's note, at the note's epoch | `warehouse/commit.rs` counts the notes | `claim_uploads.sql`, `abandoned_uploads.sql` |
+//! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
+//! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
+//! | P-1 | at most one commit in flight per lane | `pipeline/worker.rs`, `due` | a second one finds the mark moved: `move_marks.sql` |
+//! | P-2 | a lane admits each offset once, in order, from its mark | `pipeline/worker.rs` | `move_marks.sql`: `WHERE next_offset = from_offset` |
+//! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |
+//! | P-4 | after any failure a lane's partitions are taken anew and read from the marks | `pipeline/worker.rs`, `failed` | `bump_epochs.sql` fences what is still under way |
+//! | P-5 | a revoked partition is released when nothing of it is open or in flight | `pipeline/worker.rs`, `release_what_is_free` | |
+//! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka.rs`, `poll` | |
+//! | S-2 | the group's offsets are written and never read | `source/kafka.rs`: `auto.offset.reset=error`, seeks only | |
+//! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |
 
 pub mod catalog;
 pub mod compute;
