@@ -19,7 +19,8 @@ use crate::{
     record::{EventTime, Offset, Partition, RawRecord},
 };
 use rdkafka::{
-    ClientConfig, ClientContext, Offset as KafkaOffset, TopicPartitionList, bindings as rd,
+    ClientConfig, ClientContext, Offset as KafkaOffset, Statistics, TopicPartitionList,
+    bindings as rd,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
     error::{KafkaError, RDKafkaErrorCode},
@@ -102,6 +103,13 @@ impl ClientContext for Group {
             }
             RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", fac, "{message}"),
         }
+    }
+
+    /// Librdkafka's own count of what it has fetched ahead.
+    fn stats(&self, statistics: Statistics) {
+        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+        let bytes: f64 = partitions.map(|p| p.fetchq_size as f64).sum();
+        metrics::gauge!("highwater_memory_bytes", "component" => "kafka").set(bytes);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -239,6 +247,7 @@ impl Kafka {
             // The default of one second stalls a consumer whose queue was full.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.wait.max.ms", "100")
+            .set("statistics.interval.ms", "5000")
             .set("socket.keepalive.enable", "true");
         for (key, value) in &settings.properties {
             config.set(key, value);

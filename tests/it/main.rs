@@ -3,3 +3,4 @@
 mod oyster;
 mod support;
 mod tidy;
+mod verify;

@@ -109,6 +109,8 @@ fn assert_lake(world: &World, rows: i64) {
     assert_eq!(recorded, rows, "rows in the manifest");
     let owed = world.number("SELECT count(*) FROM highwater.lake_files WHERE completed_at IS NULL");
     assert_eq!(owed, 0, "files owed");
+    let proof = world.run(&["verify", "--deep"]);
+    assert!(proof.contains("everything holds") && proof.contains("2 tables rebuilt"), "{proof}");
 }
 
 fn the_sunday_is_exact(name: &str, lake: Lake) {
