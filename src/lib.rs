@@ -36,7 +36,7 @@
 //! | [`pipeline`] ⇄ | `worker` decides and does nothing; `driver` does and decides nothing |
 //! | [`ops`] ⇄ | beside the flow: a file per command, metrics, HTTP |
 //!
-//! ⇄ holds an *edge*: the one file that names an outside system (or clocks and threads). Everything
+//! ⇄ holds an *edge*: the one place that names an outside system (or clocks and threads). Everything
 //! else is pure: it takes inputs, time among them, and gives results.
 //!
 //! A folder imports only from folders further left, siblings never import each other, and edges stay
@@ -114,9 +114,12 @@
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |
 //! | P-4 | after any failure a lane's partitions are taken anew and read from the marks | `pipeline/worker.rs`, `failed` | `bump_epochs.sql` fences what is still under way |
 //! | P-5 | a revoked partition is released when nothing of it is open or in flight | `pipeline/worker.rs`, `release_what_is_free` | |
-//! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka.rs`, `poll` | |
-//! | S-2 | the group's offsets are written and never read | `source/kafka.rs`: `auto.offset.reset=error`, seeks only | |
+//! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
+//! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |
+//!
+//! `highwater verify` checks from outside, against lake, tables and Kafka, what all of these are for; its
+//! promises V-1 to V-7 are on the front page of [`ops::verify`].
 
 pub mod catalog;
 pub mod compute;
