@@ -852,6 +852,11 @@ impl Worker {
             for lane in &mut self.lanes {
                 lane.wanted.remove(&partition);
                 lane.deferred.retain(|(_, p, _)| *p != partition);
+                // Another lane's commit may keep it for a while: what is not open is not opened
+                // any more, or a claim's answer would have a partition read that is going.
+                if let Some(Hold::Taking) = lane.holds.get(&partition) {
+                    lane.holds.remove(&partition);
+                }
             }
         }
         self.seek_again();

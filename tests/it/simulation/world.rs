@@ -295,7 +295,7 @@ impl World {
             Event::Expire { life, unheard } => self.expire(life, unheard),
             Event::Notice(life) => self.notice(life),
             Event::ReleaseTimeout { life, round } => self.time_out(life, round),
-            Event::Start(slot) => self.start(slot),
+            Event::Start(slot) => self.start_in_place(slot),
             Event::Kill(life) => self.kill(life),
             Event::Produce => self.produce(),
             Event::Trouble => self.trouble(),
@@ -304,10 +304,13 @@ impl World {
         }
     }
 
-    fn start(&mut self, slot: usize) {
-        if matches!(self.phase, Phase::Draining | Phase::Over) {
-            return;
+    fn start_in_place(&mut self, slot: usize) {
+        if matches!(self.phase, Phase::Trouble | Phase::Calm) {
+            self.start(slot);
         }
+    }
+
+    fn start(&mut self, slot: usize) {
         self.next_life += 1;
         let life = self.next_life;
         let mut outputs = vec![Out::DeadLetters, Out::Old];
