@@ -509,10 +509,12 @@ impl Worker {
         }
         state.claim = None;
         state.failures = 0;
-        // Given up meanwhile: the epoch was bumped for nothing, which harms nobody.
+        // Given up meanwhile: the epoch was bumped for nothing, which harms nobody. Given up and
+        // assigned again: it is to be claimed anew, and somebody else may have had it in between.
         let marks: Vec<_> = marks
             .into_iter()
             .filter(|(_, p, _)| matches!(state.holds.get(p), Some(Hold::Taking)))
+            .filter(|(_, p, _)| !state.wanted.contains(p))
             .collect();
         // A file's name must not sort before one that holds earlier offsets of its partition
         // (L-2): a lake cut that is open already with a lower number ends first.
