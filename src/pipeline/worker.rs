@@ -227,14 +227,24 @@ enum Flight {
     },
 }
 
+/// The claim under way: the lane has no second one before it is answered, or the two could reach
+/// PostgreSQL in either order and the epoch of the wrong one be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pending {
+    None,
+    Awaited(Ticket),
+    /// Its answer says only that it is over.
+    GivenUp(Ticket),
+}
+
 #[derive(Debug)]
 struct LaneState {
     lane: Lane,
     holds: BTreeMap<Partition, Hold>,
     open: Option<OpenCut>,
     flight: Flight,
-    /// The claim under way. It concerns other partitions than the flight does.
-    claim: Option<Ticket>,
+    /// It concerns other partitions than the flight does.
+    claim: Pending,
     /// To be claimed when the claim under way is answered.
     wanted: BTreeSet<Partition>,
     failures: u32,
@@ -249,7 +259,7 @@ impl LaneState {
             holds: BTreeMap::new(),
             open: None,
             flight: Flight::None,
-            claim: None,
+            claim: Pending::None,
             wanted: BTreeSet::new(),
             failures: 0,
             deferred: Vec::new(),
@@ -490,24 +500,24 @@ impl Worker {
     /// One claim at a time per lane; none before the wait of a recovery is over.
     fn take_what_is_wanted(&mut self) {
         for lane in &mut self.lanes {
-            let waits = lane.claim.is_some() || matches!(lane.flight, Flight::Backoff { .. });
+            let waits =
+                lane.claim != Pending::None || matches!(lane.flight, Flight::Backoff { .. });
             if lane.wanted.is_empty() || waits {
                 continue;
             }
             let partitions: Vec<_> = std::mem::take(&mut lane.wanted).into_iter().collect();
             let ticket = self.next_ticket;
             self.next_ticket += 1;
-            lane.claim = Some(ticket);
+            lane.claim = Pending::Awaited(ticket);
             self.effects.push_back(Effect::Take { lane: lane.lane, ticket, partitions });
         }
     }
 
     fn taken(&mut self, lane: Lane, ticket: Ticket, marks: Vec<(Output, Partition, Mark)>) {
-        let state = self.lane(lane);
-        if state.claim != Some(ticket) {
+        if !self.is_awaited(lane, ticket) {
             return;
         }
-        state.claim = None;
+        let state = self.lane(lane);
         state.failures = 0;
         // Given up meanwhile: the epoch was bumped for nothing, which harms nobody. Given up and
         // assigned again: it is to be claimed anew, and somebody else may have had it in between.
@@ -564,8 +574,25 @@ impl Worker {
     }
 
     fn take_failed(&mut self, lane: Lane, ticket: Ticket, kind: Kind, why: String) {
-        if self.lane(lane).claim == Some(ticket) {
+        if self.is_awaited(lane, ticket) {
             self.recover(lane, kind, why);
+        }
+    }
+
+    /// Whether to listen to this answer; ends the claim that it is of.
+    fn is_awaited(&mut self, lane: Lane, ticket: Ticket) -> bool {
+        let state = self.lane(lane);
+        match state.claim {
+            Pending::Awaited(awaited) if awaited == ticket => {
+                state.claim = Pending::None;
+                true
+            }
+            Pending::GivenUp(given_up) if given_up == ticket => {
+                state.claim = Pending::None;
+                self.take_what_is_wanted();
+                false
+            }
+            Pending::None | Pending::Awaited(_) | Pending::GivenUp(_) => false,
         }
     }
 
@@ -826,7 +853,9 @@ impl Worker {
     fn abandon(&mut self, lane: Lane) {
         let state = self.lane(lane);
         state.open = None;
-        state.claim = None;
+        if let Pending::Awaited(ticket) = state.claim {
+            state.claim = Pending::GivenUp(ticket);
+        }
         state.deferred.clear();
         state.wanted.clear();
         for hold in state.holds.values_mut() {
