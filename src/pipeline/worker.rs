@@ -34,7 +34,8 @@ pub struct Settings {
     pub lake_file_bytes: u64,
     pub lake_memory: usize,
     pub lake_files: usize,
-    /// First wait after a failure; doubles up to `backoff_max`.
+    /// First wait after a failure; doubles up to `backoff_max` until a cut is committed: with the
+    /// store away taking goes well each time, and committing never.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
     /// Wait after being fenced: the group's own news (revoked, lost) should come first.
@@ -518,7 +519,6 @@ impl Worker {
             return;
         }
         let state = self.lane(lane);
-        state.failures = 0;
         // Given up meanwhile: the epoch was bumped for nothing, which harms nobody. Given up and
         // assigned again: it is to be claimed anew, and somebody else may have had it in between.
         let marks: Vec<_> = marks
