@@ -4,6 +4,7 @@ mod commands;
 mod faults;
 mod following;
 mod http;
+mod lake;
 mod oyster;
 mod proxy;
 mod refusing;
