@@ -139,6 +139,7 @@ impl Driver {
         };
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
+        report::register(&topic, &models, lanes, &KINDS.map(kind_label));
         let mut worker = Worker::new(worker, lanes);
         if let Some(targets) = targets {
             worker.handle(Input::Targets(targets));
@@ -567,6 +568,8 @@ fn breaker_sentence(
         last.unwrap_or_default()
     )
 }
+
+const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];
 
 fn kind_label(kind: Kind) -> &'static str {
     match kind {
