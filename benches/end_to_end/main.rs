@@ -24,6 +24,9 @@ struct Options {
     events: u64,
     #[arg(long, value_enum, default_value_t = Lakes::Both)]
     lake: Lakes,
+    /// Run the binary under this command, as "perf record -g -o FILE"; its cost counts too.
+    #[arg(long, value_delimiter = ' ')]
+    under: Vec<String>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -65,7 +68,8 @@ fn main() {
         topic.bytes as f64 / topic.events as f64,
         expected.len()
     );
-    let outcomes: Vec<Outcome> = lakes.iter().map(|lake| run(&topic, *lake, &expected)).collect();
+    let run = |lake: &Lake| run(&topic, *lake, &options.under, &expected);
+    let outcomes: Vec<Outcome> = lakes.iter().map(run).collect();
 
     let folder = world::folder(&topic.name);
     let files = |name: &str| folder.path().join(name);
@@ -74,9 +78,14 @@ fn main() {
     print(&topic, &outcomes, &floor);
 }
 
-fn run(topic: &Topic<'_>, lake: Lake, expected: &[Vec<Option<String>>]) -> Outcome {
+fn run(
+    topic: &Topic<'_>,
+    lake: Lake,
+    under: &[String],
+    expected: &[Vec<Option<String>>],
+) -> Outcome {
     let job = Job::new(topic, lake);
-    let cost = job.run();
+    let cost = job.run(under);
     let found = job.query(TABLE);
     assert_eq!(found.len(), expected.len(), "groups in the table");
     for (found, expected) in found.iter().zip(expected) {

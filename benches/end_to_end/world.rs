@@ -152,16 +152,18 @@ impl<'a> Job<'a> {
     }
 
     /// Runs the real binary to the end of the topic; its log is shown if it fails.
-    pub fn run(&self) -> Cost {
+    pub fn run(&self, under: &[String]) -> Cost {
         let lake = match self.lake {
             Lake::Local => format!("file://{}", self.folder.path().join("lake").display()),
             Lake::S3 => format!("s3://{}/{}", self.topic.services.bucket(), self.prefix),
         };
         let log_path = self.folder.path().join("log");
         let log = std::fs::File::create(&log_path).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        let mut words: Vec<&str> = under.iter().map(String::as_str).collect();
+        words.extend([env!("CARGO_BIN_EXE_highwater"), "run", "--until-caught-up"]);
+        let mut command = Command::new(words[0]);
         command
-            .args(["run", "--until-caught-up"])
+            .args(&words[1..])
             .env("HIGHWATER_TOPICS", self.folder.path().join("topics"))
             .env("HIGHWATER_MODELS", self.folder.path().join("models"))
             .env("HIGHWATER_BROKERS", self.topic.services.kafka())
