@@ -42,6 +42,8 @@ const KAFKA_WAIT: Duration = Duration::from_secs(10);
 pub enum News {
     Group(kafka::News),
     Worker(Input),
+    /// The lake's encoder takes batches again.
+    Room,
     Halt(String),
     Drain,
 }
@@ -212,6 +214,8 @@ impl Driver {
                 }
                 Input::Lost(partitions)
             }
+            // The loop asks the lake itself.
+            News::Room => return Ok(()),
             News::Halt(why) => Input::Halt { why },
             News::Drain => Input::Drain,
             News::Worker(input) => self.note(input),

@@ -271,7 +271,10 @@ impl Encoder {
                 Ok(())
             }
             Order::Admit { rows, event_times } => {
-                self.load.waiting.fetch_sub(1, Ordering::Relaxed);
+                // Who found no room sleeps until there is some.
+                if self.load.waiting.fetch_sub(1, Ordering::Relaxed) >= WAITING_BATCHES {
+                    self.context.tell(News::Room);
+                }
                 // Failed a moment ago: the worker will hear of it and abandon.
                 let Some(open) = &mut self.open else { return Ok(()) };
                 open.writer.append(&rows, &event_times)?;
