@@ -111,6 +111,7 @@ pub struct Driver {
     origin: Instant,
     reporter: Reporter,
     reported: Instant,
+    told_caught_up: bool,
     status: Arc<Mutex<Option<TopicStatus>>>,
     opened: BTreeMap<Lane, Instant>,
     upload_limit: usize,
@@ -153,6 +154,7 @@ impl Driver {
             releases: Vec::new(),
             origin: Instant::now(),
             reported: Instant::now(),
+            told_caught_up: false,
             opened: BTreeMap::new(),
             topic,
             worker,
@@ -459,12 +461,19 @@ impl Driver {
         }
     }
 
+    /// Once a second, and at once when the targets are reached: `--until-caught-up` waits for it.
     fn report(&mut self) {
-        if self.reported.elapsed() < REPORT_EVERY {
+        let caught_up = self.is_caught_up();
+        if self.reported.elapsed() < REPORT_EVERY && caught_up == self.told_caught_up {
             return;
         }
         self.reported = Instant::now();
+        self.told_caught_up = caught_up;
         self.publish_status();
+    }
+
+    fn is_caught_up(&self) -> bool {
+        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
     }
 
     fn publish_status(&self) {
@@ -481,8 +490,7 @@ impl Driver {
         let end = |partition| self.context.kafka.known_end(&self.topic.kafka_topic, partition);
         let mut status = self.reporter.snapshot(&standings, end, memory);
         status.recovering = self.worker.is_recovering();
-        let owed = self.lake.as_ref().map_or(0, LakeLane::owed);
-        status.caught_up = self.worker.is_caught_up() && owed == 0;
+        status.caught_up = self.is_caught_up();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 }
