@@ -543,18 +543,15 @@ async fn take(
     Ok(marks)
 }
 
-/// One arrival per run of a partition.
+/// One arrival per partition.
 fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
     let mut arrivals: BTreeMap<Partition, Arrival> = BTreeMap::new();
-    for record in records {
-        let next = Offset::after(record.offset);
-        let arrival = arrivals.entry(record.partition).or_insert(Arrival {
-            partition: record.partition,
-            next,
-            records: 0,
-        });
+    for run in records.chunk_by(|a, b| a.partition == b.partition) {
+        let partition = run[0].partition;
+        let next = Offset::after(run[run.len() - 1].offset);
+        let arrival = arrivals.entry(partition).or_insert(Arrival { partition, next, records: 0 });
         arrival.next = next;
-        arrival.records += 1;
+        arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
 }
