@@ -36,6 +36,15 @@ enum Command {
     },
     /// Topics and models, offline: every mistake with its place, or what each model keeps.
     Check,
+    /// The proof: gaps, overlaps, orphans, missing or altered files; exit code 1 on any.
+    Verify {
+        /// Read every row, and rebuild the tables from the lake to compare them.
+        #[arg(long)]
+        deep: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Marks, lag and totals per output and partition; the service may be down.
     Status {
         /// As JSON.
@@ -63,7 +72,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo { .. } => {
             "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool_postgres=off".to_owned()
         }
-        Command::Run { .. } | Command::Check | Command::Status { .. } => config.log_level.clone(),
+        Command::Run { .. } => config.log_level.clone(),
+        Command::Check | Command::Status { .. } | Command::Verify { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
     match cli.command {
@@ -71,6 +81,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo { keep } => ops::demo::demo(config, keep),
         Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
         Command::Check => ops::check::check(&config),
+        Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),
         Command::Status { json } => ops::status::status(&config, json),
     }
 }

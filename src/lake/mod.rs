@@ -15,6 +15,7 @@
 //! L-4  Memory does not grow with file size: row groups leave as parts.
 
 pub mod layout;
+pub mod reader;
 pub mod store;
 pub mod writer;
 

@@ -7,6 +7,7 @@ pub mod http;
 pub mod metrics;
 pub mod run;
 pub mod status;
+pub mod verify;
 
 #[cfg(feature = "embedded")]
 pub mod demo;

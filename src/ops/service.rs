@@ -2,7 +2,7 @@
 
 use super::metrics::Process;
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, Model, Topic},
     config::Config,
     decode::Secret,
     error::{Error, Result},
@@ -12,13 +12,13 @@ use crate::{
         driver::{Context, Driver, News, Parts},
         worker::Settings,
     },
-    record::{Lane, Offset, Output, Partition},
+    record::{Offset, Output, Partition},
     source::kafka::{Kafka, KafkaSettings, Listener},
     warehouse::postgres::Warehouse,
 };
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -141,7 +141,6 @@ pub struct Service {
     kafka: Arc<Kafka>,
     warehouse: Warehouse,
     targets: Option<Targets>,
-    models: BTreeSet<Arc<str>>,
     topics: Vec<RunningTopic>,
     group: Option<JoinHandle<()>>,
     leaving: Arc<AtomicBool>,
@@ -149,7 +148,8 @@ pub struct Service {
 
 struct RunningTopic {
     name: Arc<str>,
-    lanes: Vec<Lane>,
+    /// What has marks of this topic.
+    outputs: Vec<Output>,
     news: Sender<News>,
     thread: Option<JoinHandle<Result<()>>>,
     outcome: Option<Result<()>>,
@@ -197,9 +197,11 @@ impl Service {
             let status = Shared::default();
             health.topics.insert(topic.name.clone(), status.clone());
             let models = catalog.models.values().filter(|m| m.topic == topic.name).cloned();
+            let models: Vec<_> = models.collect();
+            let outputs = outputs(topic, &models);
             let driver = Driver::new(Parts {
                 topic: topic.clone(),
-                models: models.collect(),
+                models,
                 secret: config.pii_secret.clone().map(Secret),
                 store: topic.lake.as_ref().and(store.clone()),
                 worker: worker_settings(config, topic, &shares),
@@ -219,19 +221,14 @@ impl Service {
                 .name(format!("topic-{}", topic.name))
                 .spawn(move || driver.run())
                 .map_err(|e| Error::halt("start a topic's thread").because(e))?;
-            let lanes = match topic.lake {
-                Some(_) => vec![Lane::Tables, Lane::Lake],
-                None => vec![Lane::Tables],
-            };
             let name = topic.name.clone();
-            topics.push(RunningTopic { name, lanes, news, thread: Some(thread), outcome: None });
+            topics.push(RunningTopic { name, outputs, news, thread: Some(thread), outcome: None });
         }
         kafka.subscribe()?;
         let health = Arc::new(health);
         let leaving = Arc::new(AtomicBool::new(false));
         let group = serve_group(kafka.clone(), health.clone(), leaving.clone())?;
-        let models = catalog.models.keys().cloned().collect();
-        Ok(Self { health, kafka, warehouse, targets, models, topics, group: Some(group), leaving })
+        Ok(Self { health, kafka, warehouse, targets, topics, group: Some(group), leaving })
     }
 
     /// All topics ended by themselves.
@@ -258,29 +255,23 @@ impl Service {
         }
         let marks = self.warehouse.marks(None).await?;
         for topic in &self.topics {
+            // Each output by name: one that was declared just now has no mark yet.
+            let reached = |output: &Output, partition: Partition, target: Offset| {
+                marks.iter().any(|m| {
+                    m.topic == topic.name
+                        && m.partition == partition
+                        && m.output == *output
+                        && m.mark.next >= target
+                })
+            };
             for (&partition, &target) in &targets[&topic.name] {
-                let reached = |lane: Lane| {
-                    let mut of_lane = marks
-                        .iter()
-                        .filter(|m| m.topic == topic.name && m.partition == partition)
-                        .filter(|m| m.output.lane() == lane && self.is_known(&m.output))
-                        .peekable();
-                    of_lane.peek().is_some() && of_lane.all(|m| m.mark.next >= target)
-                };
-                if target > Offset(0) && !topic.lanes.iter().all(|lane| reached(*lane)) {
+                let all = topic.outputs.iter().all(|output| reached(output, partition, target));
+                if target > Offset(0) && !all {
                     return Ok(false);
                 }
             }
         }
         Ok(true)
-    }
-
-    /// Marks of models that are declared no longer stand still for ever.
-    fn is_known(&self, output: &Output) -> bool {
-        match output {
-            Output::Lake | Output::DeadLetters => true,
-            Output::Model(name) => self.models.contains(name),
-        }
     }
 
     /// Commits what is held, leaves the group, and tells what went wrong; within `patience`.
@@ -324,7 +315,13 @@ impl RunningTopic {
     }
 }
 
-fn worker_settings(config: &Config, topic: &crate::catalog::Topic, shares: &Shares) -> Settings {
+fn outputs(topic: &Topic, models: &[Arc<Model>]) -> Vec<Output> {
+    let models = models.iter().map(|model| Output::Model(model.name.clone()));
+    let lake = topic.lake.as_ref().map(|_| Output::Lake);
+    models.chain(lake).chain([Output::DeadLetters]).collect()
+}
+
+fn worker_settings(config: &Config, topic: &Topic, shares: &Shares) -> Settings {
     let defaults = Settings::default();
     Settings {
         tables_interval: config.commit_interval,

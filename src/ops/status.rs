@@ -3,6 +3,7 @@
 
 use super::{load, run::runtime, table};
 use crate::{
+    catalog::Catalog,
     config::Config,
     error::Result,
     record::{Offset, Partition},
@@ -51,9 +52,7 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         warehouse.migrate().await?;
         warehouse.marks(None).await
     })?;
-    let names: BTreeMap<Arc<str>, String> =
-        catalog.topics.values().map(|t| (t.name.clone(), t.kafka_topic.clone())).collect();
-    let ends = ends(config, &names, &marks);
+    let ends = ends(config, &catalog, &marks);
     let lines: Vec<Line> = marks.iter().map(|row| line(row, &ends)).collect();
     if json {
         let text = serde_json::to_string_pretty(&lines).expect("numbers and texts");
@@ -64,10 +63,11 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
     Ok(())
 }
 
-type Ends = BTreeMap<(Arc<str>, Partition), Offset>;
+/// Where the logs of declared topics end, as far as Kafka tells.
+pub type Ends = BTreeMap<(Arc<str>, Partition), Offset>;
 
 /// Of a broker that is away nothing is known; the marks are told all the same.
-fn ends(config: &Config, names: &BTreeMap<Arc<str>, String>, marks: &[MarkRow]) -> Ends {
+pub fn ends(config: &Config, catalog: &Catalog, marks: &[MarkRow]) -> Ends {
     let settings = KafkaSettings {
         brokers: config.brokers.clone(),
         group: config.group.clone(),
@@ -83,12 +83,12 @@ fn ends(config: &Config, names: &BTreeMap<Arc<str>, String>, marks: &[MarkRow]) 
         }
     };
     for row in marks {
-        let Some(name) = names.get(&row.topic) else { continue };
+        let Some(topic) = catalog.topics.get(&row.topic) else { continue };
         let key = (row.topic.clone(), row.partition);
         if ends.contains_key(&key) {
             continue;
         }
-        match kafka.log(name, row.partition, KAFKA_WAIT) {
+        match kafka.log(&topic.kafka_topic, row.partition, KAFKA_WAIT) {
             Ok((_, end)) => drop(ends.insert(key, end)),
             Err(error) => {
                 eprintln!("{error}");

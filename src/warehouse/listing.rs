@@ -17,17 +17,7 @@ impl Warehouse {
     pub async fn marks(&self, topic: Option<&str>) -> Result<Vec<MarkRow>> {
         let sql = include_str!("../../sql/warehouse/read_marks.sql");
         let rows = self.read("read marks", sql, &[&topic]).await?;
-        let mark = |row: &Row| {
-            Ok(MarkRow {
-                topic: row.get::<_, &str>(0).into(),
-                output: output(row.get(1))?,
-                partition: Partition(row.get(2)),
-                mark: commit::mark(row, 3),
-                owner: row.get(13),
-                committed_at: row.get::<_, Option<Instant>>(14).map(|instant| instant.0),
-            })
-        };
-        rows.iter().map(mark).collect()
+        rows.iter().map(mark_row).collect()
     }
 
     /// By topic, output, class; of all topics without one.
@@ -118,7 +108,19 @@ impl Warehouse {
     }
 }
 
-fn output(text: &str) -> Result<Output> {
+/// A row of `read_marks.sql`.
+pub(super) fn mark_row(row: &Row) -> Result<MarkRow> {
+    Ok(MarkRow {
+        topic: row.get::<_, &str>(0).into(),
+        output: output(row.get(1))?,
+        partition: Partition(row.get(2)),
+        mark: commit::mark(row, 3),
+        owner: row.get(13),
+        committed_at: row.get::<_, Option<Instant>>(14).map(|instant| instant.0),
+    })
+}
+
+pub(super) fn output(text: &str) -> Result<Output> {
     Output::parse(text)
         .ok_or_else(|| Error::halt(format!("a mark of an output that nobody knows, output={text}")))
 }

@@ -20,6 +20,7 @@
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `listing` | reads for people: marks, dead letters, any query |
+//! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
@@ -31,6 +32,7 @@ mod commit;
 mod listing;
 mod manifest;
 mod schema;
+pub mod snapshot;
 mod tls;
 
 #[cfg(feature = "embedded")]

@@ -1,5 +1,15 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
+mod commands;
+mod faults;
+mod following;
+mod http;
+mod lake;
 mod oyster;
+mod proxy;
+mod refusing;
 mod support;
+mod taps;
 mod tidy;
+mod transactions;
+mod verify;

@@ -7,10 +7,14 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -100,6 +104,21 @@ impl World {
         topic: &str,
         models: &[&str],
     ) -> Option<Self> {
+        let world = Self::empty(name, partitions, lake)?;
+        let text =
+            std::fs::read_to_string(root().join(format!("topics/{topic}.toml"))).expect("topic");
+        let rest = text.lines().filter(|l| !l.starts_with("topic ") && !l.starts_with("topic="));
+        let rest = rest.collect::<Vec<_>>().join("\n");
+        world.declare(topic, &format!("topic = \"{}\"\n{rest}", world.kafka_topic));
+        for model in models {
+            let from = root().join(format!("sql/models/{model}.sql"));
+            world.declare_model(model, &std::fs::read_to_string(from).expect("model"));
+        }
+        Some(world)
+    }
+
+    /// A Kafka topic, a database, a lake, and nothing declared yet.
+    pub fn empty(name: &str, partitions: i32, lake: Lake) -> Option<Self> {
         let services = services()?;
         let runtime = runtime();
         let kafka_topic = unique(name);
@@ -115,22 +134,23 @@ impl World {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir_all(folder.path().join("topics")).expect("topics");
         std::fs::create_dir_all(folder.path().join("models")).expect("models");
-        let text =
-            std::fs::read_to_string(root().join(format!("topics/{topic}.toml"))).expect("topic");
-        let line = format!("topic = \"{kafka_topic}\"\n");
-        let rest = text.lines().filter(|l| !l.starts_with("topic ") && !l.starts_with("topic="));
-        let text = line + &rest.collect::<Vec<_>>().join("\n");
-        std::fs::write(folder.path().join(format!("topics/{topic}.toml")), text).expect("topic");
-        for model in models {
-            let from = root().join(format!("sql/models/{model}.sql"));
-            std::fs::copy(from, folder.path().join(format!("models/{model}.sql"))).expect("model");
-        }
         let lake = match lake {
             Lake::Local => format!("file://{}", folder.path().join("lake").display()),
             Lake::S3 => format!("s3://{}/{kafka_topic}", services.bucket),
         };
         let group = kafka_topic.clone();
         Some(Self { services, runtime, kafka_topic, database, lake, folder, group })
+    }
+
+    /// Writes `NAME.toml`; `{topic}` in it stands for this world's topic.
+    pub fn declare(&self, name: &str, text: &str) {
+        let file = self.folder.path().join(format!("topics/{name}.toml"));
+        std::fs::write(file, text.replace("{topic}", &self.kafka_topic)).expect("topic file");
+    }
+
+    pub fn declare_model(&self, name: &str, sql: &str) {
+        let file = self.folder.path().join(format!("models/{name}.sql"));
+        std::fs::write(file, sql).expect("model");
     }
 
     pub fn warehouse(&self) -> String {
@@ -171,6 +191,28 @@ impl World {
 
     pub fn run_until_caught_up(&self) -> String {
         self.run(&["run", "--until-caught-up"])
+    }
+
+    /// Runs to its end: exit code, standard output and standard error each for itself.
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary starts")
+    }
+
+    /// The service, following.
+    pub fn follow(&self, settings: &[(&str, &str)]) -> Running {
+        let mut command = self.command(&["run"]);
+        command.envs(settings.iter().copied());
+        Running::start(command)
+    }
+
+    /// Whether every output has passed so many offsets; `outputs` counts the lake and the dead
+    /// letters, too.
+    pub fn has_passed(&self, outputs: i64, offsets: i64) -> bool {
+        self.number("SELECT count(*) FROM pg_tables WHERE tablename = 'marks'") == 1
+            && self.number(&format!(
+                "SELECT count(*) FROM (SELECT output FROM highwater.marks GROUP BY topic, output
+                 HAVING sum(next_offset) = {offsets}) AS done"
+            )) == outputs
     }
 
     /// Rows as text, NULL as None.
@@ -258,25 +300,28 @@ pub fn produce(brokers: &str, topic: &str, records: impl IntoIterator<Item = (St
 /// A child that ends with its handle.
 pub struct Running {
     child: Child,
-    output: Vec<std::thread::JoinHandle<String>>,
+    printed: Arc<Mutex<String>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Running {
     pub fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the binary starts");
-        let mut output = Vec::new();
+        let printed = Arc::new(Mutex::new(String::new()));
         let streams: [Option<Box<dyn Read + Send>>; 2] = [
             child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
             child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
         ];
-        for mut stream in streams.into_iter().flatten() {
-            output.push(std::thread::spawn(move || {
-                let mut text = String::new();
-                let _ = stream.read_to_string(&mut text);
-                text
-            }));
-        }
-        Self { child, output }
+        let read = |stream: Box<dyn Read + Send>| {
+            let printed = printed.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    *printed.lock().expect("text") += &(line + "\n");
+                }
+            })
+        };
+        let readers = streams.into_iter().flatten().map(read).collect();
+        Self { child, printed, readers }
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -295,16 +340,71 @@ impl Running {
             if Instant::now() > deadline {
                 self.signal(libc::SIGKILL);
                 let _ = self.child.wait();
-                panic!("not done within {PATIENCE:?}:\n{}", self.text());
+                panic!("not done within {PATIENCE:?}:\n{}", self.printed());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         let code = self.child.wait().expect("wait").code();
-        (code, self.text())
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        (code, self.printed())
     }
 
-    fn text(&mut self) -> String {
-        self.output.drain(..).map(|t| t.join().unwrap_or_default()).collect()
+    /// Everything printed so far.
+    pub fn printed(&self) -> String {
+        self.printed.lock().expect("text").clone()
+    }
+
+    /// SIGTERM, and insists on an orderly end.
+    pub fn stop(self) -> String {
+        self.signal(libc::SIGTERM);
+        let (code, text) = self.wait();
+        assert_eq!(code, Some(0), "{text}");
+        text
+    }
+
+    /// Of the running service: GET, status and body.
+    pub fn get(&mut self, path: &str) -> (u16, String) {
+        let address = self.address();
+        let mut stream = TcpStream::connect(address).expect("the service listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("time limit");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+        let code = head.split(' ').nth(1).and_then(|c| c.parse().ok()).expect("status");
+        (code, body.to_owned())
+    }
+
+    /// `/status`.
+    pub fn status(&mut self) -> serde_json::Value {
+        let (code, body) = self.get("/status");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    fn address(&mut self) -> String {
+        let said = "serving http://";
+        let mut address = None;
+        eventually("an address", || {
+            let alive = self.is_running();
+            let printed = self.printed();
+            let line = printed.lines().find_map(|l| l.split_once(said));
+            address = line.map(|(_, address)| address.trim().to_owned());
+            assert!(address.is_some() || alive, "it ended:\n{printed}");
+            address.is_some()
+        });
+        address.expect("said above")
+    }
+
+    /// Resident memory now, in MiB.
+    pub fn resident_mib(&self) -> u64 {
+        let file = format!("/proc/{}/statm", self.child.id());
+        let text = std::fs::read_to_string(file).expect("statm");
+        let pages = text.split(' ').nth(1).and_then(|p| p.parse::<u64>().ok());
+        pages.expect("resident pages") * 4096 >> 20
     }
 }
 

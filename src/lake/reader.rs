@@ -1,0 +1,57 @@
+//! A file of the lake, read back.
+//!
+//! Owns: bytes to rows of the topic's schema. Does not own: which files there are.
+
+use crate::error::{Error, Result};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use bytes::Bytes;
+use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
+use sha2::{Digest, Sha256};
+
+/// SHA-256 in hexadecimal, as the manifest records it.
+pub fn checksum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// All rows, with the columns of `schema` in its order.
+///
+/// # Errors
+/// `Halt`: it is not Parquet, or a column is missing or of another type.
+pub fn rows(path: &str, bytes: Bytes, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    let broken = |e: Box<dyn std::error::Error + Send + Sync>| {
+        Error::halt(format!("{path} cannot be read")).because(e)
+    };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| broken(e.into()))?;
+    let file = builder.schema().clone();
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let index = file.index_of(field.name()).map_err(|_| {
+            Error::halt(format!(
+                "{path} has no column {}: the topic file has changed",
+                field.name()
+            ))
+        })?;
+        columns.push(index);
+    }
+    let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
+    let reader = builder.with_projection(mask).build().map_err(|e| broken(e.into()))?;
+    let mut batches = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(|e| broken(e.into()))?;
+        let columns = schema.fields().iter().map(|f| {
+            let column = batch.column_by_name(f.name()).expect("projected").clone();
+            match column.data_type() == f.data_type() {
+                true => Ok(column),
+                false => Err(Error::halt(format!(
+                    "{path}: column {} is {}, the topic file says {}",
+                    f.name(),
+                    column.data_type(),
+                    f.data_type()
+                ))),
+            }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        batches.push(RecordBatch::try_new(schema.clone(), columns).map_err(|e| broken(e.into()))?);
+    }
+    Ok(batches)
+}

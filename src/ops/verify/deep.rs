@@ -1,0 +1,294 @@
+//! V-6 and V-7: the rows themselves, and tables rebuilt from them.
+//!
+//! The lake's rows go once more through the models, cut by cut in order, partition by partition in
+//! offset order, into tables beside the kept ones; then both are compared. Only offsets below a
+//! model's mark count for it. Memory: the rows of one cut.
+
+use super::{Report, shallow::Evidence};
+use crate::{
+    catalog::{Catalog, Model, Topic},
+    compute::{Tables, places},
+    decode::Decoded,
+    error::{Error, Result},
+    lake::reader,
+    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    warehouse::snapshot::{ManifestFile, Snapshot},
+};
+use arrow::{
+    array::{AsArray, BooleanArray, RecordBatch, UInt32Array},
+    compute::{concat_batches, filter_record_batch, take_record_batch},
+    datatypes::TimestampMicrosecondType,
+};
+use bytes::Bytes;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Rows given to a model at a time.
+const ROWS: usize = 8_192;
+
+pub struct Rebuild {
+    topics: BTreeMap<Arc<str>, RebuildTopic>,
+}
+
+struct RebuildTopic {
+    topic: Arc<Topic>,
+    models: Vec<RebuildModel>,
+    /// Per partition: the last offset seen, and rows.
+    seen: BTreeMap<Partition, (i64, u64)>,
+    lake_next: BTreeMap<Partition, Offset>,
+    /// A file was missing or unreadable: tables cannot be compared.
+    broken: bool,
+}
+
+struct RebuildModel {
+    model: Arc<Model>,
+    tables: Tables,
+    marks: BTreeMap<Partition, Mark>,
+}
+
+impl Rebuild {
+    pub fn new(catalog: &Catalog, evidence: &Evidence, report: &mut Report) -> Self {
+        let mut topics = BTreeMap::new();
+        for topic in catalog.topics.values().filter(|t| t.lake.is_some()) {
+            let lake =
+                evidence.marks.iter().filter(|m| m.topic == topic.name && m.output == Output::Lake);
+            let lake: BTreeMap<Partition, Mark> = lake.map(|m| (m.partition, m.mark)).collect();
+            let models = catalog.models.values().filter(|m| m.topic == topic.name);
+            let models = models.filter_map(|model| {
+                let output = Output::Model(model.name.clone());
+                let marks = evidence.marks.iter();
+                let marks = marks.filter(|m| m.topic == topic.name && m.output == output);
+                let marks: BTreeMap<Partition, Mark> =
+                    marks.map(|m| (m.partition, m.mark)).collect();
+                match comparable(&marks, &lake) {
+                    Ok(()) => Some((model.clone(), marks)),
+                    Err(why) => {
+                        report.note(format!("{} was not rebuilt: {why}", model.name));
+                        None
+                    }
+                }
+            });
+            let built: Result<Vec<_>> = models
+                .map(|(model, marks)| {
+                    let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
+                    tables.adopt(&at_first(&tables.outputs(), &marks));
+                    Ok(RebuildModel { model, tables, marks })
+                })
+                .collect();
+            match built {
+                Ok(models) => drop(topics.insert(
+                    topic.name.clone(),
+                    RebuildTopic {
+                        topic: topic.clone(),
+                        models,
+                        seen: BTreeMap::new(),
+                        lake_next: lake.iter().map(|(p, m)| (*p, m.next)).collect(),
+                        broken: false,
+                    },
+                )),
+                Err(error) => report.note(format!("topic {}: {error}", topic.name)),
+            }
+        }
+        Self { topics }
+    }
+
+    pub async fn begin(&self, snapshot: &mut Snapshot) -> Result<()> {
+        for model in self.topics.values().flat_map(|t| &t.models) {
+            snapshot.shadow(&model.model).await?;
+        }
+        Ok(())
+    }
+
+    /// The files of one cut; `contents` are those that are whole.
+    pub async fn cut(
+        &mut self,
+        cut: &[ManifestFile],
+        contents: Vec<(&ManifestFile, Bytes)>,
+        snapshot: &Snapshot,
+        report: &mut Report,
+    ) -> Result<()> {
+        let Some(topic) = self.topics.get_mut(&cut[0].topic) else {
+            return Ok(());
+        };
+        topic.broken |= contents.len() < cut.len();
+        let mut batches = Vec::new();
+        for (file, bytes) in contents {
+            match reader::rows(&file.path, bytes, &topic.topic.schema) {
+                Ok(rows) => {
+                    let found: usize = rows.iter().map(RecordBatch::num_rows).sum();
+                    if found as u64 != file.rows {
+                        report.finding(
+                            "V-6",
+                            format!("{} holds {found} rows, {} were written", file.path, file.rows),
+                        );
+                    }
+                    batches.extend(rows);
+                }
+                Err(error) => {
+                    topic.broken = true;
+                    report.finding("V-6", error.to_string());
+                }
+            }
+        }
+        let rows = in_order(&topic.topic, &batches)?;
+        topic.look(&rows, report);
+        for start in (0..rows.num_rows()).step_by(ROWS) {
+            let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
+            for model in &mut topic.models {
+                model.add(&topic.topic, &piece)?;
+            }
+        }
+        for model in &mut topic.models {
+            for (name, delta) in model.tables.seal()?.tables {
+                snapshot.add(&name, &delta).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn finish(self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
+        for (name, topic) in self.topics {
+            for (partition, next) in &topic.lake_next {
+                if let Some((last, _)) = topic.seen.get(partition)
+                    && *last >= next.0
+                {
+                    report.finding(
+                        "V-6",
+                        format!(
+                            "{name}/{}: the lake holds offset {last}, its mark is at {}",
+                            partition.0, next.0
+                        ),
+                    );
+                }
+            }
+            if topic.broken {
+                report.note(format!(
+                    "tables of {name} were not compared: files are missing or broken"
+                ));
+                continue;
+            }
+            for model in &topic.models {
+                report.tables += 1;
+                let (count, told) = snapshot.differences(&model.model.name).await?;
+                if count > 0 {
+                    report.finding(
+                        "V-7",
+                        format!(
+                            "table {}: {count} rows differ from what the lake gives, for example: {}",
+                            model.model.name,
+                            told.join("; ")
+                        ),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RebuildTopic {
+    /// V-6: offsets ascend over the cuts, so one that does not is there twice.
+    fn look(&mut self, rows: &RecordBatch, report: &mut Report) {
+        let (partitions, offsets) = places(rows);
+        for (partition, offset) in partitions.iter().zip(offsets) {
+            let (last, count) = self.seen.entry(Partition(*partition)).or_insert((-1, 0));
+            if *offset <= *last {
+                report.finding(
+                    "V-6",
+                    format!("{}/{partition}@{offset} stands in the lake twice", self.topic.name),
+                );
+            }
+            *last = (*last).max(*offset);
+            *count += 1;
+        }
+    }
+}
+
+impl RebuildModel {
+    /// Rows below the model's marks.
+    fn add(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
+        let (partitions, offsets) = places(rows);
+        let counts = |(p, o): (&i32, &i64)| {
+            self.marks.get(&Partition(*p)).is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
+        };
+        let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
+        let rows = filter_record_batch(rows, &mask)
+            .map_err(|e| Error::halt("filter rows of the lake").because(e))?;
+        let (partitions, offsets) = places(&rows);
+        let event_times = event_times(topic, &rows);
+        let records: Vec<RawRecord<'_>> = partitions
+            .iter()
+            .zip(offsets)
+            .map(|(p, o)| RawRecord {
+                partition: Partition(*p),
+                offset: *o,
+                timestamp: EventTime(0),
+                key: None,
+                value: None,
+            })
+            .collect();
+        let from: Vec<(Partition, Offset)> =
+            self.marks.iter().map(|(p, m)| (*p, m.first)).collect();
+        let decoded =
+            Decoded { rows: rows.clone(), event_times, rejects: Vec::new(), unknown_fields: 0 };
+        // What a model refuses, it refused then: those stand in the dead letters.
+        self.tables.admit(&records, &decoded, &from)?;
+        Ok(())
+    }
+}
+
+/// Every offset that the model has seen must be one that the lake has.
+fn comparable(
+    model: &BTreeMap<Partition, Mark>,
+    lake: &BTreeMap<Partition, Mark>,
+) -> Result<(), String> {
+    if model.is_empty() {
+        return Err("it has no marks yet".to_owned());
+    }
+    for (partition, mark) in model {
+        match lake.get(partition) {
+            Some(lake) if lake.first <= mark.first && lake.next >= mark.next => {}
+            Some(lake) => {
+                return Err(format!(
+                    "the lake has {}..{} of partition {}, the table {}..{}; when the lake has caught up it can be",
+                    lake.first.0, lake.next.0, partition.0, mark.first.0, mark.next.0
+                ));
+            }
+            None => return Err(format!("the lake has nothing of partition {}", partition.0)),
+        }
+    }
+    Ok(())
+}
+
+/// Marks as they were before anything: where the rebuild begins.
+fn at_first(
+    outputs: &[Output],
+    marks: &BTreeMap<Partition, Mark>,
+) -> Vec<(Output, Partition, Mark)> {
+    let fresh = |mark: &Mark| Mark {
+        next: mark.first,
+        event_time_max: None,
+        fates: Fates::default(),
+        ..*mark
+    };
+    outputs
+        .iter()
+        .flat_map(|output| marks.iter().map(move |(p, m)| (output.clone(), *p, fresh(m))))
+        .collect()
+}
+
+/// By partition and offset.
+fn in_order(topic: &Topic, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    let failed = |e| Error::halt("sort rows of the lake").because(e);
+    let all = concat_batches(&topic.schema, batches).map_err(failed)?;
+    let (partitions, offsets) = places(&all);
+    let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
+    order.sort_by_key(|&i| (partitions[i as usize], offsets[i as usize]));
+    take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
+}
+
+/// The declared column's, or Kafka's timestamp.
+fn event_times(topic: &Topic, rows: &RecordBatch) -> Vec<EventTime> {
+    let index = topic.event_time.unwrap_or(rows.num_columns() - 1);
+    let times = rows.column(index).as_primitive::<TimestampMicrosecondType>();
+    times.values().iter().map(|t| EventTime(*t)).collect()
+}

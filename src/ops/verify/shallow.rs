@@ -1,0 +1,289 @@
+//! V-1 to V-5: marks, manifest and objects, without a look into the rows.
+
+use super::{Report, deep::Rebuild};
+use crate::{
+    error::Result,
+    lake::{reader, store::Store},
+    ops::status::Ends,
+    record::{Output, Partition, Span},
+    warehouse::{
+        MarkRow, Warehouse,
+        snapshot::{ManifestFile, Snapshot},
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// What one snapshot of the warehouse says.
+pub struct Evidence {
+    pub marks: Vec<MarkRow>,
+    /// In order of (topic, sequence, path).
+    pub files: Vec<ManifestFile>,
+    pub dead_letters: HashMap<(Arc<str>, Output, Partition), u64>,
+}
+
+impl Evidence {
+    pub fn mark(&self, topic: &str, output: &Output, partition: Partition) -> Option<&MarkRow> {
+        self.marks
+            .iter()
+            .find(|m| &*m.topic == topic && m.output == *output && m.partition == partition)
+    }
+}
+
+fn place(m: &MarkRow) -> String {
+    format!("{}/{} of {}", m.topic, m.partition.0, m.output)
+}
+
+/// V-1 and V-4.
+pub fn counts(evidence: &Evidence, report: &mut Report) {
+    report.marks = evidence.marks.len();
+    for m in &evidence.marks {
+        let passed = m.mark.next.0 - m.mark.first.0;
+        let fates = m.mark.fates;
+        if fates.total() as i64 != passed {
+            report.finding(
+                "V-1",
+                format!(
+                    "{}: {passed} offsets passed, but the fates sum to {}",
+                    place(m),
+                    fates.total()
+                ),
+            );
+        }
+        let stored = |output: &Output| {
+            let key = (m.topic.clone(), output.clone(), m.partition);
+            evidence.dead_letters.get(&key).copied().unwrap_or_default()
+        };
+        let letters = evidence.mark(&m.topic, &Output::DeadLetters, m.partition);
+        match &m.output {
+            Output::DeadLetters => {
+                let stored = stored(&Output::DeadLetters);
+                if stored != fates.dead {
+                    report.finding(
+                        "V-4",
+                        format!(
+                            "{}: {} refused, {stored} dead letters stored",
+                            place(m),
+                            fates.dead
+                        ),
+                    );
+                }
+            }
+            Output::Lake | Output::Model(_) => {
+                // Over the same offsets every output must see the same refusals and holes.
+                let Some(letters) = letters else { continue };
+                let same = letters.mark.first == m.mark.first && letters.mark.next == m.mark.next;
+                if !same {
+                    continue;
+                }
+                let own = stored(&m.output);
+                let expected = letters.mark.fates.dead + own;
+                if fates.dead != expected {
+                    report.finding(
+                        "V-4",
+                        format!(
+                            "{}: {} refused, {expected} dead letters stored",
+                            place(m),
+                            fates.dead
+                        ),
+                    );
+                }
+                if fates.absent != letters.mark.fates.absent {
+                    report.finding(
+                        "V-1",
+                        format!(
+                            "{}: {} offsets counted as absent, {} by the dead letters over the same offsets: \
+                             records were passed over",
+                            place(m), fates.absent, letters.mark.fates.absent
+                        ),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// V-2.
+pub fn manifest(evidence: &Evidence, report: &mut Report) {
+    report.files = evidence.files.len();
+    report.bytes = evidence.files.iter().map(|f| f.bytes).sum();
+    report.rows = evidence.files.iter().map(|f| f.rows).sum();
+    let mut rows: BTreeMap<(Arc<str>, Partition), u64> = BTreeMap::new();
+    // The hull of each cut's ranges: those of one cut interleave, those of two must not meet.
+    let mut cuts: BTreeMap<(Arc<str>, Partition), BTreeMap<i64, Span>> = BTreeMap::new();
+    for file in &evidence.files {
+        let in_ranges: u64 = file.ranges.iter().map(|r| r.rows).sum();
+        if in_ranges != file.rows {
+            report.finding(
+                "V-2",
+                format!("{}: {} rows, {in_ranges} in its ranges", file.path, file.rows),
+            );
+        }
+        for range in &file.ranges {
+            let key = (file.topic.clone(), range.partition);
+            *rows.entry(key.clone()).or_default() += range.rows;
+            let hulls = cuts.entry(key).or_default();
+            let hull = hulls.entry(file.sequence).or_insert(range.span);
+            *hull = Span::new(hull.from.min(range.span.from), hull.to.max(range.span.to));
+        }
+    }
+    for m in evidence.marks.iter().filter(|m| m.output == Output::Lake) {
+        let key = (m.topic.clone(), m.partition);
+        let found = rows.remove(&key).unwrap_or_default();
+        if found != m.mark.fates.accepted {
+            report.finding(
+                "V-2",
+                format!(
+                    "{}: {} rows accepted, {found} in the manifest",
+                    place(m),
+                    m.mark.fates.accepted
+                ),
+            );
+        }
+        let mut before: Option<(i64, Span)> = None;
+        for (sequence, hull) in cuts.remove(&key).unwrap_or_default() {
+            if hull.from < m.mark.first || hull.to > m.mark.next {
+                report.finding(
+                    "V-2",
+                    format!(
+                        "{}: cut {sequence} holds {}..{}, outside of {}..{} that the mark covers",
+                        place(m),
+                        hull.from.0,
+                        hull.to.0,
+                        m.mark.first.0,
+                        m.mark.next.0
+                    ),
+                );
+            }
+            if let Some((earlier, there)) = before
+                && hull.from < there.to
+            {
+                report.finding(
+                    "V-2",
+                    format!(
+                        "{}: cuts {earlier} and {sequence} both hold {}..{}",
+                        place(m),
+                        hull.from.0,
+                        there.to.min(hull.to).0
+                    ),
+                );
+            }
+            before = Some((sequence, hull));
+        }
+    }
+    for ((topic, partition), rows) in rows {
+        report.finding(
+            "V-2",
+            format!("{topic}/{}: {rows} rows of files that no mark covers", partition.0),
+        );
+    }
+}
+
+/// V-5.
+pub fn ends(marks: &[MarkRow], ends: &Ends, report: &mut Report) {
+    let mut unknown = BTreeSet::new();
+    for m in marks {
+        match ends.get(&(m.topic.clone(), m.partition)) {
+            Some(end) if m.mark.next > *end => report.finding(
+                "V-5",
+                format!(
+                    "{}: the mark is at {}, Kafka ends at {}: the topic was made anew, or the mark moved by hand",
+                    place(m), m.mark.next.0, end.0
+                ),
+            ),
+            Some(_) => {}
+            None => drop(unknown.insert(m.topic.clone())),
+        }
+    }
+    for topic in unknown {
+        report.note(format!(
+            "the ends of {topic} are not known: Kafka did not tell, or it is not declared"
+        ));
+    }
+}
+
+/// V-3 for the files of the manifest; their rows go on to the deep part, cut by cut.
+pub async fn objects(
+    evidence: &Evidence,
+    store: &Store,
+    report: &mut Report,
+    mut rebuild: Option<&mut Rebuild>,
+    snapshot: &Snapshot,
+) -> Result<()> {
+    for cut in evidence.files.chunk_by(|a, b| (&a.topic, a.sequence) == (&b.topic, b.sequence)) {
+        let mut contents = Vec::new();
+        for file in cut {
+            if !file.completed {
+                report.note(format!(
+                    "{} is committed and waits to be completed: a running highwater, or the next start, does it",
+                    file.path
+                ));
+                continue;
+            }
+            if let Some(bytes) = whole(file, store, report).await? {
+                contents.push((file, bytes));
+            }
+        }
+        if let Some(rebuild) = &mut rebuild {
+            rebuild.cut(cut, contents, snapshot, report).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn whole(
+    file: &ManifestFile,
+    store: &Store,
+    report: &mut Report,
+) -> Result<Option<bytes::Bytes>> {
+    match store.size(&file.path).await? {
+        None => {
+            report.finding(
+                "V-3",
+                format!("{} is not there; {} rows are missing", file.path, file.rows),
+            );
+            return Ok(None);
+        }
+        Some(size) if size != file.bytes => {
+            report.finding(
+                "V-3",
+                format!("{} has {size} bytes, {} were written", file.path, file.bytes),
+            );
+            return Ok(None);
+        }
+        Some(_) => {}
+    }
+    let bytes = store.read(&file.path).await?;
+    let found = reader::checksum(&bytes);
+    if found != file.checksum {
+        report.finding(
+            "V-3",
+            format!(
+                "{} was altered: its checksum is {found}, {} was written",
+                file.path, file.checksum
+            ),
+        );
+        return Ok(None);
+    }
+    Ok(Some(bytes))
+}
+
+/// V-3 for everything else: what is there and in no manifest. The objects are listed before the
+/// manifest is read once more, so a file committed meanwhile is no orphan.
+pub async fn orphans(
+    warehouse: &Warehouse,
+    store: Option<&Store>,
+    report: &mut Report,
+) -> Result<()> {
+    let Some(store) = store else { return Ok(()) };
+    let there = store.list("").await?;
+    let snapshot = warehouse.snapshot().await?;
+    let known: BTreeSet<String> = snapshot.files().await?.into_iter().map(|f| f.path).collect();
+    snapshot.end().await?;
+    for (path, bytes) in there.into_iter().filter(|(path, _)| !known.contains(path)) {
+        report.finding("V-3", format!("{path} ({bytes} bytes) is in no manifest: readers count its rows twice, or rows that nobody committed"));
+    }
+    Ok(())
+}

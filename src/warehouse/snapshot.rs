@@ -1,0 +1,172 @@
+//! What `verify` reads: marks, manifest, dead letters and tables of one moment, and a table rebuilt
+//! beside the kept one to compare them row by row.
+//!
+//! Owns: one transaction that changes nothing. Does not own: what is right (`ops::verify`).
+
+use super::{
+    MarkRow, Warehouse,
+    encode::Elements,
+    listing,
+    postgres::{Parameter, Session},
+    tables::{Table, quoted},
+};
+use crate::{
+    catalog::{Model, PgType},
+    cut::FileRange,
+    error::{Error, Result},
+    record::{Offset, Output, Partition, Span},
+};
+use arrow::array::RecordBatch;
+use std::{collections::HashMap, sync::Arc};
+
+/// Rows per statement that fill a shadow.
+const SHADOW_ROWS: usize = 20_000;
+/// Differing rows that are told.
+const TOLD_ROWS: u32 = 4;
+
+/// A file of the manifest.
+#[derive(Debug, Clone)]
+pub struct ManifestFile {
+    pub topic: Arc<str>,
+    pub path: String,
+    pub bytes: u64,
+    pub rows: u64,
+    pub checksum: String,
+    pub schema: String,
+    pub sequence: i64,
+    /// Readers see it.
+    pub completed: bool,
+    pub ranges: Vec<FileRange>,
+}
+
+/// One moment of the warehouse.
+pub struct Snapshot {
+    session: Session,
+    shadows: HashMap<Arc<str>, (Table, Arc<Model>)>,
+}
+
+impl Warehouse {
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        let session = self.session().await?;
+        let sql = include_str!("../../sql/warehouse/begin_snapshot.sql");
+        session.batch("begin to verify", sql).await?;
+        Ok(Snapshot { session, shadows: HashMap::new() })
+    }
+}
+
+impl Snapshot {
+    pub async fn marks(&self) -> Result<Vec<MarkRow>> {
+        let sql = include_str!("../../sql/warehouse/read_marks.sql");
+        let all: Option<&str> = None;
+        let rows = self.session.query("read marks", sql, &[&all]).await?;
+        rows.iter().map(listing::mark_row).collect()
+    }
+
+    pub async fn files(&self) -> Result<Vec<ManifestFile>> {
+        let sql = include_str!("../../sql/warehouse/read_files.sql");
+        let rows = self.session.query("read the manifest", sql, &[]).await?;
+        let files = rows.iter().map(|row| {
+            let partitions: Vec<i32> = row.get(8);
+            let [from, to, counts]: [Vec<i64>; 3] = [row.get(9), row.get(10), row.get(11)];
+            let ranges = partitions.into_iter().enumerate().map(|(i, partition)| FileRange {
+                partition: Partition(partition),
+                span: Span::new(Offset(from[i]), Offset(to[i])),
+                rows: counts[i] as u64,
+            });
+            ManifestFile {
+                topic: row.get::<_, &str>(0).into(),
+                path: row.get(1),
+                bytes: row.get::<_, i64>(2) as u64,
+                rows: row.get::<_, i64>(3) as u64,
+                checksum: row.get(4),
+                schema: row.get(5),
+                sequence: row.get(6),
+                completed: row.get(7),
+                ranges: ranges.collect(),
+            }
+        });
+        Ok(files.collect())
+    }
+
+    /// Per (topic, output, partition).
+    pub async fn dead_letters(&self) -> Result<HashMap<(Arc<str>, Output, Partition), u64>> {
+        let sql = include_str!("../../sql/warehouse/count_dead_letters.sql");
+        let rows = self.session.query("count dead letters", sql, &[]).await?;
+        let count = |row: &super::postgres::Row| {
+            let key = (
+                Arc::from(row.get::<_, &str>(0)),
+                listing::output(row.get(1))?,
+                Partition(row.get(2)),
+            );
+            Ok((key, row.get::<_, i64>(3) as u64))
+        };
+        rows.iter().map(count).collect()
+    }
+
+    /// An empty table beside the model's, of the same shape, seen by nobody else.
+    pub async fn shadow(&mut self, model: &Arc<Model>) -> Result<()> {
+        let name = format!("verify_{}", self.shadows.len());
+        let table = Table::new(&Model { name: name.as_str().into(), ..Model::clone(model) });
+        let create = table.create.replacen("CREATE TABLE", "CREATE TEMP TABLE", 1);
+        self.session.batch("make a table to compare with", &create).await?;
+        self.shadows.insert(model.name.clone(), (table, model.clone()));
+        Ok(())
+    }
+
+    /// Merges a delta into the model's shadow, as a cut merges it into the table.
+    pub async fn add(&self, model: &str, rows: &RecordBatch) -> Result<()> {
+        let (table, _) = self.shadow_of(model)?;
+        let columns = table.columns.iter().zip(rows.columns());
+        let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        for from in (0..rows.num_rows()).step_by(SHADOW_ROWS) {
+            let to = (from + SHADOW_ROWS).min(rows.num_rows());
+            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
+            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
+            self.session
+                .execute("fill a table to compare with", &table.merge_arrays, &values)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// How many rows differ between the model's table and its shadow, and some of them.
+    pub async fn differences(&self, model: &str) -> Result<(u64, Vec<String>)> {
+        let (shadow, model) = self.shadow_of(model)?;
+        let columns: Vec<String> = model
+            .columns
+            .iter()
+            .map(|column| match column.pg {
+                // Sums of doubles depend on the order of addition in their last digits.
+                PgType::Double | PgType::Real => {
+                    format!("round({0}::numeric, 6) AS {0}", quoted(&column.name))
+                }
+                _ => quoted(&column.name),
+            })
+            .collect();
+        let columns = columns.join(", ");
+        let (kept, rebuilt) = (quoted(&model.name), quoted(&shadow.model));
+        let sql = format!(
+            "WITH kept AS (SELECT {columns} FROM {kept}), rebuilt AS (SELECT {columns} FROM {rebuilt}),
+             wrong AS (
+               SELECT 'the table has' AS side, to_jsonb(k)::text AS row
+               FROM (TABLE kept EXCEPT ALL TABLE rebuilt) k
+               UNION ALL
+               SELECT 'the lake gives', to_jsonb(r)::text
+               FROM (TABLE rebuilt EXCEPT ALL TABLE kept) r)
+             SELECT side || ' ' || row, count(*) OVER () FROM wrong ORDER BY row, side LIMIT {TOLD_ROWS}"
+        );
+        let rows = self.session.query("compare a table with the lake", &sql, &[]).await?;
+        let count = rows.first().map_or(0, |row| row.get::<_, i64>(1) as u64);
+        Ok((count, rows.iter().map(|row| row.get(0)).collect()))
+    }
+
+    pub async fn end(self) -> Result<()> {
+        self.session.roll_back("end verifying").await
+    }
+
+    fn shadow_of(&self, model: &str) -> Result<&(Table, Arc<Model>)> {
+        let shadow = self.shadows.get(model);
+        shadow.ok_or_else(|| Error::halt(format!("no table to compare with, model={model}")))
+    }
+}
