@@ -27,7 +27,7 @@ use rdkafka::{
     bindings as rd,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 use std::{
@@ -258,8 +258,10 @@ impl Kafka {
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("allow.auto.create.topics", "false")
             .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
-            .set("queued.min.messages", "1000000")
-            .set("fetch.message.max.bytes", "4194304")
+            // Each record waiting costs some 300 bytes beside its own; and what a fetch brings
+            // comes on top of what waits: a MiB of each partition, compressed.
+            .set("queued.min.messages", "50000")
+            .set("fetch.message.max.bytes", "1048576")
             // The default of one second stalls a consumer whose queue was full.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.wait.max.ms", "100")
