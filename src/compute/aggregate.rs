@@ -10,7 +10,7 @@ use crate::{
     event_time::window_starts,
 };
 use arrow::{
-    array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray},
+    array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray},
     compute::{SortColumn, lexsort_to_indices, take},
     datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType},
 };
@@ -35,8 +35,7 @@ use std::sync::Arc;
 pub struct Deltas {
     window_us: Option<i64>,
     keys: usize,
-    /// None: no key at all, one group.
-    groups: Option<Box<dyn GroupValues>>,
+    groups: Box<dyn GroupValues>,
     parts: Vec<OpenPart>,
     /// The delta's columns: where each comes from.
     layout: Vec<From>,
@@ -71,13 +70,8 @@ impl Deltas {
         for key in &aggregate.keys {
             keys.push(Field::new(&key.name, key.pg.arrow(), true));
         }
-        let groups = match keys.is_empty() {
-            true => None,
-            false => Some(
-                new_group_values(Arc::new(Schema::new(keys)), &GroupOrdering::None)
-                    .map_err(refused)?,
-            ),
-        };
+        let groups =
+            new_group_values(Arc::new(Schema::new(keys)), &GroupOrdering::None).map_err(refused)?;
         let mut next = aggregate.keys.len();
         let mut parts = Vec::new();
         let mut types = Vec::new();
@@ -109,32 +103,20 @@ impl Deltas {
     }
 
     /// Adds evaluated rows.
-    pub fn add(&mut self, input: &Input) -> Result<()> {
+    pub fn add(&mut self, input: &Input<'_>) -> Result<()> {
         if input.rows == 0 {
             return Ok(());
         }
         self.any = true;
         let failed = |e| Error::halt("aggregate a batch").because(e);
-        let groups = match &mut self.groups {
-            Some(groups) => {
-                let mut keys = Vec::with_capacity(self.keys + 1);
-                if let Some(size) = self.window_us {
-                    let starts = window_starts(&input.event_times, size);
-                    keys.push(
-                        Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("UTC"))
-                            as ArrayRef,
-                    );
-                }
-                keys.extend_from_slice(&input.columns[..self.keys]);
-                groups.intern(&keys, &mut self.indexes).map_err(failed)?;
-                groups.len()
-            }
-            None => {
-                self.indexes.clear();
-                self.indexes.resize(input.rows, 0);
-                1
-            }
-        };
+        let mut keys = Vec::with_capacity(self.keys + 1);
+        if let Some(size) = self.window_us {
+            let starts = TimestampMicrosecondArray::from(window_starts(&input.event_times, size));
+            keys.push(Arc::new(starts.with_timezone("UTC")) as ArrayRef);
+        }
+        keys.extend_from_slice(&input.columns[..self.keys]);
+        self.groups.intern(&keys, &mut self.indexes).map_err(failed)?;
+        let groups = self.groups.len();
         let mut next = self.keys;
         for part in &mut self.parts {
             let values: ArrayRef = match part.has_arg {
@@ -157,8 +139,7 @@ impl Deltas {
     }
 
     pub fn memory(&self) -> usize {
-        let groups = self.groups.as_ref().map_or(0, |g| g.size());
-        groups + self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>()
+        self.groups.size() + self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>()
     }
 
     /// The cut's delta: one row per group, sorted by key.
@@ -167,38 +148,26 @@ impl Deltas {
         if !std::mem::take(&mut self.any) {
             return Ok(RecordBatch::new_empty(self.schema.clone()));
         }
-        let keys = match &mut self.groups {
-            Some(groups) => {
-                let keys = groups.emit(EmitTo::All).map_err(failed)?;
-                groups.clear_shrink(0);
-                keys
-            }
-            None => Vec::new(),
-        };
+        let keys = self.groups.emit(EmitTo::All).map_err(failed)?;
+        self.groups.clear_shrink(0);
         let parts = self.parts.iter_mut().map(|p| p.accumulator.evaluate(EmitTo::All));
         let parts = parts.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let sorted = |e| Error::halt("sort a delta by key").because(e);
-        let order = match keys.is_empty() {
-            true => None,
-            false => {
-                let columns: Vec<_> = keys
-                    .iter()
-                    .map(|values| SortColumn { values: values.clone(), options: None })
-                    .collect();
-                Some(lexsort_to_indices(&columns, None).map_err(sorted)?)
-            }
-        };
-        let in_order = |array: &ArrayRef| match &order {
-            Some(order) => take(array, order, None).map_err(sorted),
-            None => Ok(array.clone()),
-        };
+        let by_key: Vec<_> = keys
+            .iter()
+            .map(|values| SortColumn { values: values.clone(), options: None })
+            .collect();
+        let order = lexsort_to_indices(&by_key, None).map_err(sorted)?;
+        let in_order = |array: &ArrayRef| take(array, &order, None).map_err(sorted);
         let first_key = usize::from(self.window_us.is_some());
         let columns = self.layout.iter().map(|from| match from {
             From::WindowStart => in_order(&keys[0]),
             From::WindowEnd => {
                 let size = self.window_us.unwrap_or_default();
                 let starts = in_order(&keys[0])?;
-                let ends = starts.as_primitive::<TimestampMicrosecondType>().unary(|t| t + size);
+                let ends = starts
+                    .as_primitive::<TimestampMicrosecondType>()
+                    .unary(|t| t.saturating_add(size));
                 let ends: TimestampMicrosecondArray = ends;
                 Ok(Arc::new(ends.with_timezone("UTC")) as ArrayRef)
             }
@@ -206,9 +175,7 @@ impl Deltas {
             From::Part(i) => in_order(&parts[*i]),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        let rows = columns.first().map_or(0, |c| c.len());
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+        RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| Error::halt("build a delta").because(e))
     }
 }

@@ -12,46 +12,51 @@
 mod aggregate;
 mod plan;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use crate::{
-    catalog::{Late, Model, ModelKind, Topic},
-    decode::{Decoded, RejectClass},
+    catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
+    decode::{Decoded, Reject, RejectClass},
     error::Result,
-    event_time::window_start,
+    event_time::Lateness,
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch},
+    array::{AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
-use plan::Plan;
+use plan::{Failures, Input, Plan};
 use rows::LatestRows;
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 /// All models of one topic, and its dead letters: the outputs of the lane of tables.
 pub struct Tables {
-    max_disorder_us: i64,
+    max_disorder: Duration,
+    dead_letters: Standings,
     models: Vec<ModelState>,
-    /// What is known of each output and partition, moved on by every admission.
-    standing: BTreeMap<(Output, Partition), Standing>,
-    /// The same as of the last seal: where an abandoned cut falls back to.
-    counts: BTreeMap<(Output, Partition), Fates>,
-    late: BTreeMap<Arc<str>, u64>,
 }
 
-#[derive(Debug, Clone, Copy)]
+type Standings = BTreeMap<Partition, Standing>;
+
+/// Where an output stands in a partition.
 struct Standing {
     /// Nothing below is the output's any more.
     floor: Offset,
-    event_time_max: Option<EventTime>,
+    /// Moved on by every admission.
+    lateness: Lateness,
+    /// Since the last seal.
+    fates: Fates,
 }
 
 struct ModelState {
     model: Arc<Model>,
-    output: Output,
     plan: Plan,
     open: OpenModel,
+    standings: Standings,
+    /// Rows since the last seal that came after their window was final.
+    late: u64,
 }
 
 enum OpenModel {
@@ -86,53 +91,46 @@ pub struct Counted {
     pub event_time_max: Option<EventTime>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    /// Below the output's floor: counted in an earlier cut.
-    Before,
-    Accepted,
-    Filtered,
-    Late,
-    Dead,
-}
-
 impl Tables {
     pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
-        let models = models.iter().map(|model| {
-            let plan = Plan::new(topic, model)?;
-            let open = OpenModel::new(model, &plan)?;
-            let output = Output::Model(model.name.clone());
-            Ok(ModelState { model: model.clone(), output, plan, open })
-        });
+        let models = models.iter().map(|model| ModelState::new(topic, model));
         Ok(Self {
-            max_disorder_us: topic.max_disorder.as_micros() as i64,
+            max_disorder: topic.max_disorder,
+            dead_letters: Standings::new(),
             models: models.collect::<Result<_>>()?,
-            standing: BTreeMap::new(),
-            counts: BTreeMap::new(),
-            late: BTreeMap::new(),
         })
     }
 
     /// The outputs that keep marks in this lane.
     pub fn outputs(&self) -> Vec<Output> {
-        let models = self.models.iter().map(|m| m.output.clone());
+        let models = self.models.iter().map(ModelState::output);
         std::iter::once(Output::DeadLetters).chain(models).collect()
     }
 
     /// Goes on from these marks; what was open of their partitions has been abandoned.
     pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
         for (output, partition, mark) in marks {
-            let standing = Standing { floor: mark.next, event_time_max: mark.event_time_max };
-            self.standing.insert((output.clone(), *partition), standing);
+            let standings = match output {
+                Output::DeadLetters => &mut self.dead_letters,
+                Output::Model(name) => match self.models.iter_mut().find(|m| m.model.name == *name)
+                {
+                    Some(state) => &mut state.standings,
+                    None => continue,
+                },
+                Output::Lake => continue,
+            };
+            let lateness = Lateness::new(mark.event_time_max, self.max_disorder);
+            let standing = Standing { floor: mark.next, lateness, fates: Fates::default() };
+            standings.insert(*partition, standing);
         }
     }
 
     /// Forgets the open cut. Marks must be adopted before the next admission.
     pub fn abandon(&mut self) -> Result<()> {
-        self.standing.clear();
-        self.counts.clear();
-        self.late.clear();
+        self.dead_letters.clear();
         for state in &mut self.models {
+            state.standings.clear();
+            state.late = 0;
             state.open = OpenModel::new(&state.model, &state.plan)?;
         }
         Ok(())
@@ -151,9 +149,23 @@ impl Tables {
     ) -> Result<Vec<Refusal>> {
         let mut refusals = self.admit_rejects(records, decoded, from);
         let runs = runs(&decoded.rows, from);
-        self.admit_good(&decoded.rows, &decoded.event_times, &runs);
-        for index in 0..self.models.len() {
-            refusals.extend(self.admit_model(index, records, decoded, &runs)?);
+        // For the dead letters a good record is one that they leave out.
+        for run in &runs {
+            let standing = standing(&mut self.dead_letters, run.partition);
+            if let Some(run) = run.above(&decoded.rows, standing.floor) {
+                standing.fates.filtered += run.len();
+                standing.observe(&decoded.event_times[run.rows]);
+            }
+        }
+        for state in &mut self.models {
+            let failures = state.admit(decoded, &runs)?;
+            refusals.extend(failures.into_iter().map(|(row, reason)| Refusal {
+                record: record_of(row, decoded),
+                output: state.output(),
+                class: RejectClass::Model,
+                column: None,
+                reason,
+            }));
         }
         Ok(refusals)
     }
@@ -172,145 +184,169 @@ impl Tables {
             if !from.iter().any(wanted) {
                 continue;
             }
-            let models = self.models.iter().map(|m| &m.output);
-            for output in std::iter::once(&Output::DeadLetters).chain(models) {
-                let key = (output.clone(), record.partition);
-                if record.offset >= self.standing[&key].floor.0 {
-                    self.counts.entry(key).or_default().dead += 1;
-                    if *output == Output::DeadLetters {
-                        refusals.push(Refusal {
-                            record: reject.record,
-                            output: Output::DeadLetters,
-                            class: reject.class,
-                            column: reject.column.clone(),
-                            reason: reject.reason.clone(),
-                        });
-                    }
-                }
+            for state in &mut self.models {
+                standing(&mut state.standings, record.partition).refuse(record.offset);
+            }
+            if standing(&mut self.dead_letters, record.partition).refuse(record.offset) {
+                refusals.push(Refusal {
+                    record: reject.record,
+                    output: Output::DeadLetters,
+                    class: reject.class,
+                    column: reject.column.clone(),
+                    reason: reject.reason.clone(),
+                });
             }
         }
         refusals
     }
 
-    /// For the dead letters a good record is one that they leave out.
-    fn admit_good(&mut self, rows: &RecordBatch, event_times: &[EventTime], runs: &[Run]) {
-        for run in runs {
-            let key = (Output::DeadLetters, run.partition);
-            let standing = self.standing.get_mut(&key).expect("marks are adopted before records");
-            let range = run.at_or_above(rows, standing.floor);
-            self.counts.entry(key).or_default().filtered += range.len() as u64;
-            let max = event_times[range].iter().copied().max();
-            standing.event_time_max = standing.event_time_max.max(max);
-        }
-    }
-
-    fn admit_model(
-        &mut self,
-        index: usize,
-        records: &[RawRecord<'_>],
-        decoded: &Decoded,
-        runs: &[Run],
-    ) -> Result<Vec<Refusal>> {
-        let mut fates = vec![Fate::Before; decoded.rows.num_rows()];
-        self.judge(index, decoded, runs, &mut fates);
-        let state = &mut self.models[index];
-
-        let chosen = choose(&fates, Fate::Accepted);
-        let input = state.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
-        let (input, failures) = state.plan.filter(input)?;
-        mark_left_out(&mut fates, &input.origin);
-        let (input, more) = state.plan.evaluate(input)?;
-        let failures: Vec<_> = failures.into_iter().chain(more).collect();
-        for (row, _) in &failures {
-            fates[*row] = Fate::Dead;
-        }
-        match &mut state.open {
-            OpenModel::Aggregate(deltas) => deltas.add(&input)?,
-            OpenModel::Rows(rows) => rows.add(&input)?,
-        }
-        self.count(index, runs, &fates);
-        let output = &self.models[index].output;
-        Ok(refusals_of(output, records, decoded, failures))
-    }
-
-    /// Marks each row of the runs accepted or late, in offset order (M-1).
-    fn judge(&mut self, index: usize, decoded: &Decoded, runs: &[Run], fates: &mut [Fate]) {
-        let state = &self.models[index];
-        let window = match &state.model.kind {
-            ModelKind::Aggregate(aggregate) => aggregate.window.as_ref(),
-            ModelKind::Rows(_) => None,
-        };
-        let mut late_rows = 0;
-        for run in runs {
-            let key = (state.output.clone(), run.partition);
-            let standing = self.standing.get_mut(&key).expect("marks are adopted before records");
-            let range = run.at_or_above(&decoded.rows, standing.floor);
-            fates[range.clone()].fill(Fate::Accepted);
-            let Some(window) = window else {
-                let max = decoded.event_times[range].iter().copied().max();
-                standing.event_time_max = standing.event_time_max.max(max);
-                continue;
-            };
-            let size = window.size.as_micros() as i64;
-            let grace = window.allowed_lateness.as_micros() as i64 + self.max_disorder_us;
-            let mut max = standing.event_time_max.map_or(i64::MIN, |t| t.0);
-            for row in range {
-                let time = decoded.event_times[row];
-                // Only a record behind the highest can be late: spares the division.
-                if time.0 < max {
-                    let end = window_start(time, size).0.saturating_add(size);
-                    if end.saturating_add(grace) <= max {
-                        late_rows += 1;
-                        if window.late == Late::Drop {
-                            fates[row] = Fate::Late;
-                        }
-                    }
-                } else {
-                    max = time.0;
-                }
-            }
-            standing.event_time_max = (max > i64::MIN).then_some(EventTime(max));
-        }
-        if late_rows > 0 {
-            *self.late.entry(state.model.name.clone()).or_default() += late_rows;
-        }
-    }
-
-    fn count(&mut self, index: usize, runs: &[Run], fates: &[Fate]) {
-        for run in runs {
-            let key = (self.models[index].output.clone(), run.partition);
-            let counts = self.counts.entry(key).or_default();
-            for fate in &fates[run.rows.clone()] {
-                match fate {
-                    Fate::Before => {}
-                    Fate::Accepted => counts.accepted += 1,
-                    Fate::Filtered => counts.filtered += 1,
-                    Fate::Late => counts.late += 1,
-                    Fate::Dead => counts.dead += 1,
-                }
-            }
-        }
-    }
-
     /// Ends the open cut and begins the next.
     pub fn seal(&mut self) -> Result<SealedTables> {
-        let mut tables = Vec::new();
-        for state in &mut self.models {
-            let rows = match &mut state.open {
-                OpenModel::Aggregate(deltas) => deltas.finish()?,
-                OpenModel::Rows(rows) => rows.finish()?,
-            };
-            if rows.num_rows() > 0 {
-                tables.push((state.model.name.clone(), rows));
-            }
-        }
+        let (mut tables, mut late) = (Vec::new(), BTreeMap::new());
         let mut counts = BTreeMap::new();
-        for (key, standing) in &self.standing {
-            let fates = self.counts.get(key).copied().unwrap_or_default();
-            counts.insert(key.clone(), Counted { fates, event_time_max: standing.event_time_max });
+        take_counts(&mut counts, &Output::DeadLetters, &mut self.dead_letters);
+        for state in &mut self.models {
+            let rows = state.open.finish()?;
+            let name = &state.model.name;
+            if rows.num_rows() > 0 {
+                tables.push((name.clone(), rows));
+            }
+            let late_rows = std::mem::take(&mut state.late);
+            if late_rows > 0 {
+                late.insert(name.clone(), late_rows);
+            }
+            let output = state.output();
+            take_counts(&mut counts, &output, &mut state.standings);
         }
-        self.counts.clear();
-        Ok(SealedTables { tables, counts, late: std::mem::take(&mut self.late) })
+        Ok(SealedTables { tables, counts, late })
+    }
+}
+
+const ADOPTED: &str = "marks are adopted before records";
+
+fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
+    standings.get_mut(&partition).expect(ADOPTED)
+}
+
+fn take_counts(
+    counts: &mut BTreeMap<(Output, Partition), Counted>,
+    output: &Output,
+    standings: &mut Standings,
+) {
+    for (partition, standing) in standings {
+        let fates = std::mem::take(&mut standing.fates);
+        let event_time_max = standing.lateness.watermark.max();
+        counts.insert((output.clone(), *partition), Counted { fates, event_time_max });
+    }
+}
+
+impl Standing {
+    /// Counts a record that decode refuses; false: it is below the floor.
+    fn refuse(&mut self, offset: i64) -> bool {
+        let counts = offset >= self.floor.0;
+        self.fates.dead += u64::from(counts);
+        counts
+    }
+
+    fn observe(&mut self, times: &[EventTime]) {
+        if let Some(max) = times.iter().max() {
+            self.lateness.observe(*max);
+        }
+    }
+}
+
+impl ModelState {
+    fn new(topic: &Topic, model: &Arc<Model>) -> Result<Self> {
+        let plan = Plan::new(topic, model)?;
+        let open = OpenModel::new(model, &plan)?;
+        let standings = Standings::new();
+        Ok(Self { model: model.clone(), plan, open, standings, late: 0 })
+    }
+
+    fn output(&self) -> Output {
+        Output::Model(self.model.name.clone())
+    }
+
+    /// A row's way: the floor, WHERE, lateness, the model's expressions. Where it ends is its
+    /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
+    fn admit(&mut self, decoded: &Decoded, runs: &[Run]) -> Result<Failures> {
+        let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
+        let runs: Vec<Run> =
+            runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
+        let late = self.judge(&decoded.event_times, &runs);
+
+        let chosen = choose(&runs, decoded.rows.num_rows());
+        let input = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        let (input, mut failures) = self.plan.filter(input)?;
+        for run in &runs {
+            let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
+            self.fates(run).filtered += run.len() - passed;
+        }
+        let input = self.meet_late(input, &late, &runs)?;
+        let (input, more) = self.plan.evaluate(input)?;
+        failures.extend(more);
+        failures.sort_unstable_by_key(|(row, _)| *row);
+        for run in &runs {
+            self.fates(run).accepted += input.count_within(&run.rows);
+            self.fates(run).dead += count_within(&failures, &run.rows);
+        }
+        self.open.add(&input)?;
+        Ok(failures)
+    }
+
+    fn fates(&mut self, run: &Run) -> &mut Fates {
+        &mut standing(&mut self.standings, run.partition).fates
+    }
+
+    fn window(&self) -> Option<&Window> {
+        match &self.model.kind {
+            ModelKind::Aggregate(Aggregate { window, .. }) => window.as_ref(),
+            ModelKind::Rows(_) => None,
+        }
+    }
+
+    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
+    /// row of the batch whether its window was final before it came; empty: none was.
+    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<bool> {
+        let Some(window) = self.window() else {
+            for run in runs {
+                standing(&mut self.standings, run.partition).observe(&times[run.rows.clone()]);
+            }
+            return Vec::new();
+        };
+        let size = window.size.as_micros() as i64;
+        let allowed = window.allowed_lateness.as_micros() as i64;
+        let (mut late, mut count) = (Vec::new(), 0);
+        for run in runs {
+            late.resize(run.rows.start, false);
+            let lateness = &mut standing(&mut self.standings, run.partition).lateness;
+            count += lateness.judge(&times[run.rows.clone()], size, allowed, &mut late);
+        }
+        late.resize(if count == 0 { 0 } else { times.len() }, false);
+        late
+    }
+
+    /// Counts the late rows, and takes them out where the model says so.
+    fn meet_late<'d>(
+        &mut self,
+        input: Input<'d>,
+        late: &[bool],
+        runs: &[Run],
+    ) -> Result<Input<'d>> {
+        if late.is_empty() {
+            return Ok(input);
+        }
+        let in_time: BooleanArray =
+            (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
+        self.late += in_time.false_count() as u64;
+        if self.window().is_none_or(|window| window.late == Late::Amend) {
+            return Ok(input);
+        }
+        let kept = input.keep(&in_time)?;
+        for run in runs {
+            self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
+        }
+        Ok(kept)
     }
 }
 
@@ -324,6 +360,20 @@ impl OpenModel {
         })
     }
 
+    fn add(&mut self, input: &Input<'_>) -> Result<()> {
+        match self {
+            Self::Aggregate(deltas) => deltas.add(input),
+            Self::Rows(rows) => rows.add(input),
+        }
+    }
+
+    fn finish(&mut self) -> Result<RecordBatch> {
+        match self {
+            Self::Aggregate(deltas) => deltas.finish(),
+            Self::Rows(rows) => rows.finish(),
+        }
+    }
+
     fn memory(&self) -> usize {
         match self {
             Self::Aggregate(deltas) => deltas.memory(),
@@ -332,38 +382,37 @@ impl OpenModel {
     }
 }
 
-/// Neighbouring rows of one partition, without those below the lane's position.
+/// Neighbouring rows of one partition, at least one.
 struct Run {
     partition: Partition,
     rows: Range<usize>,
 }
 
 impl Run {
-    /// Offsets ascend within a run.
-    fn at_or_above(&self, batch: &RecordBatch, floor: Offset) -> Range<usize> {
+    fn len(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    /// Its rows at or above the floor: offsets ascend within a run.
+    fn above(&self, batch: &RecordBatch, floor: Offset) -> Option<Self> {
         let offsets = &offsets(batch)[self.rows.clone()];
-        match offsets.first() {
-            Some(first) if *first >= floor.0 => self.rows.clone(),
-            Some(_) | None => {
-                self.rows.start + offsets.partition_point(|o| *o < floor.0)..self.rows.end
-            }
-        }
+        let below = match offsets[0] >= floor.0 {
+            true => 0,
+            false => offsets.partition_point(|offset| *offset < floor.0),
+        };
+        let rows = self.rows.start + below..self.rows.end;
+        (!rows.is_empty()).then_some(Self { partition: self.partition, rows })
     }
 }
 
 fn runs(batch: &RecordBatch, from: &[(Partition, Offset)]) -> Vec<Run> {
-    let partitions = partitions(batch);
     let mut runs = Vec::new();
     let mut start = 0;
-    for chunk in partitions.chunk_by(|a, b| a == b) {
-        let partition = Partition(chunk[0]);
-        let run = Run { partition, rows: start..start + chunk.len() };
+    for chunk in partitions(batch).chunk_by(|a, b| a == b) {
+        let run = Run { partition: Partition(chunk[0]), rows: start..start + chunk.len() };
         start = run.rows.end;
-        if let Some((_, floor)) = from.iter().find(|(p, _)| *p == partition) {
-            let rows = run.at_or_above(batch, *floor);
-            if !rows.is_empty() {
-                runs.push(Run { partition, rows });
-            }
+        if let Some((_, floor)) = from.iter().find(|(p, _)| *p == run.partition) {
+            runs.extend(run.above(batch, *floor));
         }
     }
     runs
@@ -384,43 +433,28 @@ fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
 }
 
-/// None: all of them.
-fn choose(fates: &[Fate], wanted: Fate) -> Option<BooleanArray> {
-    if fates.iter().all(|f| *f == wanted) {
+/// The rows of these runs, of so many; None: all of them.
+fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
+    if runs.iter().map(|run| run.rows.len()).sum::<usize>() == rows {
         return None;
     }
-    Some(fates.iter().map(|f| Some(*f == wanted)).collect())
+    let mut chosen = BooleanBufferBuilder::new(rows);
+    for run in runs {
+        chosen.append_n(run.rows.start - chosen.len(), false);
+        chosen.append_n(run.rows.len(), true);
+    }
+    chosen.append_n(rows - chosen.len(), false);
+    Some(BooleanArray::new(chosen.finish(), None))
 }
 
-/// Accepted rows that the filter did not let through.
-fn mark_left_out(fates: &mut [Fate], kept: &plan::Origin) {
-    let plan::Origin::Rows(kept) = kept else { return };
-    let mut kept = kept.iter().peekable();
-    for (row, fate) in fates.iter_mut().enumerate() {
-        if kept.next_if(|k| **k as usize == row).is_none() && *fate == Fate::Accepted {
-            *fate = Fate::Filtered;
-        }
-    }
+/// How many of the failures, which ascend, are of these rows.
+fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
+    let below = |end| failures.partition_point(|(row, _)| *row < end);
+    (below(rows.end) - below(rows.start)) as u64
 }
 
-fn refusals_of(
-    output: &Output,
-    records: &[RawRecord<'_>],
-    decoded: &Decoded,
-    failures: Vec<(usize, String)>,
-) -> Vec<Refusal> {
-    if failures.is_empty() {
-        return Vec::new();
-    }
-    let places: BTreeMap<(i32, i64), usize> =
-        records.iter().enumerate().map(|(i, r)| ((r.partition.0, r.offset), i)).collect();
-    let (partitions, offsets) = (partitions(&decoded.rows), offsets(&decoded.rows));
-    let refusal = |(row, reason): (usize, String)| Refusal {
-        record: places[&(partitions[row], offsets[row])],
-        output: output.clone(),
-        class: RejectClass::Model,
-        column: None,
-        reason,
-    };
-    failures.into_iter().map(refusal).collect()
+/// Index of the record that a row was: rows are the records without the rejects, in order (D-1).
+fn record_of(row: usize, decoded: &Decoded) -> usize {
+    let rejected_before = |(before, reject): &(usize, &Reject)| reject.record <= row + before;
+    row + decoded.rejects.iter().enumerate().take_while(rejected_before).count()
 }

@@ -10,33 +10,43 @@ use crate::{
 };
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array,
-        new_empty_array,
+        Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array,
     },
-    compute::{concat, filter},
-    datatypes::{DataType, SchemaRef, UInt32Type},
+    compute::{FilterBuilder, concat, prep_null_mask_filter},
+    datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Schema, SchemaRef},
 };
 use datafusion::{
     common::{
-        DFSchema,
+        DFSchema, ScalarValue,
         tree_node::{Transformed, TreeNode},
     },
     error::DataFusionError,
-    logical_expr::Expr,
-    physical_expr::expressions::BinaryExpr,
+    logical_expr::{Expr, Operator, when},
+    physical_expr::expressions::{BinaryExpr, NegativeExpr, lit},
     physical_plan::PhysicalExpr,
     prelude::SessionContext,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, ops::Range, sync::Arc};
 
 pub struct Plan {
     /// Columns of the topic that the model uses, then `_partition` and `_offset`.
     columns: Vec<usize>,
     schema: SchemaRef,
-    filter: Option<Arc<dyn PhysicalExpr>>,
+    filter: Option<Expression>,
     /// What `evaluate` computes, in order: keys, then per part its argument and its filter;
     /// or the selected columns of a row model.
-    pub exprs: Vec<Arc<dyn PhysicalExpr>>,
+    exprs: Vec<Expression>,
+    /// The same, but each argument only where its filter is true, as PostgreSQL has it. Slower,
+    /// so asked only where an expression of `exprs` has failed: values under a filter that is
+    /// not true count for nothing.
+    guarded: Vec<Expression>,
+}
+
+#[derive(Clone)]
+struct Expression {
+    expr: Arc<dyn PhysicalExpr>,
+    /// Arrow keeps a result of 128 bits whose digits are more than PostgreSQL will take.
+    may_exceed_digits: bool,
 }
 
 /// Which row of the batch each row of an input was.
@@ -48,28 +58,23 @@ pub enum Origin {
 }
 
 /// The rows that a model sees, before or after its expressions.
-pub struct Input {
+pub struct Input<'d> {
     pub columns: Vec<ArrayRef>,
-    pub event_times: Vec<EventTime>,
+    pub event_times: Cow<'d, [EventTime]>,
     pub partitions: ArrayRef,
     pub offsets: ArrayRef,
-    pub origin: Origin,
     pub rows: usize,
+    origin: Origin,
 }
 
-/// A row's number in the batch, and what went wrong with it.
+/// A row's number in the batch, and what went wrong with it; ascending.
 pub type Failures = Vec<(usize, String)>;
 
 impl Plan {
     pub fn new(topic: &Topic, model: &Model) -> Result<Self> {
-        let exprs: Vec<Expr> = match &model.kind {
-            ModelKind::Aggregate(aggregate) => {
-                let keys = aggregate.keys.iter().map(|k| k.expr.clone());
-                let parts = aggregate.parts.iter().flat_map(|p| p.arg.iter().chain(&p.filter));
-                keys.chain(parts.cloned()).collect()
-            }
-            ModelKind::Rows(rows) => rows.exprs.clone(),
-        };
+        let refused =
+            |e: DataFusionError| Error::config(format!("plan model {}", model.name)).because(e);
+        let (exprs, guarded) = expressions(model).map_err(refused)?;
         let used: BTreeSet<&str> = exprs
             .iter()
             .chain(&model.filter)
@@ -79,42 +84,42 @@ impl Plan {
         let all = topic.schema.fields();
         let mut columns: Vec<usize> =
             (0..all.len()).filter(|i| used.contains(all[*i].name().as_str())).collect();
-        let projected = topic.schema.project(&columns).map_err(|e| refused(model, e))?;
+        let projected = topic.schema.project(&columns).map_err(|e| refused(e.into()))?;
         let schema = Arc::new(projected);
-        let names = DFSchema::try_from(schema.as_ref().clone()).map_err(|e| refused(model, e))?;
+        let names = DFSchema::try_from(schema.clone()).map_err(refused)?;
         let context = catalog::scalar_context();
-        let physical =
-            |expr: &Expr| physical(&context, &names, expr).map_err(|e| refused(model, e));
+        let physical = |expr: &Expr| Expression::new(&context, &names, expr).map_err(refused);
         let filter = model.filter.as_ref().map(physical).transpose()?;
         let exprs = exprs.iter().map(physical).collect::<Result<_>>()?;
+        let guarded = guarded.iter().map(physical).collect::<Result<_>>()?;
         columns.extend([all.len() - 3, all.len() - 2]);
-        Ok(Self { columns, schema, filter, exprs })
+        Ok(Self { columns, schema, filter, exprs, guarded })
     }
 
     /// Type of the expression with this index in `exprs`.
     pub fn type_of(&self, index: usize) -> Result<DataType> {
-        let typed = self.exprs[index].data_type(&self.schema);
+        let typed = self.exprs[index].expr.data_type(&self.schema);
         typed.map_err(|e| Error::config("type a model's expression").because(e))
     }
 
     /// The chosen rows (None: all), with the columns the model needs.
-    pub fn input(
+    pub fn input<'d>(
         &self,
         rows: &RecordBatch,
-        event_times: &[EventTime],
+        event_times: &'d [EventTime],
         chosen: Option<BooleanArray>,
-    ) -> Result<Input> {
+    ) -> Result<Input<'d>> {
         let mut columns: Vec<ArrayRef> =
             self.columns.iter().map(|i| rows.column(*i).clone()).collect();
         let offsets = columns.pop().expect("_offset is always there");
         let partitions = columns.pop().expect("_partition is always there");
         let all = Input {
             columns,
-            event_times: event_times.to_vec(),
+            event_times: Cow::Borrowed(event_times),
             partitions,
             offsets,
-            origin: Origin::All,
             rows: rows.num_rows(),
+            origin: Origin::All,
         };
         match chosen {
             None => Ok(all),
@@ -123,93 +128,140 @@ impl Plan {
     }
 
     /// Rows that pass WHERE; NULL does not.
-    pub fn filter(&self, input: Input) -> Result<(Input, Failures)> {
+    pub fn filter<'d>(&self, input: Input<'d>) -> Result<(Input<'d>, Failures)> {
         let Some(filter) = &self.filter else { return Ok((input, Vec::new())) };
-        let (mut columns, failed) = self.evaluate_all(&input, std::slice::from_ref(filter))?;
+        let filter = std::slice::from_ref(filter);
+        let (mut columns, failed) = self.evaluate_all(&input, filter, filter)?;
         let mask = columns.pop().expect("one expression, one column");
         let mask = mask.as_boolean_opt().ok_or_else(|| Error::halt("WHERE is not boolean"))?;
-        let (input, failures) = input.without(&failed)?;
-        // NULL counts as false.
-        let mask: BooleanArray = mask.iter().map(|v| Some(v == Some(true))).collect();
-        Ok((if mask.true_count() == mask.len() { input } else { input.keep(&mask)? }, failures))
+        let (input, failures) = input.without(failed)?;
+        let input = match mask.true_count() == mask.len() {
+            true => input,
+            false if mask.null_count() > 0 => input.keep(&prep_null_mask_filter(mask))?,
+            false => input.keep(mask)?,
+        };
+        Ok((input, failures))
     }
 
     /// The model's expressions; rows on which one fails are taken out.
-    pub fn evaluate(&self, input: Input) -> Result<(Input, Failures)> {
-        let (columns, failed) = self.evaluate_all(&input, &self.exprs)?;
-        let (input, failures) = input.without(&failed)?;
+    pub fn evaluate<'d>(&self, input: Input<'d>) -> Result<(Input<'d>, Failures)> {
+        let (columns, failed) = self.evaluate_all(&input, &self.exprs, &self.guarded)?;
+        let (input, failures) = input.without(failed)?;
         Ok((Input { columns, ..input }, failures))
     }
 
     /// The expressions over the rows on which none fails, and the rows (of the input) on which
-    /// one does. A batch that fails is halved until the guilty rows stand alone.
+    /// one does. A batch that fails is halved until the guilty rows stand alone: `AND`, CASE and
+    /// the like protect a row alone whenever they protect it in company (M-1).
     fn evaluate_all(
         &self,
-        input: &Input,
-        exprs: &[Arc<dyn PhysicalExpr>],
-    ) -> Result<(Vec<ArrayRef>, Vec<(usize, String)>)> {
+        input: &Input<'_>,
+        exprs: &[Expression],
+        guarded: &[Expression],
+    ) -> Result<(Vec<ArrayRef>, Failures)> {
         let options = RecordBatchOptions::new().with_row_count(Some(input.rows));
         let batch =
             RecordBatch::try_new_with_options(self.schema.clone(), input.columns.clone(), &options)
                 .map_err(|e| Error::halt("build a model's input").because(e))?;
-        match evaluate(&batch, exprs) {
-            Ok(columns) => Ok((columns, Vec::new())),
-            Err(_) => {
-                let (mut pieces, mut failed) = (Vec::new(), Vec::new());
-                halve(&batch, 0, exprs, &mut pieces, &mut failed);
-                let columns = (0..exprs.len()).map(|i| {
-                    let parts: Vec<&dyn Array> = pieces.iter().map(|p| p[i].as_ref()).collect();
-                    match parts.is_empty() {
-                        true => exprs[i]
-                            .data_type(&self.schema)
-                            .map(|t| new_empty_array(&t))
-                            .map_err(|e| Error::halt("type a model's expression").because(e)),
-                        false => concat(&parts)
-                            .map_err(|e| Error::halt("join a model's pieces").because(e)),
-                    }
-                });
-                Ok((columns.collect::<Result<_>>()?, failed))
-            }
+        if let Ok(columns) = evaluate(&batch, exprs) {
+            return Ok((columns, Vec::new()));
         }
+        let (mut pieces, mut failed) = (Vec::new(), Vec::new());
+        halve(&batch, 0, guarded, &mut pieces, &mut failed);
+        let columns = exprs.iter().enumerate().map(|(i, expression)| {
+            let parts: Vec<&dyn Array> = pieces.iter().map(|p| p[i].as_ref()).collect();
+            match parts.is_empty() {
+                true => expression
+                    .expr
+                    .data_type(&self.schema)
+                    .map(|t| new_empty_array(&t))
+                    .map_err(|e| Error::halt("type a model's expression").because(e)),
+                false => {
+                    concat(&parts).map_err(|e| Error::halt("join a model's pieces").because(e))
+                }
+            }
+        });
+        Ok((columns.collect::<Result<_>>()?, failed))
     }
 }
 
-fn physical(
-    context: &SessionContext,
-    names: &DFSchema,
-    expr: &Expr,
-) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
-    let expr = context.create_physical_expr(expr.clone(), names)?;
-    // Whole numbers that do not fit are an error of that record (M-3), never wrapped.
-    let checked = expr.transform_up(|e| {
-        let checked = e.downcast_ref::<BinaryExpr>().map(|binary| {
-            Arc::new(binary.clone().with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>
+/// What the plan computes, plain and guarded.
+fn expressions(model: &Model) -> Result<(Vec<Expr>, Vec<Expr>), DataFusionError> {
+    let aggregate = match &model.kind {
+        ModelKind::Aggregate(aggregate) => aggregate,
+        ModelKind::Rows(rows) => return Ok((rows.exprs.clone(), rows.exprs.clone())),
+    };
+    let mut exprs: Vec<Expr> = aggregate.keys.iter().map(|k| k.expr.clone()).collect();
+    let mut guarded = exprs.clone();
+    for part in &aggregate.parts {
+        guarded.extend(match (&part.filter, &part.arg) {
+            (Some(filter), Some(arg)) => Some(when(filter.clone(), arg.clone()).end()?),
+            (_, arg) => arg.clone(),
         });
-        Ok(match checked {
-            Some(checked) => Transformed::yes(checked),
-            None => Transformed::no(e),
-        })
-    })?;
-    Ok(checked.data)
+        guarded.extend(part.filter.clone());
+        exprs.extend(part.arg.iter().chain(&part.filter).cloned());
+    }
+    Ok((exprs, guarded))
 }
 
-fn refused(model: &Model, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::config(format!("plan model {}", model.name)).because(source)
+impl Expression {
+    fn new(
+        context: &SessionContext,
+        names: &DFSchema,
+        expr: &Expr,
+    ) -> Result<Self, DataFusionError> {
+        let schema = names.as_arrow();
+        let expr = context.create_physical_expr(expr.clone(), names)?;
+        let expr = expr.transform_up(|e| fail_on_overflow(e, schema))?.data;
+        let widest =
+            matches!(expr.data_type(schema)?, DataType::Decimal128(DECIMAL128_MAX_PRECISION, _));
+        let may_exceed_digits = widest && expr.exists(|e| Ok(e.is::<BinaryExpr>()))?;
+        Ok(Self { expr, may_exceed_digits })
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+        let values = self.expr.evaluate(batch)?.into_array(batch.num_rows())?;
+        if self.may_exceed_digits {
+            let digits = values.as_primitive::<Decimal128Type>();
+            digits.validate_decimal_precision(DECIMAL128_MAX_PRECISION)?;
+        }
+        Ok(values)
+    }
 }
 
-fn evaluate(
-    batch: &RecordBatch,
-    exprs: &[Arc<dyn PhysicalExpr>],
-) -> Result<Vec<ArrayRef>, DataFusionError> {
-    exprs.iter().map(|e| e.evaluate(batch)?.into_array(batch.num_rows())).collect()
+/// Whole numbers that do not fit are an error of that record (M-3), never wrapped.
+fn fail_on_overflow(
+    expr: Arc<dyn PhysicalExpr>,
+    schema: &Schema,
+) -> Result<Transformed<Arc<dyn PhysicalExpr>>, DataFusionError> {
+    let checked = |binary: BinaryExpr| {
+        let checked: Arc<dyn PhysicalExpr> = Arc::new(binary.with_fail_on_overflow(true));
+        Ok(Transformed::yes(checked))
+    };
+    if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
+        return checked(binary.clone());
+    }
+    // Arrow's negation wraps, its subtraction need not.
+    if let Some(negative) = expr.downcast_ref::<NegativeExpr>() {
+        let data_type = negative.arg().data_type(schema)?;
+        if data_type.is_integer() {
+            let zero = lit(ScalarValue::new_zero(&data_type)?);
+            return checked(BinaryExpr::new(zero, Operator::Minus, negative.arg().clone()));
+        }
+    }
+    Ok(Transformed::no(expr))
+}
+
+fn evaluate(batch: &RecordBatch, exprs: &[Expression]) -> Result<Vec<ArrayRef>, DataFusionError> {
+    exprs.iter().map(|e| e.evaluate(batch)).collect()
 }
 
 fn halve(
     batch: &RecordBatch,
     first: usize,
-    exprs: &[Arc<dyn PhysicalExpr>],
+    exprs: &[Expression],
     pieces: &mut Vec<Vec<ArrayRef>>,
-    failed: &mut Vec<(usize, String)>,
+    failed: &mut Failures,
 ) {
     match evaluate(batch, exprs) {
         Ok(columns) => pieces.push(columns),
@@ -223,44 +275,53 @@ fn halve(
     }
 }
 
-impl Input {
-    fn origin_of(&self, row: usize) -> usize {
+impl<'d> Input<'d> {
+    /// The row of the batch that this row was.
+    pub fn origin_of(&self, row: usize) -> usize {
         match &self.origin {
             Origin::All => row,
             Origin::Rows(rows) => rows[row] as usize,
         }
     }
 
-    fn without(self, failed: &[(usize, String)]) -> Result<(Self, Failures)> {
-        if failed.is_empty() {
-            return Ok((self, Vec::new()));
+    /// How many of these rows of the batch are there.
+    pub fn count_within(&self, batch_rows: &Range<usize>) -> u64 {
+        match &self.origin {
+            Origin::All => batch_rows.len() as u64,
+            Origin::Rows(rows) => {
+                let below = |end| rows.partition_point(|row| (*row as usize) < end);
+                (below(batch_rows.end) - below(batch_rows.start)) as u64
+            }
         }
-        let failures =
-            failed.iter().map(|(row, why)| (self.origin_of(*row), why.clone())).collect();
-        let mut mask = vec![true; self.rows];
-        for (row, _) in failed {
-            mask[*row] = false;
-        }
-        Ok((self.keep(&BooleanArray::from(mask))?, failures))
     }
 
-    fn keep(self, mask: &BooleanArray) -> Result<Self> {
+    fn without(self, failed: Failures) -> Result<(Self, Failures)> {
+        if failed.is_empty() {
+            return Ok((self, failed));
+        }
+        let mut mask = vec![true; self.rows];
+        for (row, _) in &failed {
+            mask[*row] = false;
+        }
+        let kept = self.keep(&BooleanArray::from(mask))?;
+        let failures = failed.into_iter().map(|(row, why)| (self.origin_of(row), why)).collect();
+        Ok((kept, failures))
+    }
+
+    /// The rows where the mask, which has no NULL, is true.
+    pub fn keep(&self, mask: &BooleanArray) -> Result<Self> {
+        let filter = FilterBuilder::new(mask).optimize().build();
         let kept = |array: &ArrayRef| {
-            filter(array, mask).map_err(|e| Error::halt("filter a model's rows").because(e))
+            filter.filter(array).map_err(|e| Error::halt("filter a model's rows").because(e))
         };
-        let origin = match &self.origin {
-            Origin::All => UInt32Array::from_iter_values(0..self.rows as u32),
-            Origin::Rows(rows) => UInt32Array::from(rows.clone()),
-        };
-        let origin = kept(&(Arc::new(origin) as ArrayRef))?;
-        let chosen = self.event_times.iter().zip(mask.values().iter());
+        let rows = || mask.values().set_indices();
         Ok(Self {
             columns: self.columns.iter().map(kept).collect::<Result<_>>()?,
-            event_times: chosen.filter(|(_, keep)| *keep).map(|(t, _)| *t).collect(),
+            event_times: rows().map(|row| self.event_times[row]).collect(),
             partitions: kept(&self.partitions)?,
             offsets: kept(&self.offsets)?,
-            rows: origin.len(),
-            origin: Origin::Rows(origin.as_primitive::<UInt32Type>().values().to_vec()),
+            rows: filter.count(),
+            origin: Origin::Rows(rows().map(|row| self.origin_of(row) as u32).collect()),
         })
     }
 }

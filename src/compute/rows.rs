@@ -19,7 +19,7 @@ use arrow::{
 use std::sync::Arc;
 
 /// Rows of a keyed model that pile up before they are reduced to the latest per key.
-const REDUCE_AT_ROWS: usize = 65_536;
+pub const REDUCE_AT_ROWS: usize = 65_536;
 
 pub struct LatestRows {
     schema: SchemaRef,
@@ -51,7 +51,7 @@ impl LatestRows {
         })
     }
 
-    pub fn add(&mut self, input: &Input) -> Result<()> {
+    pub fn add(&mut self, input: &Input<'_>) -> Result<()> {
         if input.rows == 0 {
             return Ok(());
         }

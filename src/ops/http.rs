@@ -1,6 +1,9 @@
 //! ⇄ HTTP: `/metrics`, `/livez`, `/readyz`, `/status` and a page for people at `/`.
 
-use super::{metrics::Process, service::Health};
+use super::{
+    metrics::{self, Process},
+    service::Health,
+};
 use crate::error::{Error, Result};
 use axum::{
     Router,
@@ -47,7 +50,8 @@ pub async fn serve(
 async fn scrape(State(site): State<Site>) -> impl IntoResponse {
     Process::measure();
     site.health.measure();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], site.metrics.render())
+    let text = metrics::exposition(&site.metrics);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
 async fn ready(State(site): State<Site>) -> impl IntoResponse {

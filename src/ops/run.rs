@@ -15,7 +15,10 @@ use std::{
     io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Handle,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 /// Between the signal and the end; the rest of ten seconds is for leaving the group.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -29,6 +32,8 @@ pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
     let prometheus = metrics::install(config.memory)?;
     let (warehouse, store) = runtime.block_on(open(&catalog, config))?;
     let handle = runtime.handle().clone();
+    // Before the first partition is taken: from then on a signal is answered in good order.
+    let signals = Signals::listen(&handle)?;
     let mut service = Service::start(&catalog, config, warehouse, store, until_caught_up, &handle)?;
     let address = runtime.block_on(http::serve(config.listen, service.health.clone(), prometheus));
     match address {
@@ -38,7 +43,7 @@ pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
             return Err(error);
         }
     }
-    let waited = runtime.block_on(wait(&mut service, until_caught_up));
+    let waited = runtime.block_on(wait(&mut service, signals, until_caught_up));
     let ended = service.end(PATIENCE);
     runtime.shutdown_timeout(Duration::from_secs(1));
     waited.and(ended)
@@ -81,16 +86,29 @@ pub async fn open(catalog: &Catalog, config: &Config) -> Result<(Warehouse, Opti
     Ok((warehouse, store))
 }
 
-async fn wait(service: &mut Service, until_caught_up: bool) -> Result<()> {
-    let heard = |kind| signal(kind).map_err(|e| Error::halt("listen for signals").because(e));
-    let (mut terminate, mut interrupt) =
-        (heard(SignalKind::terminate())?, heard(SignalKind::interrupt())?);
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen(runtime: &Handle) -> Result<Self> {
+        let _within = runtime.enter();
+        let heard = |kind| signal(kind).map_err(|e| Error::halt("listen for signals").because(e));
+        Ok(Self {
+            terminate: heard(SignalKind::terminate())?,
+            interrupt: heard(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn wait(service: &mut Service, mut signals: Signals, until_caught_up: bool) -> Result<()> {
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut progress = Progress::new();
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
             _ = look.tick() => {
                 progress.show(&service.health);
                 // Following, a stopped topic leaves the others going; /readyz says so.

@@ -358,13 +358,15 @@ fn serve_group(
     leaving: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>> {
     let serve = move || {
+        let mut gave_up = None;
         while !leaving.load(Ordering::Relaxed) {
             if let Err(error) = kafka.serve(SERVE_WAIT) {
                 tracing::error!("{error}");
-                *health.group.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(error.to_string());
+                gave_up = Some(error.to_string());
                 std::thread::sleep(SERVE_WAIT);
             }
+            *health.group.lock().unwrap_or_else(PoisonError::into_inner) =
+                gave_up.clone().or_else(|| kafka.trouble());
         }
         // The revocation that follows from leaving.
         let _ = kafka.serve(SERVE_WAIT);

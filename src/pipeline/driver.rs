@@ -42,6 +42,8 @@ const KAFKA_WAIT: Duration = Duration::from_secs(10);
 pub enum News {
     Group(kafka::News),
     Worker(Input),
+    /// The lake's encoder takes batches again.
+    Room,
     Halt(String),
     Drain,
 }
@@ -109,6 +111,7 @@ pub struct Driver {
     origin: Instant,
     reporter: Reporter,
     reported: Instant,
+    told_caught_up: bool,
     status: Arc<Mutex<Option<TopicStatus>>>,
     opened: BTreeMap<Lane, Instant>,
     upload_limit: usize,
@@ -139,6 +142,7 @@ impl Driver {
         };
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
+        report::register(&topic, &models, lanes, &KINDS.map(kind_label));
         let mut worker = Worker::new(worker, lanes);
         if let Some(targets) = targets {
             worker.handle(Input::Targets(targets));
@@ -151,6 +155,7 @@ impl Driver {
             releases: Vec::new(),
             origin: Instant::now(),
             reported: Instant::now(),
+            told_caught_up: false,
             opened: BTreeMap::new(),
             topic,
             worker,
@@ -212,6 +217,8 @@ impl Driver {
                 }
                 Input::Lost(partitions)
             }
+            // The loop asks the lake itself.
+            News::Room => return Ok(()),
             News::Halt(why) => Input::Halt { why },
             News::Drain => Input::Drain,
             News::Worker(input) => self.note(input),
@@ -455,12 +462,19 @@ impl Driver {
         }
     }
 
+    /// Once a second, and at once when the targets are reached: `--until-caught-up` waits for it.
     fn report(&mut self) {
-        if self.reported.elapsed() < REPORT_EVERY {
+        let caught_up = self.is_caught_up();
+        if self.reported.elapsed() < REPORT_EVERY && caught_up == self.told_caught_up {
             return;
         }
         self.reported = Instant::now();
+        self.told_caught_up = caught_up;
         self.publish_status();
+    }
+
+    fn is_caught_up(&self) -> bool {
+        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
     }
 
     fn publish_status(&self) {
@@ -477,8 +491,7 @@ impl Driver {
         let end = |partition| self.context.kafka.known_end(&self.topic.kafka_topic, partition);
         let mut status = self.reporter.snapshot(&standings, end, memory);
         status.recovering = self.worker.is_recovering();
-        let owed = self.lake.as_ref().map_or(0, LakeLane::owed);
-        status.caught_up = self.worker.is_caught_up() && owed == 0;
+        status.caught_up = self.is_caught_up();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 }
@@ -531,18 +544,15 @@ async fn take(
     Ok(marks)
 }
 
-/// One arrival per run of a partition.
+/// One arrival per partition.
 fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
     let mut arrivals: BTreeMap<Partition, Arrival> = BTreeMap::new();
-    for record in records {
-        let next = Offset::after(record.offset);
-        let arrival = arrivals.entry(record.partition).or_insert(Arrival {
-            partition: record.partition,
-            next,
-            records: 0,
-        });
+    for run in records.chunk_by(|a, b| a.partition == b.partition) {
+        let partition = run[0].partition;
+        let next = Offset::after(run[run.len() - 1].offset);
+        let arrival = arrivals.entry(partition).or_insert(Arrival { partition, next, records: 0 });
         arrival.next = next;
-        arrival.records += 1;
+        arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
 }
@@ -567,6 +577,8 @@ fn breaker_sentence(
         last.unwrap_or_default()
     )
 }
+
+const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];
 
 fn kind_label(kind: Kind) -> &'static str {
     match kind {

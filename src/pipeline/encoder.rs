@@ -219,8 +219,12 @@ fn at_or_above(
     from: &[(Partition, Offset)],
 ) -> Result<(RecordBatch, Vec<EventTime>)> {
     let (partitions, offsets) = crate::compute::places(&decoded.rows);
-    let wanted = |(p, o): (&i32, &i64)| from.iter().any(|(q, floor)| q.0 == *p && *o >= floor.0);
-    let mask: Vec<bool> = partitions.iter().zip(offsets).map(wanted).collect();
+    let mut mask = Vec::with_capacity(offsets.len());
+    for run in partitions.chunk_by(|a, b| a == b) {
+        let floor = from.iter().find(|(p, _)| p.0 == run[0]).map_or(i64::MAX, |(_, o)| o.0);
+        let offsets = &offsets[mask.len()..mask.len() + run.len()];
+        mask.extend(offsets.iter().map(|offset| *offset >= floor));
+    }
     if mask.iter().all(|wanted| *wanted) {
         return Ok((decoded.rows.clone(), decoded.event_times.clone()));
     }
@@ -271,7 +275,10 @@ impl Encoder {
                 Ok(())
             }
             Order::Admit { rows, event_times } => {
-                self.load.waiting.fetch_sub(1, Ordering::Relaxed);
+                // Who found no room sleeps until there is some.
+                if self.load.waiting.fetch_sub(1, Ordering::Relaxed) >= WAITING_BATCHES {
+                    self.context.tell(News::Room);
+                }
                 // Failed a moment ago: the worker will hear of it and abandon.
                 let Some(open) = &mut self.open else { return Ok(()) };
                 open.writer.append(&rows, &event_times)?;

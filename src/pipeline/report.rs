@@ -1,12 +1,15 @@
 //! What a pipeline tells of itself: numbers for Prometheus, a snapshot for `/status`.
 
 use crate::{
+    catalog::{Model, Topic},
     cut::Cut,
+    decode::RejectClass,
     record::{EventTime, Lane, Offset, Partition},
 };
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -181,6 +184,45 @@ impl Reporter {
         metrics::gauge!("highwater_lag_seconds", "topic" => self.topic.clone(),
             "partition" => partition.to_owned(), "stage" => stage)
         .set(seconds);
+    }
+}
+
+const REJECT_CLASSES: [RejectClass; 6] = [
+    RejectClass::Malformed,
+    RejectClass::Missing,
+    RejectClass::Type,
+    RejectClass::Range,
+    RejectClass::Future,
+    RejectClass::Model,
+];
+
+/// Lets everything that alerts count begin at zero: a series that is born with its first event
+/// hides that event from `rate` and `increase`.
+pub fn register(topic: &Topic, models: &[Arc<Model>], lanes: &[Lane], kinds: &[&'static str]) {
+    let name = || topic.name.to_string();
+    for class in REJECT_CLASSES {
+        metrics::counter!("highwater_rejects_total", "topic" => name(), "class" => class.as_str())
+            .absolute(0);
+    }
+    metrics::counter!("highwater_unknown_fields_total", "topic" => name()).absolute(0);
+    for model in models.iter().map(|model| model.name.to_string()) {
+        metrics::counter!("highwater_late_total", "topic" => name(), "model" => model.clone())
+            .absolute(0);
+        metrics::counter!("highwater_filtered_total", "topic" => name(), "model" => model)
+            .absolute(0);
+    }
+    for lane in lanes.iter().map(|lane| lane.as_str()) {
+        for kind in kinds {
+            metrics::counter!("highwater_commits_refused_total", "topic" => name(),
+                "lane" => lane, "kind" => *kind)
+            .absolute(0);
+        }
+        drop(metrics::histogram!("highwater_commit_seconds", "topic" => name(), "lane" => lane));
+    }
+    if topic.lake.is_some() {
+        metrics::counter!("highwater_lake_files_total", "topic" => name()).absolute(0);
+        metrics::counter!("highwater_lake_bytes_total", "topic" => name()).absolute(0);
+        drop(metrics::histogram!("highwater_upload_seconds", "topic" => name()));
     }
 }
 

@@ -121,22 +121,30 @@ pub fn lake_counts(
     decoded: &Decoded,
     from: &[(Partition, Offset)],
 ) {
-    let wanted =
-        |r: &RawRecord<'_>| from.iter().any(|(p, from)| *p == r.partition && r.offset >= from.0);
     let mut rejects = decoded.rejects.iter().peekable();
-    let mut row = 0;
-    for (index, record) in records.iter().enumerate() {
-        let rejected = rejects.next_if(|r| r.record == index).is_some();
-        if wanted(record) {
-            let counted = counts.entry((Output::Lake, record.partition)).or_default();
-            if rejected {
-                counted.fates.dead += 1;
-            } else {
-                counted.fates.accepted += 1;
-                let time = Some(decoded.event_times[row]);
-                counted.event_time_max = counted.event_time_max.max(time);
+    let (mut index, mut row) = (0, 0);
+    for run in records.chunk_by(|a, b| a.partition == b.partition) {
+        let partition = run[0].partition;
+        let floor = from.iter().find(|(p, _)| *p == partition).map(|(_, floor)| floor.0);
+        let mut counted = Counted::default();
+        for record in run {
+            let rejected = rejects.next_if(|r| r.record == index).is_some();
+            if floor.is_some_and(|floor| record.offset >= floor) {
+                if rejected {
+                    counted.fates.dead += 1;
+                } else {
+                    counted.fates.accepted += 1;
+                    let time = Some(decoded.event_times[row]);
+                    counted.event_time_max = counted.event_time_max.max(time);
+                }
             }
+            index += 1;
+            row += usize::from(!rejected);
         }
-        row += usize::from(!rejected);
+        if counted != Counted::default() {
+            let total = counts.entry((Output::Lake, partition)).or_default();
+            total.fates += counted.fates;
+            total.event_time_max = total.event_time_max.max(counted.event_time_max);
+        }
     }
 }

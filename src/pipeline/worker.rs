@@ -34,7 +34,8 @@ pub struct Settings {
     pub lake_file_bytes: u64,
     pub lake_memory: usize,
     pub lake_files: usize,
-    /// First wait after a failure; doubles up to `backoff_max`.
+    /// First wait after a failure; doubles up to `backoff_max` until a cut is committed: with the
+    /// store away taking goes well each time, and committing never.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
     /// Wait after being fenced: the group's own news (revoked, lost) should come first.
@@ -227,14 +228,24 @@ enum Flight {
     },
 }
 
+/// The claim under way: the lane has no second one before it is answered, or the two could reach
+/// PostgreSQL in either order and the epoch of the wrong one be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pending {
+    None,
+    Awaited(Ticket),
+    /// Its answer says only that it is over.
+    GivenUp(Ticket),
+}
+
 #[derive(Debug)]
 struct LaneState {
     lane: Lane,
     holds: BTreeMap<Partition, Hold>,
     open: Option<OpenCut>,
     flight: Flight,
-    /// The claim under way. It concerns other partitions than the flight does.
-    claim: Option<Ticket>,
+    /// It concerns other partitions than the flight does.
+    claim: Pending,
     /// To be claimed when the claim under way is answered.
     wanted: BTreeSet<Partition>,
     failures: u32,
@@ -249,7 +260,7 @@ impl LaneState {
             holds: BTreeMap::new(),
             open: None,
             flight: Flight::None,
-            claim: None,
+            claim: Pending::None,
             wanted: BTreeSet::new(),
             failures: 0,
             deferred: Vec::new(),
@@ -490,29 +501,30 @@ impl Worker {
     /// One claim at a time per lane; none before the wait of a recovery is over.
     fn take_what_is_wanted(&mut self) {
         for lane in &mut self.lanes {
-            let waits = lane.claim.is_some() || matches!(lane.flight, Flight::Backoff { .. });
+            let waits =
+                lane.claim != Pending::None || matches!(lane.flight, Flight::Backoff { .. });
             if lane.wanted.is_empty() || waits {
                 continue;
             }
             let partitions: Vec<_> = std::mem::take(&mut lane.wanted).into_iter().collect();
             let ticket = self.next_ticket;
             self.next_ticket += 1;
-            lane.claim = Some(ticket);
+            lane.claim = Pending::Awaited(ticket);
             self.effects.push_back(Effect::Take { lane: lane.lane, ticket, partitions });
         }
     }
 
     fn taken(&mut self, lane: Lane, ticket: Ticket, marks: Vec<(Output, Partition, Mark)>) {
-        let state = self.lane(lane);
-        if state.claim != Some(ticket) {
+        if !self.is_awaited(lane, ticket) {
             return;
         }
-        state.claim = None;
-        state.failures = 0;
-        // Given up meanwhile: the epoch was bumped for nothing, which harms nobody.
+        let state = self.lane(lane);
+        // Given up meanwhile: the epoch was bumped for nothing, which harms nobody. Given up and
+        // assigned again: it is to be claimed anew, and somebody else may have had it in between.
         let marks: Vec<_> = marks
             .into_iter()
             .filter(|(_, p, _)| matches!(state.holds.get(p), Some(Hold::Taking)))
+            .filter(|(_, p, _)| !state.wanted.contains(p))
             .collect();
         // A file's name must not sort before one that holds earlier offsets of its partition
         // (L-2): a lake cut that is open already with a lower number ends first.
@@ -562,8 +574,25 @@ impl Worker {
     }
 
     fn take_failed(&mut self, lane: Lane, ticket: Ticket, kind: Kind, why: String) {
-        if self.lane(lane).claim == Some(ticket) {
+        if self.is_awaited(lane, ticket) {
             self.recover(lane, kind, why);
+        }
+    }
+
+    /// Whether to listen to this answer; ends the claim that it is of.
+    fn is_awaited(&mut self, lane: Lane, ticket: Ticket) -> bool {
+        let state = self.lane(lane);
+        match state.claim {
+            Pending::Awaited(awaited) if awaited == ticket => {
+                state.claim = Pending::None;
+                true
+            }
+            Pending::GivenUp(given_up) if given_up == ticket => {
+                state.claim = Pending::None;
+                self.take_what_is_wanted();
+                false
+            }
+            Pending::None | Pending::Awaited(_) | Pending::GivenUp(_) => false,
         }
     }
 
@@ -824,7 +853,9 @@ impl Worker {
     fn abandon(&mut self, lane: Lane) {
         let state = self.lane(lane);
         state.open = None;
-        state.claim = None;
+        if let Pending::Awaited(ticket) = state.claim {
+            state.claim = Pending::GivenUp(ticket);
+        }
         state.deferred.clear();
         state.wanted.clear();
         for hold in state.holds.values_mut() {
@@ -852,6 +883,11 @@ impl Worker {
             for lane in &mut self.lanes {
                 lane.wanted.remove(&partition);
                 lane.deferred.retain(|(_, p, _)| *p != partition);
+                // Another lane's commit may keep it for a while: what is not open is not opened
+                // any more, or a claim's answer would have a partition read that is going.
+                if let Some(Hold::Taking) = lane.holds.get(&partition) {
+                    lane.holds.remove(&partition);
+                }
             }
         }
         self.seek_again();

@@ -22,7 +22,7 @@ fn samples(scrape: &str) -> BTreeMap<&str, f64> {
 }
 
 /// The sum over all labels.
-fn total(scrape: &str, name: &str) -> f64 {
+pub fn total(scrape: &str, name: &str) -> f64 {
     let of_name = |key: &&str| key.split('{').next() == Some(name);
     samples(scrape).iter().filter(|(key, _)| of_name(key)).map(|(_, value)| value).sum()
 }
@@ -84,7 +84,8 @@ fn every_metric_that_deploy_names_is_in_a_scrape() {
     eventually("the gauges follow", || {
         let status = service.status();
         let partitions = status["topics"][0]["partitions"].as_array().cloned().unwrap_or_default();
-        partitions.len() == 2 && partitions.iter().all(|p| p["lake"] == p["end"])
+        let is_even = |p: &serde_json::Value| p["lake"] == p["end"] && p["tables"] == p["end"];
+        partitions.len() == 2 && partitions.iter().all(is_even)
     });
     let (code, scrape) = service.get("/metrics");
     assert_eq!(code, 200);

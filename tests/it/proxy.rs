@@ -1,6 +1,13 @@
 //! A way to a service that can be told to fail, in the ways that networks do.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -12,7 +19,7 @@ pub enum Fault {
     None,
     /// Nobody listens, and what was connected is cut.
     Refuse,
-    /// Connections are made and stand still.
+    /// Connections are made and stand still, and are cut when it is over.
     Hang,
     /// Cut after some thousand bytes of a request.
     Cut,
@@ -28,6 +35,7 @@ const CUT_AFTER: usize = 3_000;
 pub struct Proxy {
     pub address: SocketAddr,
     fault: watch::Sender<Fault>,
+    met: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -37,19 +45,38 @@ impl Proxy {
         let listener = runtime.block_on(listen).expect("a free port");
         let address = listener.local_addr().expect("address");
         let (fault, heard) = watch::channel(Fault::None);
-        runtime.spawn(serve(listener, address, service.into(), heard));
-        Self { address, fault }
+        let met = Arc::new(AtomicU64::new(0));
+        let way = Way { service: service.into(), met: met.clone() };
+        runtime.spawn(serve(listener, address, way, heard));
+        Self { address, fault, met }
     }
 
     pub fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
+    }
+
+    /// How often a connection, a request or an answer met a fault.
+    pub fn met(&self) -> u64 {
+        self.met.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone)]
+struct Way {
+    service: Arc<str>,
+    met: Arc<AtomicU64>,
+}
+
+impl Way {
+    fn meet(&self) {
+        self.met.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 async fn serve(
     listener: TcpListener,
     address: SocketAddr,
-    service: Arc<str>,
+    way: Way,
     mut fault: watch::Receiver<Fault>,
 ) {
     let mut listener = Some(listener);
@@ -69,7 +96,7 @@ async fn serve(
                 changed = fault.changed() => if changed.is_err() { return },
                 client = open.accept() => {
                     let (client, _) = client.expect("accept");
-                    tokio::spawn(carry(client, service.clone(), fault.clone()));
+                    tokio::spawn(carry(client, way.clone(), fault.clone()));
                 }
             },
         }
@@ -77,24 +104,25 @@ async fn serve(
 }
 
 /// One connection, until either end or a fault ends it.
-async fn carry(
-    mut client: TcpStream,
-    service: Arc<str>,
-    mut fault: watch::Receiver<Fault>,
-) -> Option<()> {
+async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault>) -> Option<()> {
     if *fault.borrow() == Fault::Unavailable {
+        way.meet();
         return unavailable(client).await;
     }
-    let mut server = TcpStream::connect(&*service).await.ok()?;
+    let mut server = TcpStream::connect(&*way.service).await.ok()?;
     let (mut request, mut answer) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut carried = 0;
     loop {
         let now = *fault.borrow_and_update();
         match now {
-            Fault::Refuse | Fault::Unavailable => return None,
+            Fault::Refuse | Fault::Unavailable => {
+                way.meet();
+                return None;
+            }
             Fault::Hang => {
+                way.meet();
                 fault.changed().await.ok()?;
-                continue;
+                return None;
             }
             Fault::None | Fault::Cut | Fault::Mute => {}
         }
@@ -104,6 +132,7 @@ async fn carry(
                 let read = read.ok().filter(|n| *n > 0)?;
                 carried += read;
                 if now == Fault::Cut && carried > CUT_AFTER {
+                    way.meet();
                     return None;
                 }
                 server.write_all(&request[..read]).await.ok()?;
@@ -111,6 +140,7 @@ async fn carry(
             read = server.read(&mut answer) => {
                 let read = read.ok().filter(|n| *n > 0)?;
                 if now == Fault::Mute {
+                    way.meet();
                     return None;
                 }
                 client.write_all(&answer[..read]).await.ok()?;

@@ -97,7 +97,7 @@ fn the_breaker_stops_one_topic_and_the_other_goes_on() {
     assert_eq!(code, Some(1), "a stopped topic is told by the exit code:\n{text}");
 
     // Mended: it goes on where it stood.
-    world.declare("taps", taps::TOPIC);
+    world.declare("taps", &format!("{}\n[dead_letters]\nstop_above = \"100%\"\n", taps::TOPIC));
     world.produce(records(2000..2500));
     world.run_until_caught_up();
     assert_tables(&world, taps(0..2500));

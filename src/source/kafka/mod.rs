@@ -27,17 +27,17 @@ use rdkafka::{
     bindings as rd,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::CString,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         mpsc::{RecvTimeoutError, SyncSender},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How to reach Kafka.
@@ -171,7 +171,7 @@ impl Group {
     /// Waits until the topics gave up what is revoked, or the time is over: then the partitions
     /// count as lost, and the epoch fences what is still under way.
     fn release(&self, by_topic: BTreeMap<String, Vec<Partition>>) {
-        let deadline = std::time::Instant::now() + self.release_timeout;
+        let deadline = Instant::now() + self.release_timeout;
         let mut waiting = Vec::new();
         for (topic, partitions) in by_topic {
             let (done, answer) = std::sync::mpsc::sync_channel(1);
@@ -179,7 +179,7 @@ impl Group {
             waiting.push((topic, partitions, answer));
         }
         for (topic, partitions, answer) in waiting {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             // A topic that ended holds nothing: its end of the channel is gone.
             if answer.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
                 tracing::warn!(topic, "not given up in time, counted as lost");
@@ -219,7 +219,19 @@ fn by_topic(list: &TopicPartitionList) -> BTreeMap<String, Vec<Partition>> {
 pub struct Kafka {
     consumer: BaseConsumer<Group>,
     topics: Vec<String>,
+    trouble: Mutex<Trouble>,
 }
+
+/// What the client said of brokers or topics is asked again until it is well.
+#[derive(Default)]
+struct Trouble {
+    suspected: bool,
+    why: Option<String>,
+    asked: Option<Instant>,
+}
+
+/// How often, and for how long, a broker in trouble is asked.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Kafka {
     /// Makes the client; connects and joins the group only in [`Kafka::subscribe`].
@@ -246,8 +258,10 @@ impl Kafka {
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("allow.auto.create.topics", "false")
             .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
-            .set("queued.min.messages", "1000000")
-            .set("fetch.message.max.bytes", "4194304")
+            // Each record waiting costs some 300 bytes beside its own; and what a fetch brings
+            // comes on top of what waits: a MiB of each partition, compressed.
+            .set("queued.min.messages", "50000")
+            .set("fetch.message.max.bytes", "1048576")
             // The default of one second stalls a consumer whose queue was full.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.wait.max.ms", "100")
@@ -269,7 +283,7 @@ impl Kafka {
         let queue = || Queue(unsafe { rd::rd_kafka_queue_new(consumer.client().native_ptr()) });
         let queues = topics.iter().map(|topic| (topic.clone(), queue())).collect();
         *consumer.context().queues.write().unwrap_or_else(PoisonError::into_inner) = queues;
-        Ok(Arc::new(Self { consumer, topics }))
+        Ok(Arc::new(Self { consumer, topics, trouble: Mutex::default() }))
     }
 
     /// Joins the group.
@@ -285,15 +299,46 @@ impl Kafka {
     pub fn serve(&self, timeout: Duration) -> Result<()> {
         match self.consumer.poll(timeout) {
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                Err(Error::halt(format!("the Kafka client gave up: {code}")))
+                return Err(Error::halt(format!("the Kafka client gave up: {code}")));
             }
-            // Told by `ClientContext::error` or the log already; the client goes on by itself.
+            // Told by `ClientContext::error` already; the client goes on by itself.
             Some(Err(error)) => {
-                tracing::warn!(target: "kafka", "{error}");
-                Ok(())
+                tracing::debug!(target: "kafka", "{error}");
+                let code = error.rdkafka_error_code();
+                if let Some(
+                    RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::TopicAuthorizationFailed,
+                ) = code
+                {
+                    self.lock_trouble().suspected = true;
+                }
             }
-            Some(Ok(_)) | None => Ok(()),
+            Some(Ok(_)) | None => {}
         }
+        self.ask_after_trouble();
+        Ok(())
+    }
+
+    /// Why nothing can be read: no broker answers, or a topic is not there. As of a second ago.
+    pub fn trouble(&self) -> Option<String> {
+        self.lock_trouble().why.clone()
+    }
+
+    /// The client tells when brokers go, and not when they come back.
+    fn ask_after_trouble(&self) {
+        let mut trouble = self.lock_trouble();
+        if !trouble.suspected || trouble.asked.is_some_and(|at| at.elapsed() < ASK_EVERY) {
+            return;
+        }
+        let ask = |topic: &String| self.partitions(topic, ASK_EVERY).err();
+        trouble.why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        trouble.suspected = trouble.why.is_some();
+        trouble.asked = Some(Instant::now());
+    }
+
+    fn lock_trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Leaves the group; the partitions are revoked, so `serve` must go on meanwhile.

@@ -1,0 +1,265 @@
+//! What one run of the bench makes and removes again: a topic full of taps, and per job a
+//! database, a lake and a folder of topic file and model.
+
+use crate::{
+    services::Services,
+    workload::{self, MODEL, MODEL_NAME, PARTITIONS, Tap},
+};
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, path::Path as ObjectPath};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A job that runs longer is killed: 10,000 events/s are too few to go on with.
+const EVENTS_PER_SECOND_MIN: u64 = 10_000;
+
+/// A topic with the whole workload in it; deleted with this.
+pub struct Topic<'a> {
+    pub services: &'a Services,
+    pub runtime: &'a tokio::runtime::Runtime,
+    pub name: String,
+    pub events: u64,
+    /// Of all values.
+    pub bytes: u64,
+}
+
+impl<'a> Topic<'a> {
+    pub fn fill(services: &'a Services, runtime: &'a tokio::runtime::Runtime, events: u64) -> Self {
+        let name = format!("bench_{}", std::process::id());
+        let new = NewTopic::new(&name, PARTITIONS as i32, TopicReplication::Fixed(1))
+            // The taps are of 2024: Kafka would delete them by their age.
+            .set("retention.ms", "-1");
+        let made = runtime.block_on(admin(services).create_topics([&new], &options()));
+        made.expect("create topic")[0].as_ref().expect("create topic");
+        let mut topic = Self { services, runtime, name, events, bytes: 0 };
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", services.kafka())
+            .set("compression.type", "lz4")
+            .set("linger.ms", "50")
+            .set("batch.size", "1000000")
+            .set("enable.idempotence", "true")
+            .set("queue.buffering.max.messages", "500000")
+            .create()
+            .expect("producer");
+        let mut text = Vec::new();
+        for tap in workload::taps(events) {
+            text.clear();
+            tap.json(&mut text);
+            topic.bytes += text.len() as u64;
+            topic.send(&producer, &tap, &text);
+        }
+        producer.flush(PATIENCE).expect("all taps are produced");
+        topic
+    }
+
+    fn send(&self, producer: &BaseProducer, tap: &Tap, text: &[u8]) {
+        let mut record = BaseRecord::<(), [u8]>::to(&self.name)
+            .partition(tap.partition as i32)
+            .timestamp(tap.arrival_ms)
+            .payload(text);
+        loop {
+            match producer.send(record) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    producer.poll(Duration::from_millis(10));
+                    record = back;
+                }
+                Err((error, _)) => panic!("produce: {error}"),
+            }
+        }
+    }
+}
+
+impl Drop for Topic<'_> {
+    fn drop(&mut self) {
+        let _ = self
+            .runtime
+            .block_on(admin(self.services).delete_topics(&[self.name.as_str()], &options()));
+    }
+}
+
+fn admin(services: &Services) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", services.kafka()).create().expect("admin")
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)))
+}
+
+/// The folder with the job's two files.
+pub fn folder(kafka_topic: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |path: &str, text: String| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, text).expect("a file");
+    };
+    write("topics/taps.toml", format!("topic = \"{kafka_topic}\"\n{}", workload::TOPIC));
+    write(&format!("models/{MODEL_NAME}.sql"), MODEL.to_owned());
+    folder
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lake {
+    Local,
+    S3,
+}
+
+impl Lake {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::S3 => "s3",
+        }
+    }
+}
+
+/// What a finished process cost.
+pub struct Cost {
+    pub seconds: f64,
+    pub user_seconds: f64,
+    pub system_seconds: f64,
+    pub resident_bytes_max: u64,
+}
+
+/// A database and a lake of one job; removed with this.
+pub struct Job<'a> {
+    topic: &'a Topic<'a>,
+    lake: Lake,
+    database: String,
+    prefix: String,
+    folder: tempfile::TempDir,
+}
+
+impl<'a> Job<'a> {
+    pub fn new(topic: &'a Topic<'a>, lake: Lake) -> Self {
+        let database = format!("{}_{}", topic.name, lake.name());
+        let url = topic.services.postgres("postgres");
+        query(topic.runtime, &url, &format!("CREATE DATABASE {database}"));
+        let folder = folder(&topic.name);
+        Self { topic, lake, prefix: database.clone(), database, folder }
+    }
+
+    /// Runs the real binary to the end of the topic; its log is shown if it fails.
+    pub fn run(&self, under: &[String]) -> Cost {
+        let lake = match self.lake {
+            Lake::Local => format!("file://{}", self.folder.path().join("lake").display()),
+            Lake::S3 => format!("s3://{}/{}", self.topic.services.bucket(), self.prefix),
+        };
+        let log_path = self.folder.path().join("log");
+        let log = std::fs::File::create(&log_path).expect("a log");
+        let mut words: Vec<&str> = under.iter().map(String::as_str).collect();
+        words.extend([env!("CARGO_BIN_EXE_highwater"), "run", "--until-caught-up"]);
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .env("HIGHWATER_TOPICS", self.folder.path().join("topics"))
+            .env("HIGHWATER_MODELS", self.folder.path().join("models"))
+            .env("HIGHWATER_BROKERS", self.topic.services.kafka())
+            .env("HIGHWATER_GROUP", &self.database)
+            .env("HIGHWATER_WAREHOUSE", self.topic.services.postgres(&self.database))
+            .env("HIGHWATER_LAKE", lake)
+            .env("HIGHWATER_LISTEN", "127.0.0.1:0")
+            .envs(self.topic.services.s3())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let patience = PATIENCE + Duration::from_secs(self.topic.events / EVENTS_PER_SECOND_MIN);
+        let (code, cost) = measure(command, patience);
+        if code != Some(0) {
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            panic!("highwater run ended with {code:?}:\n{log}");
+        }
+        cost
+    }
+
+    /// Rows as text, NULL as None.
+    pub fn query(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        query(self.topic.runtime, &self.topic.services.postgres(&self.database), sql)
+    }
+
+    async fn empty_bucket(&self) -> object_store::Result<()> {
+        let mut builder = AmazonS3Builder::new().with_bucket_name(self.topic.services.bucket());
+        for (name, value) in self.topic.services.s3() {
+            let key = name.to_ascii_lowercase().parse().expect("an option of S3");
+            builder = builder.with_config(key, value);
+        }
+        let store = builder.build()?;
+        let prefix = ObjectPath::from(self.prefix.as_str());
+        let files = store.list(Some(&prefix)).map_ok(|file| file.location);
+        files.try_for_each_concurrent(8, |path| async { store.delete(&{ path }).await }).await
+    }
+}
+
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        let url = self.topic.services.postgres("postgres");
+        query(self.topic.runtime, &url, &format!("DROP DATABASE {} WITH (FORCE)", self.database));
+        if self.lake == Lake::S3
+            && let Err(error) = self.topic.runtime.block_on(self.empty_bucket())
+        {
+            println!("objects below {} are left: {error}", self.prefix);
+        }
+    }
+}
+
+fn query(runtime: &tokio::runtime::Runtime, url: &str, sql: &str) -> Vec<Vec<Option<String>>> {
+    runtime.block_on(async {
+        let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
+        let (client, connection) = connected.expect("PostgreSQL");
+        tokio::spawn(connection);
+        let messages = client.simple_query(sql).await.expect(sql);
+        let row = |message: &tokio_postgres::SimpleQueryMessage| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+            }
+            _ => None,
+        };
+        messages.iter().filter_map(row).collect()
+    })
+}
+
+/// Exit code (None: by a signal, or killed after `patience`) and what the kernel counted.
+fn measure(mut command: Command, patience: Duration) -> (Option<i32>, Cost) {
+    let started = Instant::now();
+    let child = command.spawn().expect("the binary starts");
+    let pid = child.id() as libc::pid_t;
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // The child is waited for here and never by its handle: only wait4 tells what it used.
+    // SAFETY: wait4 fills what it is given; the pid is our child's until it returns it.
+    while unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, usage.as_mut_ptr()) } != pid {
+        if started.elapsed() > patience {
+            // SAFETY: a signal to our own child, which is not waited for yet.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    // SAFETY: zeroed is a valid rusage, and wait4 has filled it.
+    let usage = unsafe { usage.assume_init() };
+    let of = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    let cost = Cost {
+        seconds,
+        user_seconds: of(usage.ru_utime),
+        system_seconds: of(usage.ru_stime),
+        resident_bytes_max: usage.ru_maxrss as u64 * 1024,
+    };
+    (libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)), cost)
+}
+
+pub fn proof() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/queries/proof.sql");
+    std::fs::read_to_string(path).expect("proof.sql")
+}

@@ -1,0 +1,670 @@
+//! M-1, M-2, M-3 against an oracle that takes one event at a time and remembers all of them.
+//!
+//! The streams have disorder, ties, gaps in their offsets, NULLs, rejects and records on which an
+//! expression fails; outputs start at marks of their own; batches, cuts, overlaps and abandoned
+//! cuts fall anywhere.
+//!
+//! Mutants tried: a late check that does not raise the highest event time; `at_or_above` one too
+//! high; FILTER forgotten; NULL let through by WHERE; a delta's groups kept after the seal; the
+//! earliest row of a key kept; counts kept by `abandon`.
+
+use super::{
+    Declared, Value, declared, instant, mark,
+    merged::{Merged, add, less},
+    record,
+};
+use crate::{
+    catalog::ModelKind,
+    decode::{Decoder, RejectClass},
+    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+};
+use proptest::prelude::*;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
+
+const SECOND: i64 = 1_000_000;
+const DISORDER: i64 = 10 * SECOND;
+
+#[derive(Debug, Clone)]
+struct Event {
+    /// None: not JSON.
+    at: Option<i64>,
+    k: Option<&'static str>,
+    txt: Option<&'static str>,
+    small: Option<i16>,
+    n: Option<i32>,
+    big: Option<i64>,
+    /// In hundredths.
+    amount: Option<i64>,
+    /// In quarters, whose sums are exact in any order.
+    quarters: Option<i32>,
+}
+
+impl Event {
+    fn json(&self) -> String {
+        let Some(at) = self.at else { return "{".to_owned() };
+        let mut out = format!("{{\"at\":\"{}\"", instant(at));
+        let mut member = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                out += &format!(",\"{name}\":{value}");
+            }
+        };
+        member("k", self.k.map(|v| format!("\"{v}\"")));
+        member("txt", self.txt.map(|v| format!("\"{v}\"")));
+        member("small", self.small.map(|v| v.to_string()));
+        member("n", self.n.map(|v| v.to_string()));
+        member("big", self.big.map(|v| v.to_string()));
+        member(
+            "amount",
+            self.amount.map(|v| {
+                format!("{}{}.{:02}", if v < 0 { "-" } else { "" }, v.abs() / 100, v.abs() % 100)
+            }),
+        );
+        member("ratio", self.quarters.map(|v| format!("{:?}", f64::from(v) / 4.0)));
+        out + "}"
+    }
+}
+
+/// The expression fails on this event.
+#[derive(Debug)]
+struct Fails;
+
+type Eval = fn(&Event) -> Result<Value, Fails>;
+
+enum Function {
+    Count,
+    Sum,
+    Min,
+    Max,
+}
+
+/// A model, said in Rust.
+struct Said {
+    statement: &'static str,
+    /// Size, allowed lateness, whether late events are dropped.
+    window: Option<(i64, i64, bool)>,
+    /// Whether WHERE is true.
+    filter: fn(&Event) -> Result<bool, Fails>,
+    /// Keys, or the columns of a row; with `primary_key`, indexes in them.
+    columns: &'static [Eval],
+    primary_key: Option<&'static [usize]>,
+    /// NULL where FILTER leaves the event out, as every part ignores NULL.
+    parts: &'static [(Function, Eval)],
+}
+
+const PLAIN: Said = Said {
+    statement: "",
+    window: None,
+    filter: |_| Ok(true),
+    columns: &[],
+    primary_key: None,
+    parts: &[],
+};
+
+fn int<T: Into<i128>>(value: Option<T>) -> Result<Value, Fails> {
+    Ok(value.map_or(Value::Null, |v| Value::Int(v.into())))
+}
+
+fn text(value: Option<&str>) -> Result<Value, Fails> {
+    Ok(value.map_or(Value::Null, |v| Value::Text(v.to_owned())))
+}
+
+fn ratio(e: &Event) -> Result<Value, Fails> {
+    Ok(e.quarters.map_or(Value::Null, |v| Value::Double((f64::from(v) / 4.0).to_bits())))
+}
+
+fn one(_: &Event) -> Result<Value, Fails> {
+    Ok(Value::Int(1))
+}
+
+/// Of two values that are there; None of the operation: it fails.
+fn both<A: Copy, B: Copy, C: Into<i128>>(
+    a: Option<A>,
+    b: Option<B>,
+    operation: fn(A, B) -> Option<C>,
+) -> Result<Value, Fails> {
+    match (a, b) {
+        (Some(a), Some(b)) => operation(a, b).map(|v| Value::Int(v.into())).ok_or(Fails),
+        _ => Ok(Value::Null),
+    }
+}
+
+fn big_over_small(e: &Event) -> Result<Value, Fails> {
+    both(e.big, e.small, |a, b| a.checked_div(i64::from(b)))
+}
+
+const SAID: &[Said] = &[
+    Said {
+        statement: "amended WITH (allowed_lateness = '5 seconds') AS
+            SELECT min(txt) AS txt_min, tumble(interval '1 minute') AS w, max(txt) AS txt_max,
+                   sum(amount) AS amount, sum(ratio) AS ratio, min(ratio) AS ratio_min,
+                   max(amount) AS amount_max, sum(big) FILTER (WHERE small > 0) AS big_small,
+                   min(at) AS first
+            FROM events WHERE k IS DISTINCT FROM 'b' GROUP BY w",
+        window: Some((60 * SECOND, 5 * SECOND, false)),
+        filter: |e| Ok(e.k != Some("b")),
+        parts: &[
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, |e| text(e.txt)),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Sum, ratio),
+            (Function::Min, ratio),
+            (Function::Max, |e| int(e.amount)),
+            (Function::Sum, |e| int(e.big.filter(|_| e.small > Some(0)))),
+            (Function::Min, |e| int(e.at)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "dropped WITH (allowed_lateness = '3 seconds', late = 'drop') AS
+            SELECT k, tumble(interval '10 seconds') AS window, count(*) AS rows, count(big) AS bigs,
+                   sum(big) AS big, min(big) AS big_min, max(big) AS big_max,
+                   avg(amount) AS amount_avg, sum(n) AS n,
+                   count(*) FILTER (WHERE n > 0) AS positive
+            FROM events WHERE txt <> 'x' GROUP BY window, k",
+        window: Some((10 * SECOND, 3 * SECOND, true)),
+        filter: |e| Ok(e.txt.is_some_and(|txt| txt != "x")),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Count, |e| int(e.big)),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| int(e.big)),
+            (Function::Max, |e| int(e.big)),
+            (Function::Sum, |e| int(e.n)),
+            (Function::Count, |e| int(e.n.filter(|n| *n > 0))),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "ever AS
+            SELECT k, n % 3 AS r, sum(n * n) AS squares, max(at) AS last, avg(ratio) AS ratio,
+                   min(small) AS small_min, sum(big / small) FILTER (WHERE small <> 0) AS quotients
+            FROM events WHERE small <> 0 AND 10 / small >= 0 OR n > 0 GROUP BY k, r",
+        filter: |e| match (e.small, e.n) {
+            (Some(small), n) if small != 0 => Ok(10 / small >= 0 || n > Some(0)),
+            (_, n) => Ok(n > Some(0)),
+        },
+        columns: &[|e| text(e.k), |e| int(e.n.map(|n| n % 3))],
+        parts: &[
+            (Function::Sum, |e| both(e.n, e.n, i32::checked_mul)),
+            (Function::Max, |e| int(e.at)),
+            (Function::Min, |e| int(e.small)),
+            (
+                Function::Sum,
+                |e| if e.small == Some(0) { Ok(Value::Null) } else { big_over_small(e) },
+            ),
+            (Function::Sum, ratio),
+            (Function::Count, |e| int(e.quarters)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "failing AS
+            SELECT CAST(txt AS bigint) AS number, count(*) AS rows, sum(big / small) AS quotients
+            FROM events WHERE 10 / n >= 0 GROUP BY number",
+        filter: |e| match e.n {
+            Some(0) => Err(Fails),
+            n => Ok(n.is_some_and(|n| 10 / n >= 0)),
+        },
+        columns: &[|e| match e.txt {
+            Some(txt) => txt.parse::<i64>().map(|v| Value::Int(v.into())).map_err(|_| Fails),
+            None => Ok(Value::Null),
+        }],
+        parts: &[(Function::Count, one), (Function::Sum, big_over_small)],
+        ..PLAIN
+    },
+    Said {
+        statement: "latest WITH (primary_key = 'n, k') AS
+            SELECT k, txt, -big AS negative, n, CAST(amount AS integer) AS narrow FROM events
+            WHERE n < 3",
+        filter: |e| Ok(e.n.is_some_and(|n| n < 3)),
+        columns: &[
+            |e| text(e.k),
+            |e| text(e.txt),
+            |e| both(e.big, Some(()), |big, ()| big.checked_neg()),
+            |e| int(e.n),
+            |e| both(e.amount, Some(()), |amount, ()| i32::try_from(amount / 100).ok()),
+        ],
+        primary_key: Some(&[3, 0]),
+        ..PLAIN
+    },
+    Said {
+        statement: "logged AS
+            SELECT k, big + n AS total, small AS small_one, at AS happened FROM events",
+        columns: &[
+            |e| text(e.k),
+            |e| both(e.big, e.n, |a, b| a.checked_add(i64::from(b))),
+            |e| int(e.small),
+            |e| int(e.at),
+        ],
+        primary_key: Some(&[]),
+        ..PLAIN
+    },
+    Said {
+        statement: "nobody WITH (late = 'drop') AS
+            SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
+            FROM events WHERE k = 'nobody' GROUP BY window",
+        window: Some((10 * SECOND, 0, true)),
+        filter: |_| Ok(false),
+        parts: &[(Function::Count, one)],
+        ..PLAIN
+    },
+];
+
+static DECLARED: LazyLock<Declared> =
+    LazyLock::new(|| declared(&SAID.iter().map(|said| said.statement).collect::<Vec<_>>()));
+
+type Place = (Output, Partition);
+type Refusals = Vec<(Partition, i64, Output, RejectClass)>;
+
+/// What is committed after everything.
+#[derive(Debug, Default, PartialEq)]
+struct Outcome {
+    tables: BTreeMap<Arc<str>, Merged>,
+    fates: BTreeMap<Place, Fates>,
+    event_time_max: BTreeMap<Place, Option<EventTime>>,
+    late: BTreeMap<Arc<str>, u64>,
+    /// In order.
+    refusals: Refusals,
+}
+
+/// Records of one partition: (offset, event), ascending.
+type Log = Vec<(i64, Event)>;
+
+fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
+    let mut out = Outcome::default();
+    for ((output, partition), mark) in marks {
+        let mut seen: Vec<i64> = mark.event_time_max.iter().map(|t| t.0).collect();
+        let mut fates = Fates::default();
+        let said = DECLARED.models.iter().position(|m| Output::Model(m.name.clone()) == *output);
+        for (offset, event) in &logs[partition.0 as usize] {
+            if *offset < mark.next.0 {
+                continue;
+            }
+            let mut refuse =
+                |class| out.refusals.push((*partition, *offset, output.clone(), class));
+            let Some(at) = event.at else {
+                fates.dead += 1;
+                if *output == Output::DeadLetters {
+                    refuse(RejectClass::Malformed);
+                }
+                continue;
+            };
+            let highest = seen.iter().max().copied();
+            seen.push(at);
+            let Some(index) = said else {
+                fates.filtered += 1;
+                continue;
+            };
+            let (said, model) = (&SAID[index], &DECLARED.models[index]);
+            match (said.filter)(event) {
+                Ok(true) => {}
+                Ok(false) => {
+                    fates.filtered += 1;
+                    continue;
+                }
+                Err(Fails) => {
+                    fates.dead += 1;
+                    refuse(RejectClass::Model);
+                    continue;
+                }
+            }
+            if let Some((size, allowed, drop)) = said.window {
+                let end = at.div_euclid(size) * size + size;
+                if highest.is_some_and(|highest| end + allowed + DISORDER <= highest) {
+                    *out.late.entry(model.name.clone()).or_default() += 1;
+                    if drop {
+                        fates.late += 1;
+                        continue;
+                    }
+                }
+            }
+            let columns: Result<Vec<_>, _> = said.columns.iter().map(|c| c(event)).collect();
+            let parts: Result<Vec<_>, _> = said.parts.iter().map(|(_, arg)| arg(event)).collect();
+            let (Ok(columns), Ok(parts)) = (columns, parts) else {
+                fates.dead += 1;
+                refuse(RejectClass::Model);
+                continue;
+            };
+            fates.accepted += 1;
+            let table = out.tables.entry(model.name.clone()).or_default();
+            match said.primary_key {
+                None => group(said, table, at, columns, parts),
+                Some(key) => keep(table, key, columns, (at, *partition, *offset)),
+            }
+        }
+        out.fates.insert((output.clone(), *partition), fates);
+        let highest = seen.into_iter().max().map(EventTime);
+        out.event_time_max.insert((output.clone(), *partition), highest);
+    }
+    out.refusals.sort_by_key(sort_key);
+    out
+}
+
+fn sort_key(refusal: &(Partition, i64, Output, RejectClass)) -> (Partition, i64, Output) {
+    (refusal.0, refusal.1, refusal.2.clone())
+}
+
+/// The row is window start, keys, window end, parts; `in_table_order` puts them right.
+fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: Vec<Value>) {
+    let bounds = said.window.map(|(size, ..)| {
+        let start = at.div_euclid(size) * size;
+        (Value::Int(start.into()), Value::Int((start + size).into()))
+    });
+    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(&columns).cloned().collect();
+    let fresh = || {
+        let ends = bounds.iter().map(|(_, end)| end.clone());
+        let zero = |(function, _): &(Function, Eval)| match function {
+            Function::Count => Value::Int(0),
+            Function::Sum | Function::Min | Function::Max => Value::Null,
+        };
+        key.iter().cloned().chain(ends).chain(said.parts.iter().map(zero)).collect()
+    };
+    let row: &mut Vec<Value> = table.0.entry(key.clone()).or_insert_with(fresh);
+    let first = row.len() - parts.len();
+    for (stored, ((function, _), new)) in row[first..].iter_mut().zip(said.parts.iter().zip(parts))
+    {
+        if new == Value::Null {
+            continue;
+        }
+        *stored = match (function, &*stored) {
+            (Function::Count, stored) => add(stored, &Value::Int(1)),
+            (_, Value::Null) => new,
+            (Function::Sum, stored) => add(stored, &new),
+            (Function::Min, stored) => {
+                if less(&new, stored) {
+                    new
+                } else {
+                    stored.clone()
+                }
+            }
+            (Function::Max, stored) => {
+                if less(stored, &new) {
+                    new
+                } else {
+                    stored.clone()
+                }
+            }
+        };
+    }
+}
+
+fn keep(
+    table: &mut Merged,
+    primary_key: &[usize],
+    mut row: Vec<Value>,
+    (at, partition, offset): (i64, Partition, i64),
+) {
+    let place = [i128::from(at), partition.0.into(), offset.into()].map(Value::Int);
+    let key = match primary_key {
+        [] => place[1..].to_vec(),
+        indexes => indexes.iter().map(|i| row[*i].clone()).collect(),
+    };
+    row.extend(place);
+    let stored = table.0.entry(key).or_insert_with(|| row.clone());
+    if row[row.len() - 3..] > stored[row.len() - 3..] {
+        *stored = row;
+    }
+}
+
+/// Columns of the table as (role, name), put into the oracle's order.
+fn in_oracle_order(model: &crate::catalog::Model, merged: &Merged) -> Merged {
+    use crate::catalog::Role;
+    let ModelKind::Aggregate(aggregate) = &model.kind else { return merged.clone() };
+    let columns: Vec<_> =
+        model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_))).collect();
+    let of = |role: Role| columns.iter().position(|c| c.role == role);
+    let named = |name: &str| columns.iter().position(|c| c.name == name).expect("a column");
+    let order: Vec<usize> = of(Role::WindowStart)
+        .into_iter()
+        .chain(aggregate.keys.iter().map(|k| named(&k.name)))
+        .chain(of(Role::WindowEnd))
+        .chain(aggregate.parts.iter().map(|p| named(&p.name)))
+        .collect();
+    let ordered = |row: &Vec<Value>| order.iter().map(|i| row[*i].clone()).collect();
+    Merged(merged.0.iter().map(|(key, row)| (key.clone(), ordered(row))).collect())
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Runs of (partition, records), and how many records below the lane's position come along.
+    Read(Vec<(usize, usize)>, usize),
+    Seal,
+    /// The cut fails; everything goes back to the marks.
+    Abandon,
+}
+
+/// The lane: reads, cuts, commits, fails.
+struct Lane<'l> {
+    logs: &'l [Vec<(i64, String)>],
+    tables: super::Tables,
+    decoder: Decoder,
+    marks: BTreeMap<Place, Mark>,
+    /// Per partition, index of the next record.
+    next: Vec<usize>,
+    open: Refusals,
+    committed: Outcome,
+}
+
+impl<'l> Lane<'l> {
+    fn new(logs: &'l [Vec<(i64, String)>], marks: BTreeMap<Place, Mark>) -> Self {
+        let mut lane = Self {
+            logs,
+            tables: DECLARED.tables(),
+            decoder: Decoder::new(DECLARED.topic.clone(), None),
+            marks,
+            next: Vec::new(),
+            open: Vec::new(),
+            committed: Outcome::default(),
+        };
+        lane.adopt();
+        lane
+    }
+
+    fn adopt(&mut self) {
+        let marks: Vec<_> = self.marks.iter().map(|((o, p), m)| (o.clone(), *p, *m)).collect();
+        self.tables.adopt(&marks);
+        let position = |p: usize| {
+            let marks = marks.iter().filter(|(_, partition, _)| partition.0 as usize == p);
+            let lowest = marks.map(|(_, _, mark)| mark.next.0).min().expect("a mark");
+            self.logs[p].partition_point(|(offset, ..)| *offset < lowest)
+        };
+        self.next = (0..self.logs.len()).map(position).collect();
+    }
+
+    fn offset(&self, p: usize) -> Offset {
+        match self.logs[p].get(self.next[p]) {
+            Some((offset, ..)) => Offset(*offset),
+            None => Offset(self.logs[p].last().map_or(0, |(offset, ..)| offset + 1)),
+        }
+    }
+
+    fn read(&mut self, runs: &[(usize, usize)], overlap: usize) {
+        let from: Vec<_> =
+            (0..self.logs.len()).map(|p| (Partition(p as i32), self.offset(p))).collect();
+        let mut records: Vec<RawRecord<'_>> = Vec::new();
+        let mut overlapped = vec![false; self.logs.len()];
+        for &(p, count) in runs {
+            let p = p % self.logs.len();
+            let below = if std::mem::replace(&mut overlapped[p], true) { 0 } else { overlap };
+            let start = self.next[p].saturating_sub(below);
+            let end = (self.next[p] + count).min(self.logs[p].len());
+            let run = &self.logs[p][start..end];
+            records.extend(run.iter().map(|(offset, text)| record(p as i32, *offset, text)));
+            self.next[p] = end;
+        }
+        let decoded = self.decoder.decode(&records);
+        for refusal in self.tables.admit(&records, &decoded, &from).expect("admitted") {
+            let record = &records[refusal.record];
+            let place = (record.partition, record.offset);
+            self.open.push((place.0, place.1, refusal.output, refusal.class));
+        }
+    }
+
+    fn seal(&mut self) {
+        let mut sealed = self.tables.seal().expect("sealed");
+        for (name, delta) in &sealed.tables {
+            assert!(delta.num_rows() > 0, "an empty delta is none");
+            let model = DECLARED.models.iter().find(|m| m.name == *name).expect("a model");
+            self.committed.tables.entry(name.clone()).or_default().apply(model, delta);
+        }
+        for (name, late) in sealed.late {
+            *self.committed.late.entry(name).or_default() += late;
+        }
+        for (place, mark) in &mut self.marks {
+            let counted = sealed.counts.remove(place).expect("every adopted output is counted");
+            *self.committed.fates.entry(place.clone()).or_default() += counted.fates;
+            self.committed.event_time_max.insert(place.clone(), counted.event_time_max);
+            let p = place.1.0 as usize;
+            let reached = match self.next[p] {
+                0 => Offset(0),
+                read => Offset::after(self.logs[p][read - 1].0),
+            };
+            mark.next = mark.next.max(reached);
+            mark.event_time_max = counted.event_time_max;
+        }
+        assert!(sealed.counts.is_empty());
+        self.committed.refusals.append(&mut self.open);
+    }
+
+    fn abandon(&mut self) {
+        self.open.clear();
+        self.tables.abandon().expect("abandoned");
+        self.adopt();
+    }
+
+    fn run(mut self, steps: &[Step]) -> Outcome {
+        for step in steps {
+            match step {
+                Step::Read(runs, overlap) => self.read(runs, *overlap),
+                Step::Seal => self.seal(),
+                Step::Abandon => self.abandon(),
+            }
+        }
+        let rest: Vec<_> = (0..self.logs.len()).map(|p| (p, usize::MAX / 2)).collect();
+        self.read(&rest, 0);
+        self.seal();
+        let mut out = self.committed;
+        for model in &DECLARED.models {
+            if let Some(table) = out.tables.get_mut(&model.name) {
+                *table = in_oracle_order(model, table);
+            }
+        }
+        out.refusals.sort_by_key(sort_key);
+        out
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let seconds = prop_oneof![
+        20 => (-45i64..45).prop_map(|s| s * SECOND),
+        4 => prop::sample::select(vec![-10, 0, 10, 20, 60, -60]).prop_flat_map(|s| {
+            (-1i64..=1).prop_map(move |us| s * SECOND + us)
+        }),
+        1 => Just(i64::MAX),
+    ];
+    let at = prop_oneof![
+        12 => seconds.prop_map(Some),
+        1 => Just(None),
+    ];
+    fn some<T: Clone + std::fmt::Debug + 'static>(
+        values: &[T],
+    ) -> impl Strategy<Value = Option<T>> + use<T> {
+        prop::option::weighted(0.85, prop::sample::select(values.to_vec()))
+    }
+    (
+        at,
+        some(&["a", "b", "é"]),
+        some(&["1", "1", "-7", "007", "x", "9223372036854775808"]),
+        some(&[0i16, 1, -1, 2, 7, i16::MAX, i16::MIN]),
+        some(&[0i32, 1, 2, 5, -4, 46_341, i32::MAX, i32::MIN]),
+        some(&[0i64, 3, -3, 11, i64::MAX, i64::MIN, i64::MAX - 1]),
+        some(&[
+            0i64,
+            149,
+            150,
+            -150,
+            -250,
+            12_345,
+            999_999_999_999_999_999,
+            -214_748_364_850,
+            214_748_364_749,
+        ]),
+        prop::option::weighted(0.85, -4_000..4_000),
+    )
+        .prop_map(|(at, k, txt, small, n, big, amount, quarters)| {
+            // The last instant that the calendar has.
+            let at = at.map(|at| at.min(253_402_300_799_999_999));
+            Event { at, k, txt, small, n, big, amount, quarters }
+        })
+}
+
+fn logs() -> impl Strategy<Value = Vec<Log>> {
+    // Offsets have gaps, as of compaction and transactions.
+    let gap = prop_oneof![6 => Just(1i64), 1 => 2i64..4];
+    let log = prop::collection::vec((gap, event()), 0..40).prop_map(|events| {
+        let mut offset = -1;
+        let placed = events.into_iter().map(|(gap, event)| {
+            offset += gap;
+            (offset, event)
+        });
+        placed.collect::<Log>()
+    });
+    prop::collection::vec(log, 1..4)
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let runs = prop::collection::vec((0usize..3, 0usize..12), 0..5);
+    let step = prop_oneof![
+        6 => (runs, prop_oneof![3 => Just(0usize), 1 => 1usize..6]).prop_map(|(r, o)| Step::Read(r, o)),
+        2 => Just(Step::Seal),
+        1 => Just(Step::Abandon),
+    ];
+    prop::collection::vec(step, 0..16)
+}
+
+/// Where each output begins in each partition, and what it has seen there already.
+fn starts() -> impl Strategy<Value = Vec<(i64, Option<i64>)>> {
+    let next = prop_oneof![2 => Just(0i64), 1 => 0i64..30];
+    let seen = prop_oneof![3 => Just(None), 1 => (-60i64..60).prop_map(|s| Some(s * SECOND))];
+    prop::collection::vec((next, seen), 3 * (SAID.len() + 1))
+}
+
+fn marks_of(starts: &[(i64, Option<i64>)], partitions: usize) -> BTreeMap<Place, Mark> {
+    let mut starts = starts.iter();
+    let mut marks = BTreeMap::new();
+    for output in DECLARED.tables().outputs() {
+        for p in 0..partitions {
+            let (next, seen) = starts.next().expect("one each");
+            marks.insert((output.clone(), Partition(p as i32)), mark(*next, *seen));
+        }
+    }
+    marks
+}
+
+fn texts(logs: &[Log]) -> Vec<Vec<(i64, String)>> {
+    let of = |(offset, event): &(i64, Event)| (*offset, event.json());
+    logs.iter().map(|log| log.iter().map(of).collect()).collect()
+}
+
+proptest! {
+
+    #[test]
+    fn any_batches_cuts_and_failures_give_what_one_event_at_a_time_gives(
+        logs in logs(), starts in starts(), steps in steps(),
+    ) {
+        let marks = marks_of(&starts, logs.len());
+        let wanted = oracle(&logs, &marks);
+        let texts = texts(&logs);
+        let got = Lane::new(&texts, marks).run(&steps);
+        for model in &DECLARED.models {
+            prop_assert_eq!(got.tables.get(&model.name), wanted.tables.get(&model.name), "{}", model.name);
+        }
+        prop_assert_eq!(got, wanted);
+    }
+}

@@ -1,0 +1,409 @@
+//! Kafka's log, the warehouse and the bucket as maps. Each request is atomic at the instant at
+//! which it lands; what a lock does in PostgreSQL (a take waits for the commit that was first) is
+//! the order of landing here.
+//!
+//! Every method checks what it is asked against the invariants and panics where one is broken.
+
+use highwater::{
+    error::Kind,
+    pipeline::worker::Move,
+    record::{Epoch, Lane, Mark, Offset, Output, Partition},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Number of a process's life; a restart is another life.
+pub type Life = usize;
+/// A record's place: partition and offset.
+pub type Place = (i32, i64);
+
+/// An output by number, so that sets of them are cheap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Out {
+    Lake,
+    DeadLetters,
+    Old,
+    /// Known only to processes of the new version: its marks stand behind the others'.
+    New,
+}
+
+impl Out {
+    pub const ALL: [Self; 4] = [Self::Lake, Self::DeadLetters, Self::Old, Self::New];
+
+    pub fn output(self) -> Output {
+        match self {
+            Self::Lake => Output::Lake,
+            Self::DeadLetters => Output::DeadLetters,
+            Self::Old => Output::Model("old".into()),
+            Self::New => Output::Model("new".into()),
+        }
+    }
+
+    pub fn of(output: &Output) -> Self {
+        match output {
+            Output::Lake => Self::Lake,
+            Output::DeadLetters => Self::DeadLetters,
+            Output::Model(name) if &**name == "old" => Self::Old,
+            Output::Model(_) => Self::New,
+        }
+    }
+
+    pub fn lane(self) -> Lane {
+        match self {
+            Self::Lake => Lane::Lake,
+            Self::DeadLetters | Self::Old | Self::New => Lane::Tables,
+        }
+    }
+}
+
+/// One partition's log: offsets from `start`, each with a record or absent for good.
+#[derive(Debug, Default)]
+pub struct Log {
+    pub start: i64,
+    present: Vec<bool>,
+}
+
+impl Log {
+    pub fn new(start: i64) -> Self {
+        Self { start, present: Vec::new() }
+    }
+
+    pub fn end(&self) -> i64 {
+        self.start + self.present.len() as i64
+    }
+
+    pub fn append(&mut self, record: bool) {
+        self.present.push(record);
+    }
+
+    pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = i64> + '_ {
+        let (low, high) = (from.max(self.start), to.min(self.end()).max(self.start));
+        (low..high).filter(|o| self.present[(o - self.start) as usize])
+    }
+}
+
+/// One row of `highwater.marks`.
+#[derive(Debug, Clone)]
+struct Row {
+    first: i64,
+    next: i64,
+    epoch: i64,
+    sequence: i64,
+    fates: u64,
+    /// Who took it last, and whether that take landed after its taker had given it up.
+    owner: Life,
+    stray: bool,
+}
+
+/// One row of `highwater.lake_files`.
+#[derive(Debug, Clone)]
+pub struct File {
+    pub path: String,
+    pub upload: u64,
+    pub parts: usize,
+    /// In order of admission.
+    pub rows: Vec<Place>,
+}
+
+#[derive(Debug)]
+struct Committed {
+    file: File,
+    completed: bool,
+}
+
+/// A cut on its way.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    pub life: Life,
+    pub lane: Lane,
+    pub cut: u64,
+    pub moves: Vec<Move>,
+    /// Of the tables.
+    pub rows: Vec<(Out, Place)>,
+    /// Of the lake.
+    pub files: Vec<File>,
+}
+
+#[derive(Debug, Default)]
+pub struct Warehouse {
+    marks: BTreeMap<(Out, i32), Row>,
+    /// How often each record was applied: per mark, by offset from the mark's first.
+    applied: BTreeMap<(Out, i32), Vec<u8>>,
+    files: BTreeMap<String, Committed>,
+    /// Upload to path, partition, epoch.
+    notes: BTreeMap<u64, (String, i32, i64)>,
+    pub commits: u64,
+    pub fenced: u64,
+}
+
+impl Warehouse {
+    pub fn take(
+        &mut self,
+        life: Life,
+        outputs: &[Out],
+        lane: Lane,
+        partitions: &[(i32, i64)],
+        stray: bool,
+    ) -> Vec<(Output, Partition, Mark)> {
+        let mut taken = Vec::new();
+        for &(partition, oldest) in partitions {
+            for &out in outputs {
+                self.marks.entry((out, partition)).or_insert(Row {
+                    first: oldest,
+                    next: oldest,
+                    epoch: 0,
+                    sequence: 0,
+                    fates: 0,
+                    owner: life,
+                    stray,
+                });
+            }
+            for (&(out, p), row) in &mut self.marks {
+                if p != partition || out.lane() != lane {
+                    continue;
+                }
+                row.epoch += 1;
+                row.owner = life;
+                row.stray = stray;
+                if outputs.contains(&out) {
+                    let mark = Mark {
+                        first: Offset(row.first),
+                        next: Offset(row.next),
+                        epoch: Epoch(row.epoch),
+                        event_time_max: None,
+                        fates: Default::default(),
+                        sequence: row.sequence,
+                    };
+                    taken.push((out.output(), Partition(partition), mark));
+                }
+            }
+        }
+        taken
+    }
+
+    /// `given_up`: the process does not count on this cut any more.
+    pub fn commit(
+        &mut self,
+        commit: &Commit,
+        logs: &[Log],
+        given_up: bool,
+    ) -> Result<(), (Kind, String)> {
+        for m in &commit.moves {
+            let key = (Out::of(&m.output), m.partition.0);
+            let row = self.marks.get(&key).expect("a move names a mark that was taken");
+            if row.epoch == m.epoch.0 {
+                assert_eq!(row.next, m.span.from.0, "C-1: cut begins off its mark {key:?} {m:?}");
+                continue;
+            }
+            let rival = row.owner != commit.life || row.stray || given_up;
+            assert!(rival, "refused without a rival: {key:?} {m:?}, found {row:?}");
+            self.fenced += 1;
+            return Err((Kind::Fenced, format!("{key:?} {m:?} found {row:?}")));
+        }
+        self.check_yield(commit, logs);
+        for file in &commit.files {
+            let note = self.notes.remove(&file.upload);
+            let (_, partition, epoch) = note.expect("W-4: a committed upload was noted");
+            let moves = |m: &Move| m.partition.0 == partition && m.epoch.0 == epoch;
+            assert!(commit.moves.iter().any(moves), "W-4: the note names a mark of the cut");
+            let old = self
+                .files
+                .insert(file.path.clone(), Committed { file: file.clone(), completed: false });
+            assert!(old.is_none(), "two files of one name: {}", file.path);
+        }
+        for m in &commit.moves {
+            let key = (Out::of(&m.output), m.partition.0);
+            let row = self.marks.get_mut(&key).expect("seen above");
+            assert!(m.span.to.0 > row.next, "a mark moves only forward");
+            assert!(
+                key.0 != Out::Lake || m.sequence > row.sequence,
+                "L-2: a file's number does not ascend, {m:?} {row:?}"
+            );
+            row.next = m.span.to.0;
+            row.sequence = m.sequence;
+            row.fates += m.span.len();
+            assert_eq!(row.first + row.fates as i64, row.next, "I-3 at {key:?}");
+        }
+        self.commits += 1;
+        Ok(())
+    }
+
+    /// What the cut yields is each record of its spans, once, and nothing else (C-3).
+    fn check_yield(&mut self, commit: &Commit, logs: &[Log]) {
+        let of_files = commit.files.iter().flat_map(|f| &f.rows).map(|place| (Out::Lake, *place));
+        let mut rows: Vec<_> = commit.rows.iter().copied().chain(of_files).collect();
+        rows.sort_unstable();
+        let mut expected = Vec::with_capacity(rows.len());
+        for m in &commit.moves {
+            let (out, p) = (Out::of(&m.output), m.partition.0);
+            let log = &logs[p as usize];
+            assert!(m.span.to.0 <= log.end(), "a cut ends behind the log's end: {m:?}");
+            let first = self.marks[&(out, p)].first;
+            let applied = self.applied.entry((out, p)).or_default();
+            applied.resize((log.end() - first) as usize, 0);
+            for offset in log.records(m.span.from.0, m.span.to.0) {
+                expected.push((out, (p, offset)));
+                let count = &mut applied[(offset - first) as usize];
+                *count += 1;
+                assert_eq!(*count, 1, "applied twice: {out:?} {p}@{offset}");
+            }
+        }
+        expected.sort_unstable();
+        if rows != expected {
+            let given: BTreeSet<_> = rows.iter().collect();
+            let wanted: BTreeSet<_> = expected.iter().collect();
+            panic!(
+                "a cut's yield is not its spans: lost {:?}, invented {:?}, {} rows for {} records, {:?}",
+                wanted.difference(&given).collect::<Vec<_>>(),
+                given.difference(&wanted).collect::<Vec<_>>(),
+                rows.len(),
+                expected.len(),
+                commit.moves
+            );
+        }
+    }
+
+    pub fn note(&mut self, upload: u64, path: &str, partition: i32, epoch: i64) {
+        self.notes.insert(upload, (path.to_owned(), partition, epoch));
+    }
+
+    pub fn unfinished(&self) -> Vec<File> {
+        let owed = self.files.values().filter(|f| !f.completed);
+        owed.map(|f| f.file.clone()).collect()
+    }
+
+    pub fn completed(&mut self, paths: &[String], bucket: &Bucket) {
+        for path in paths {
+            assert!(bucket.objects.contains_key(path), "called complete but not visible: {path}");
+            self.files.get_mut(path).expect("only committed files are completed").completed = true;
+        }
+    }
+
+    pub fn abandoned(&self) -> Vec<u64> {
+        let old = |(_, partition, epoch): &(String, i32, i64)| {
+            self.marks.get(&(Out::Lake, *partition)).is_some_and(|row| *epoch < row.epoch)
+        };
+        self.notes.iter().filter(|(_, note)| old(note)).map(|(upload, _)| *upload).collect()
+    }
+
+    pub fn forget(&mut self, uploads: &[u64]) {
+        for upload in uploads {
+            self.notes.remove(upload);
+        }
+    }
+
+    pub fn notes(&self) -> usize {
+        self.notes.len()
+    }
+
+    pub fn next(&self, out: Out, partition: i32) -> Option<i64> {
+        self.marks.get(&(out, partition)).map(|row| row.next)
+    }
+
+    pub fn is_committed(&self, path: &str, upload: u64) -> bool {
+        self.files.get(path).is_some_and(|f| f.file.upload == upload)
+    }
+
+    /// Every record of the log in each output, every file completed.
+    pub fn is_complete(&self, logs: &[Log]) -> bool {
+        let stands_at_end = |out: Out, p: usize| self.next(out, p as i32) == Some(logs[p].end());
+        self.files.values().all(|f| f.completed)
+            && Out::ALL.iter().all(|out| (0..logs.len()).all(|p| stands_at_end(*out, p)))
+    }
+
+    pub fn check_at_the_end(&self, logs: &[Log], bucket: &Bucket) {
+        for out in Out::ALL {
+            for (p, log) in logs.iter().enumerate() {
+                let applied = &self.applied.get(&(out, p as i32)).cloned().unwrap_or_default();
+                let twice_or_never =
+                    log.records(log.start, log.end()).find(|o| applied[(o - log.start) as usize] != 1);
+                assert_eq!(twice_or_never, None, "not applied once: {out:?} of {p}");
+                let sum: u64 = applied.iter().map(|c| u64::from(*c)).sum();
+                let records = log.records(log.start, log.end()).count() as u64;
+                assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
+            }
+        }
+        let mut visible: Vec<Place> = Vec::new();
+        for (path, rows) in &bucket.objects {
+            let committed = self.files.get(path).expect("a visible object is in the manifest");
+            assert_eq!(rows, &committed.file.rows, "another file in the place of {path}");
+            visible.extend(rows);
+        }
+        assert_eq!(bucket.objects.len(), self.files.len(), "a committed file is not visible");
+        visible.sort_unstable();
+        let all: Vec<Place> = logs
+            .iter()
+            .enumerate()
+            .flat_map(|(p, log)| log.records(log.start, log.end()).map(move |o| (p as i32, o)))
+            .collect();
+        assert!(visible == all, "the lake's visible rows are not the log's records");
+    }
+
+    pub fn describe(&self) -> String {
+        let mark = |((out, p), row): (&(Out, i32), &Row)| {
+            format!("{out:?}/{p}@{} epoch {} of life {}", row.next, row.epoch, row.owner)
+        };
+        let owed: Vec<_> =
+            self.files.iter().filter(|(_, f)| !f.completed).map(|(path, _)| path).collect();
+        let marks: Vec<_> = self.marks.iter().map(mark).collect();
+        format!("{}; owed {owed:?}", marks.join(", "))
+    }
+}
+
+#[derive(Debug)]
+struct Upload {
+    path: String,
+    parts: BTreeMap<usize, Vec<Place>>,
+}
+
+#[derive(Debug, Default)]
+pub struct Bucket {
+    uploads: BTreeMap<u64, Upload>,
+    objects: BTreeMap<String, Vec<Place>>,
+    next: u64,
+}
+
+impl Bucket {
+    pub fn begin(&mut self, path: &str) -> u64 {
+        self.next += 1;
+        self.uploads.insert(self.next, Upload { path: path.to_owned(), parts: BTreeMap::new() });
+        self.next
+    }
+
+    pub fn put(&mut self, upload: u64, number: usize, rows: &[Place]) -> Result<(), Kind> {
+        let upload = self.uploads.get_mut(&upload).ok_or(Kind::Retry)?;
+        upload.parts.insert(number, rows.to_vec());
+        Ok(())
+    }
+
+    pub fn complete(&mut self, file: &File, warehouse: &Warehouse) {
+        assert!(
+            warehouse.is_committed(&file.path, file.upload),
+            "completed before it was committed: {}",
+            file.path
+        );
+        match self.uploads.remove(&file.upload) {
+            Some(upload) => {
+                assert_eq!(upload.path, file.path);
+                assert_eq!(upload.parts.len(), file.parts, "parts of {}", file.path);
+                let rows: Vec<_> = upload.parts.into_values().flatten().collect();
+                assert_eq!(rows, file.rows, "content of {}", file.path);
+                let old = self.objects.insert(file.path.clone(), rows);
+                assert!(old.is_none(), "an object was replaced: {}", file.path);
+            }
+            None => {
+                let there = self.objects.get(&file.path).map(Vec::len);
+                assert_eq!(there, Some(file.rows.len()), "a committed file is lost: {}", file.path);
+            }
+        }
+    }
+
+    pub fn abort(&mut self, upload: u64, warehouse: &Warehouse) {
+        if let Some(upload_there) = self.uploads.remove(&upload) {
+            assert!(
+                !warehouse.is_committed(&upload_there.path, upload),
+                "a committed upload was aborted: {}",
+                upload_there.path
+            );
+        }
+    }
+}
