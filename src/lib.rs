@@ -93,12 +93,12 @@
 //! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
-//! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`, from the mark's event time | |
-//! | M-2 | merged deltas of any split of the records give the table of all | `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` |
-//! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs` | |
-//! | C-1 | `span.from` of a cut equals the mark it moves | `pipeline/worker.rs` makes spans from marks | `move_marks.sql`: `WHERE next_offset = from_offset` |
+//! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
+//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` |
+//! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
+//! | C-1 | `span.from` of a cut equals the mark it moves | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
-//! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/oyster.rs`, killed at random | |
+//! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs`, killed at random | |
 //! | L-1 | one file per hive path and cut, several open at once | `lake/writer_tests.rs` | `0002_lake_files.sql`: primary key `path` |
 //! | L-2 | files of a path, by name, hold a partition's offsets in order | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | |
 //! | L-3 | an upload is invisible until completed, and completed only after its cut is committed | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
@@ -109,11 +109,11 @@
 //! | W-4 | a file is committed only by removing its upload's note, at the note's epoch | `warehouse/commit.rs` counts the notes | `claim_uploads.sql`, `abandoned_uploads.sql` |
 //! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
-//! | P-1 | at most one commit in flight per lane | `pipeline/worker.rs`, `due` | a second one finds the mark moved: `move_marks.sql` |
+//! | P-1 | at most one commit in flight per lane | `pipeline/worker.rs`, `due`; `tests/it/simulation` | a second one finds the mark moved: `move_marks.sql` |
 //! | P-2 | a lane admits each offset once, in order, from its mark | `pipeline/worker.rs` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |
-//! | P-4 | after any failure a lane's partitions are taken anew and read from the marks | `pipeline/worker.rs`, `failed` | `bump_epochs.sql` fences what is still under way |
-//! | P-5 | a revoked partition is released when nothing of it is open or in flight | `pipeline/worker.rs`, `release_what_is_free` | |
+//! | P-4 | after any failure a lane's partitions are taken anew and read from the marks | `pipeline/worker.rs`, `recover`; `tests/it/simulation` | `bump_epochs.sql` fences what is still under way |
+//! | P-5 | a revoked partition is released when nothing of it is open or in flight | `pipeline/worker.rs`, `release_what_is_free`; `tests/it/simulation` | |
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |
