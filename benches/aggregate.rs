@@ -1,5 +1,5 @@
 //! Decoded taps into the tables of a model, by admissions of 8,192 and one seal at the end; the
-//! unit is CPU time of records. The ceiling it is compared to, on the machine of DESIGN.md: 0.06
+//! unit is CPU time of records. The ceiling it is compared to, on two shared cores: 0.06
 //! CPU-seconds per million (17 million rows/s a core, DataFusion's bare hash aggregation).
 
 use criterion::{

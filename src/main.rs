@@ -7,7 +7,7 @@ use highwater::{
     error::Result,
     ops,
 };
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 /// Kafka to partitioned Parquet and PostgreSQL tables, exactly once, provably.
 #[derive(Parser)]
@@ -91,7 +91,10 @@ fn log(format: LogFormat, filter: &str) -> Result<()> {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_new(filter)
         .map_err(|e| Error::config(format!("log level {filter:?}")).because(e))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),

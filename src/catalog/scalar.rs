@@ -9,7 +9,8 @@
 //! here: a cast of a value that does not fit, a division or remainder by zero. The same rule as in
 //! `generated`. A literal that does not fit is a mistake, told before anything runs. What can still
 //! fail on a record: functions that parse text (`to_timestamp`), and numeric beyond 38 digits.
-//! Whole numbers wrap around at their width, as in Arrow; sums of them do not (see `grouped`).
+//! A whole number that does not fit its width fails on that record (see `compute`); sums of them
+//! have room for all (see `grouped`).
 
 use super::{
     PgType, Topic,

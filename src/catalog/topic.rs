@@ -32,6 +32,9 @@ pub struct Topic {
     pub lake: Option<LakeSpec>,
     /// Share of rejects in the last 10,000 records that stops the topic, 0 to 1; None: never.
     pub stop_above: Option<f64>,
+    /// Whether dead letters hold key and value as they came. Without it, so by default of a topic
+    /// with personal data, they hold the place and the reason; Kafka still has the record.
+    pub keep_raw: bool,
     /// `columns` without the dropped ones, then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
 }

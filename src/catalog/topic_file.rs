@@ -33,7 +33,7 @@ const TOP: [&str; 8] = [
 const COLUMN: [&str; 4] = ["type", "from", "pii", "optional"];
 const LAKE: [&str; 3] = ["partition_by", "roll", "time_zone"];
 const ROLL: [&str; 2] = ["bytes", "age"];
-const DEAD_LETTERS: [&str; 1] = ["stop_above"];
+const DEAD_LETTERS: [&str; 2] = ["stop_above", "keep_raw"];
 const LATER_FORMATS: [&str; 6] =
     ["csv", "avro", "debezium-json", "debezium-avro", "qlik", "cloudevents"];
 
@@ -147,14 +147,19 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         max_future,
         lake: None,
         stop_above: Some(STOP_ABOVE),
+        keep_raw: false,
         schema,
     };
+    topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
     topic.lake = lake(top, &topic, &unsure, blind, found);
     if let Some(table) = top.table("dead_letters", found) {
         table.only(&DEAD_LETTERS, found);
         if let Some(share) = table.parsed("stop_above", percent, found) {
             // More than all of them is never reached.
             topic.stop_above = (share < 1.0).then_some(share);
+        }
+        if let Some(keep) = table.boolean("keep_raw", found) {
+            topic.keep_raw = keep;
         }
     }
     Draft { topic, line, unsure, blind }

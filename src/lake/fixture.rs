@@ -48,6 +48,7 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
             time_zone,
         }),
         stop_above: None,
+        keep_raw: true,
         schema,
     })
 }

@@ -144,24 +144,30 @@ fn the_description_keeps_secrets() {
 }
 
 /// A store on the S3 server of `HIGHWATER_TEST_S3_ENDPOINT`; None, said, without one.
-fn s3(bucket: &str, secret: &str) -> Option<Store> {
+fn s3(bucket: &str, secret: Option<&str>) -> Option<Store> {
     let Ok(endpoint) = std::env::var("HIGHWATER_TEST_S3_ENDPOINT") else {
         println!("skipped: HIGHWATER_TEST_S3_ENDPOINT is not set");
         return None;
     };
+    let key = std::env::var("AWS_ACCESS_KEY_ID").unwrap_or_default();
+    let right = std::env::var("AWS_SECRET_ACCESS_KEY").unwrap_or_default();
     let options = [
         ("AWS_ENDPOINT", endpoint.as_str()),
         ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "minioadmin"),
-        ("AWS_SECRET_ACCESS_KEY", secret),
+        ("AWS_ACCESS_KEY_ID", &key),
+        ("AWS_SECRET_ACCESS_KEY", secret.unwrap_or(&right)),
     ]
     .map(|(key, value)| (key.to_string(), value.to_string()));
     Some(Store::open(&format!("s3://{bucket}/some/prefix"), &options).unwrap())
 }
 
+fn bucket() -> String {
+    std::env::var("HIGHWATER_TEST_S3_BUCKET").unwrap_or_else(|_| "highwater-test".to_owned())
+}
+
 #[tokio::test]
 async fn an_s3_server_keeps_the_promises_of_a_store() {
-    if let Some(store) = s3("highwater-test", "minioadmin") {
+    if let Some(store) = s3(&bucket(), None) {
         keeps_its_promises(&store).await;
     }
 }
@@ -169,8 +175,8 @@ async fn an_s3_server_keeps_the_promises_of_a_store() {
 #[tokio::test]
 async fn a_probe_says_what_to_do_about_a_missing_bucket_and_a_wrong_key() {
     for (bucket, secret, expected) in [
-        ("no-such-bucket-here", "minioadmin", "create it or correct --lake"),
-        ("highwater-test", "wrong", "check AWS_ACCESS_KEY_ID"),
+        ("no-such-bucket-here", None, "create it or correct --lake"),
+        (&bucket(), Some("wrong"), "check AWS_ACCESS_KEY_ID"),
     ] {
         if let Some(store) = s3(bucket, secret) {
             let error = store.probe().await.unwrap_err();

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     config::Config,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     lake::store::Store,
     warehouse::postgres::{Warehouse, WarehouseSettings},
 };
@@ -68,7 +68,11 @@ pub async fn open(catalog: &Catalog, config: &Config) -> Result<(Warehouse, Opti
     let store = match &config.lake {
         Some(url) => {
             let store = Store::open(url, &config.store_options)?;
-            store.probe().await?;
+            // Wrong from the start is wrong in the settings.
+            store.probe().await.map_err(|e| match e.kind {
+                Kind::Halt => Error { kind: Kind::Config, ..e },
+                Kind::Retry | Kind::Unknown | Kind::Fenced | Kind::Config => e,
+            })?;
             Some(store)
         }
         None => {

@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 pub struct TablesLane {
     topic: Arc<str>,
+    keep_raw: bool,
     tables: Tables,
     dead_letters: Vec<DeadLetter>,
     dead_bytes: usize,
@@ -29,6 +30,7 @@ impl TablesLane {
     pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
         Ok(Self {
             topic: topic.name.clone(),
+            keep_raw: topic.keep_raw,
             tables: Tables::new(topic, models)?,
             dead_letters: Vec::new(),
             dead_bytes: 0,
@@ -66,7 +68,7 @@ impl TablesLane {
     ) -> Result<()> {
         self.rows += counting::add(&mut self.records, records, from);
         for refusal in self.tables.admit(records, decoded, from)? {
-            let letter = dead_letter(fetched, records, refusal);
+            let letter = dead_letter(fetched, records, refusal, self.keep_raw);
             self.dead_bytes += letter.value.as_ref().map_or(0, Bytes::len)
                 + letter.key.as_ref().map_or(0, Bytes::len)
                 + letter.reason.len()
@@ -98,8 +100,14 @@ impl TablesLane {
     }
 }
 
-fn dead_letter(fetched: &Fetched, records: &[RawRecord<'_>], refusal: Refusal) -> DeadLetter {
+fn dead_letter(
+    fetched: &Fetched,
+    records: &[RawRecord<'_>],
+    refusal: Refusal,
+    keep_raw: bool,
+) -> DeadLetter {
     let record = &records[refusal.record];
+    let raw = |bytes: Option<&[u8]>| bytes.filter(|_| keep_raw).map(Bytes::copy_from_slice);
     DeadLetter {
         output: refusal.output,
         partition: record.partition,
@@ -108,9 +116,9 @@ fn dead_letter(fetched: &Fetched, records: &[RawRecord<'_>], refusal: Refusal) -
         class: refusal.class.as_str(),
         column: refusal.column,
         reason: refusal.reason,
-        key: record.key.map(Bytes::copy_from_slice),
-        value: record.value.map(Bytes::copy_from_slice),
-        headers: fetched.headers(refusal.record),
+        key: raw(record.key),
+        value: raw(record.value),
+        headers: if keep_raw { fetched.headers(refusal.record) } else { Vec::new() },
     }
 }
 

@@ -143,6 +143,15 @@ impl Warehouse {
     }
 }
 
+/// How a person makes a model's table anew.
+fn rebuild(model: &str) -> String {
+    format!(
+        "To rebuild it from what Kafka still has, stop highwater, then: DROP TABLE IF EXISTS {}; \
+         DELETE FROM highwater.marks WHERE output = 'model:{model}'; and start again.",
+        tables::quoted(model)
+    )
+}
+
 async fn lock(session: &Session, doing: &str) -> Result<()> {
     let sql = include_str!("../../sql/warehouse/migration_lock.sql");
     session.query(doing, sql, &[]).await.map(drop)
@@ -172,7 +181,8 @@ async fn ensure(session: &Session, table: &Table) -> Result<()> {
         if passed > 0 {
             return Err(Error::config(format!(
                 "table {model} is absent, but its marks have passed {passed} offsets whose rows it \
-                 held. Rebuild it with `highwater replay model:{model} --from beginning`"
+                 held. {}",
+                rebuild(model)
             )));
         }
         session.batch(&doing, &table.create).await?;
@@ -189,10 +199,21 @@ async fn ensure(session: &Session, table: &Table) -> Result<()> {
     if !differences.is_empty() {
         return Err(Error::config(format!(
             "table {model} is not what its model keeps ({}):{}\n\
-             Rebuild it with `highwater replay model:{model} --from beginning`, or give the changed \
-             model a new name, which keeps the old table as it is.",
+             {} Or give the changed model a new name, which keeps the old table as it is.",
             table.file,
-            tables::print_differences(&differences)
+            tables::print_differences(&differences),
+            rebuild(model)
+        )));
+    }
+    let sql = include_str!("../../sql/warehouse/read_comment.sql");
+    let comment: Option<String> = session.query(&doing, sql, &[&name]).await?[0].get(0);
+    if comment.as_ref().is_some_and(|c| *c != table.definition) {
+        return Err(Error::config(format!(
+            "the definition of model {model} ({}) has changed since its table was filled: going on \
+             would mix rows of both. {} Or give the changed model a new name, which keeps the old \
+             table as it is.",
+            table.file,
+            rebuild(model)
         )));
     }
     // Without marks a model starts from the beginning, and would count everything in it twice.

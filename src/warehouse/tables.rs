@@ -27,6 +27,8 @@ pub struct Table {
     pub columns: Vec<(String, PgType)>,
     pub create: String,
     pub comment: String,
+    /// The comment's text: another one means that the rows were made by another definition.
+    pub definition: String,
     /// One array parameter per column.
     pub merge_arrays: String,
     /// None where rows are only appended: then COPY goes straight into the table.
@@ -125,9 +127,10 @@ impl Table {
             file: model.file.display().to_string(),
             create: create(model, &key),
             comment: format!(
-                "COMMENT ON TABLE {name} IS 'highwater model {}'",
-                model.name.replace('\'', "''")
+                "COMMENT ON TABLE {name} IS '{}'",
+                definition_comment(model).replace('\'', "''")
             ),
+            definition: definition_comment(model),
             merge_arrays: format!(
                 "INSERT INTO {name} AS t ({names}) SELECT * FROM unnest({arrays}){conflict}"
             ),
@@ -171,6 +174,10 @@ impl Table {
         }
         rows
     }
+}
+
+fn definition_comment(model: &Model) -> String {
+    format!("highwater model {}, definition {}", model.name, model.fingerprint())
 }
 
 /// A table of three columns for people: column, wanted, found.

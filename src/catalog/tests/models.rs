@@ -1,15 +1,8 @@
 //! Models: how a statement becomes keys, parts and generated columns.
 
 use super::*;
-use arrow::{
-    array::{ArrayRef, BooleanArray, StringArray},
-    datatypes::{DataType, Schema},
-    record_batch::RecordBatch,
-};
-use datafusion::{
-    common::{DFSchema, ScalarValue},
-    logical_expr::Expr,
-};
+use arrow::datatypes::{DataType, Schema};
+use datafusion::{common::DFSchema, logical_expr::Expr};
 use std::time::Duration;
 
 fn aggregate(m: &Model) -> &Aggregate {
@@ -173,32 +166,6 @@ fn expressions_give_exactly_the_declared_arrow_type() {
         "_offset bigint",
     ] {
         assert!(pg.iter().any(|c| c == wanted), "{wanted}\n{pg:#?}");
-    }
-}
-
-#[test]
-fn a_record_cannot_stop_a_model_by_its_values() {
-    let catalog = check(&[source("topics/events.toml", EVENTS)], &[]).unwrap();
-    let schema = Arc::clone(&catalog.topics["events"].schema);
-    let df = DFSchema::try_from(schema.as_ref().clone()).unwrap();
-    // A row of zeroes, and of text that is no number.
-    let columns = schema.fields().iter().map(|f| match f.data_type() {
-        DataType::Utf8 => Arc::new(StringArray::from(vec!["no number"])) as ArrayRef,
-        DataType::Boolean => Arc::new(BooleanArray::from(vec![false])),
-        number => ScalarValue::new_zero(number).unwrap().to_array().unwrap(),
-    });
-    let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap();
-    let m = model(&view(
-        "SELECT n / small AS a, amount / wide AS b, ratio / single AS c, n % n AS d, name::bigint AS e,
-                name::timestamptz AS f, CAST(name AS numeric(5,2)) AS g, 10 / big AS h, name::boolean AS i
-         FROM events",
-    ));
-    let ModelKind::Rows(rows) = &m.kind else { panic!("rows") };
-    for (expr, column) in rows.exprs.iter().zip(&m.columns) {
-        let physical = scalar_context().create_physical_expr(expr.clone(), &df).unwrap();
-        let value = physical.evaluate(&batch).unwrap().into_array(1).unwrap();
-        assert!(value.is_null(0), "{} {value:?}", column.name);
-        assert_eq!(value.data_type(), &column.pg.arrow(), "{}", column.name);
     }
 }
 

@@ -55,6 +55,7 @@ stop_above = "0.5%"
     assert_eq!(t.max_disorder, Duration::from_secs(90));
     assert_eq!(t.max_future, Some(Duration::from_secs(600)));
     assert_eq!(t.stop_above, Some(0.005));
+    assert!(!t.keep_raw, "it holds personal data");
     let lake = t.lake.as_ref().unwrap();
     assert_eq!((lake.roll_bytes, lake.roll_age), (65_536, Duration::from_secs(300)));
     assert_eq!(lake.time_zone, chrono_tz::Europe::London);
@@ -80,6 +81,7 @@ fn what_a_file_leaves_out_has_a_default() {
     ));
     assert!(t.lake.is_none());
     assert_eq!(t.stop_above, None, "all of them may be dead");
+    assert!(t.keep_raw, "nothing in it is personal");
     assert!(
         topic(&with("[columns]\nx = \"text\"\n[lake]\npartition_by = []"))
             .lake

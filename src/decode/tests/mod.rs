@@ -58,6 +58,7 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         max_future: Some(Duration::from_secs(600)),
         lake: None,
         stop_above: None,
+        keep_raw: true,
         schema: Arc::new(Schema::new(fields)),
     }
 }
