@@ -33,8 +33,6 @@ use tokio::runtime::Handle;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
 const SERVE_WAIT: Duration = Duration::from_millis(100);
 const KAFKA_WAIT: Duration = Duration::from_secs(10);
-/// Behind and without a commit for so long: not ready.
-const STALLED_AFTER: f64 = 120.0;
 
 type Shared = Arc<Mutex<Option<TopicStatus>>>;
 /// Per topic and partition: where its log ended at the start.
@@ -77,17 +75,8 @@ impl Health {
             if let Some(why) = topic.stopped {
                 return Some(format!("topic {} stopped: {why}", topic.topic));
             }
-            let behind = topic.partitions.iter().any(|p| {
-                let committed = [p.tables, p.lake].into_iter().flatten().min();
-                matches!((p.end, committed), (Some(end), Some(at)) if at < end)
-            });
-            let stalled = topic.seconds_since_commit > STALLED_AFTER;
-            if stalled && (behind || topic.recovering) {
-                let why = topic.last_error.unwrap_or_else(|| "no error was seen".to_owned());
-                return Some(format!(
-                    "topic {} is behind and has committed nothing for {:.0} s: {why}",
-                    topic.topic, topic.seconds_since_commit
-                ));
+            if let Some(why) = topic.stalled {
+                return Some(format!("topic {}: {why}", topic.topic));
             }
         }
         None

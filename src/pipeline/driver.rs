@@ -151,7 +151,7 @@ impl Driver {
             reader: context.kafka.reader(&topic.kafka_topic),
             decoder: Decoder::new(topic.clone(), secret),
             breaker: topic.stop_above.map(Breaker::new),
-            reporter: Reporter::new(&topic.name, topic.max_disorder),
+            reporter: Reporter::new(&topic),
             releases: Vec::new(),
             origin: Instant::now(),
             reported: Instant::now(),
@@ -229,17 +229,14 @@ impl Driver {
     /// Counts an answer on its way to the worker.
     fn note(&mut self, input: Input) -> Input {
         match &input {
-            Input::Committed { .. } => {
-                self.reporter.last_commit = Instant::now();
-                self.reporter.last_error = None;
-            }
+            Input::Committed { lane, .. } => self.reporter.committed(*lane),
             Input::Failed { lane, kind, why, .. } | Input::TakeFailed { lane, kind, why, .. } => {
                 tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
                 metrics::counter!("highwater_commits_refused_total",
                     "topic" => self.topic.name.to_string(), "lane" => lane.as_str(),
                     "kind" => kind_label(*kind))
                 .increment(1);
-                self.reporter.last_error = Some(why.clone());
+                self.reporter.failed(*lane, why);
             }
             Input::Assigned(_)
             | Input::Revoked(_)
@@ -477,19 +474,19 @@ impl Driver {
         self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
     }
 
-    fn publish_status(&self) {
-        let mut standings = Vec::new();
+    fn publish_status(&mut self) {
         for lane in [Lane::Tables, Lane::Lake] {
             for (partition, admitted, committed) in self.worker.positions(lane) {
-                standings.push(Standing { lane, partition, admitted, committed });
+                self.reporter.stands(Standing { lane, partition, admitted, committed });
             }
         }
         let mut memory = BTreeMap::from([("tables", self.tables.memory() as u64)]);
         if let Some(lake) = &self.lake {
             memory.insert("lake", lake.memory() as u64);
         }
-        let end = |partition| self.context.kafka.known_end(&self.topic.kafka_topic, partition);
-        let mut status = self.reporter.snapshot(&standings, end, memory);
+        let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
+        let end = |partition| kafka.known_end(name, partition);
+        let mut status = self.reporter.snapshot(end, memory);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);

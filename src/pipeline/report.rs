@@ -8,7 +8,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -22,7 +22,9 @@ pub struct TopicStatus {
     pub stopped: Option<String>,
     /// A lane waits to take its partitions again.
     pub recovering: bool,
-    /// The last failure that made a lane recover.
+    /// A lane has had something to commit for too long; with its last failure.
+    pub stalled: Option<String>,
+    /// The last failure of a lane that has committed nothing since.
     pub last_error: Option<String>,
     pub seconds_since_commit: f64,
     pub records: u64,
@@ -48,11 +50,48 @@ pub struct Reporter {
     disorder_us: i64,
     /// Per partition: highest event time decoded, and the Kafka timestamp of the last record.
     seen: BTreeMap<Partition, Seen>,
+    /// Where each lane stands or, while it recovers, last stood.
+    standings: BTreeMap<(Lane, Partition), Standing>,
+    lanes: BTreeMap<Lane, LaneReport>,
     pub records: u64,
     pub rejects: u64,
-    pub last_commit: Instant,
-    pub last_error: Option<String>,
+    last_commit: Instant,
     pub stopped: Option<String>,
+}
+
+/// Of one lane.
+struct LaneReport {
+    /// Since when something waits for a commit that does not come.
+    behind_since: Option<Instant>,
+    last_error: Option<String>,
+    /// Behind for longer is stalled.
+    limit: Duration,
+}
+
+/// Without a commit although there is something to commit; of the lake after its age, too.
+const STALLED_AFTER: Duration = Duration::from_secs(120);
+
+impl LaneReport {
+    fn look(&mut self, behind: bool, now: Instant) {
+        match behind {
+            true => drop(self.behind_since.get_or_insert(now)),
+            false => self.behind_since = None,
+        }
+    }
+
+    fn committed(&mut self) {
+        self.behind_since = None;
+        self.last_error = None;
+    }
+
+    fn stalled(&self, lane: Lane, now: Instant) -> Option<String> {
+        let behind = now.saturating_duration_since(self.behind_since?);
+        let why = self.last_error.as_deref().unwrap_or("no error was seen");
+        (behind > self.limit).then(|| {
+            let (lane, seconds) = (lane.as_str(), behind.as_secs());
+            format!("the {lane} waits for a commit for {seconds} s: {why}")
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -63,6 +102,7 @@ struct Seen {
 }
 
 /// Where a lane stands in one partition.
+#[derive(Clone, Copy)]
 pub struct Standing {
     pub lane: Lane,
     pub partition: Partition,
@@ -71,17 +111,37 @@ pub struct Standing {
 }
 
 impl Reporter {
-    pub fn new(topic: &str, disorder: Duration) -> Self {
-        metrics::gauge!("highwater_topic_stopped", "topic" => topic.to_owned()).set(0.0);
+    pub fn new(topic: &Topic) -> Self {
+        let name = topic.name.to_string();
+        metrics::gauge!("highwater_topic_stopped", "topic" => name.clone()).set(0.0);
+        let report = |limit| LaneReport { behind_since: None, last_error: None, limit };
+        let mut lanes = BTreeMap::from([(Lane::Tables, report(STALLED_AFTER))]);
+        if let Some(lake) = &topic.lake {
+            lanes.insert(Lane::Lake, report(STALLED_AFTER + lake.roll_age));
+        }
         Self {
-            topic: topic.to_owned(),
-            disorder_us: disorder.as_micros() as i64,
+            topic: name,
+            disorder_us: topic.max_disorder.as_micros() as i64,
             seen: BTreeMap::new(),
+            standings: BTreeMap::new(),
+            lanes,
             records: 0,
             rejects: 0,
             last_commit: Instant::now(),
-            last_error: None,
             stopped: None,
+        }
+    }
+
+    pub fn committed(&mut self, lane: Lane) {
+        self.last_commit = Instant::now();
+        if let Some(report) = self.lanes.get_mut(&lane) {
+            report.committed();
+        }
+    }
+
+    pub fn failed(&mut self, lane: Lane, why: &str) {
+        if let Some(report) = self.lanes.get_mut(&lane) {
+            report.last_error = Some(why.to_owned());
         }
     }
 
@@ -102,23 +162,37 @@ impl Reporter {
         }
     }
 
+    /// Somebody else's now: what was behind here is not behind for ever.
     pub fn forget(&mut self, partition: Partition) {
         self.seen.remove(&partition);
+        self.standings.retain(|(_, p), _| *p != partition);
+        let label = partition.0.to_string();
+        for stage in ["fetched", Lane::Tables.as_str(), Lane::Lake.as_str()] {
+            self.set_lag(&label, stage, 0, 0.0);
+        }
+    }
+
+    /// Where a lane stands now. One that recovers keeps its last place, and so its lag.
+    pub fn stands(&mut self, standing: Standing) {
+        self.standings.insert((standing.lane, standing.partition), standing);
     }
 
     /// Sets the gauges and gives the snapshot.
     pub fn snapshot(
-        &self,
-        standings: &[Standing],
+        &mut self,
         end: impl Fn(Partition) -> Option<Offset>,
         memory: BTreeMap<&'static str, u64>,
     ) -> TopicStatus {
         let now_us =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
         let mut partitions: BTreeMap<Partition, PartitionStatus> = BTreeMap::new();
-        for standing in standings {
+        let mut behind: BTreeSet<Lane> = BTreeSet::new();
+        for standing in self.standings.values() {
             let partition = standing.partition;
             let end = end(partition);
+            if end.is_some_and(|end| standing.committed < end) {
+                behind.insert(standing.lane);
+            }
             let seen = self.seen.get(&partition);
             let fetched = seen.map_or(standing.admitted, |s| s.fetched);
             let status = partitions.entry(partition).or_insert(PartitionStatus {
@@ -148,12 +222,17 @@ impl Reporter {
         }
         metrics::gauge!("highwater_partitions_held", "topic" => self.topic.clone())
             .set(partitions.len() as f64);
+        let now = Instant::now();
+        for (lane, report) in &mut self.lanes {
+            report.look(behind.contains(lane), now);
+        }
         TopicStatus {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
             stopped: self.stopped.clone(),
             recovering: false,
-            last_error: self.last_error.clone(),
+            stalled: self.lanes.iter().find_map(|(lane, report)| report.stalled(*lane, now)),
+            last_error: self.lanes.values().find_map(|report| report.last_error.clone()),
             seconds_since_commit: self.last_commit.elapsed().as_secs_f64(),
             records: self.records,
             rejects: self.rejects,
@@ -178,6 +257,10 @@ impl Reporter {
             Some(seen) if records > 0 => (now_us - seen.timestamp.0).max(0) as f64 / 1e6,
             Some(_) | None => 0.0,
         };
+        self.set_lag(partition, stage, records, seconds);
+    }
+
+    fn set_lag(&self, partition: &str, stage: &'static str, records: i64, seconds: f64) {
         metrics::gauge!("highwater_lag_records", "topic" => self.topic.clone(),
             "partition" => partition.to_owned(), "stage" => stage)
         .set(records as f64);
@@ -234,4 +317,29 @@ pub fn committed(topic: &str, lane: Lane, cut: &Cut, took: Duration) {
         .record(took.as_secs_f64());
     metrics::histogram!("highwater_cut_rows", "topic" => topic, "lane" => lane.as_str())
         .record(rows as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_stalled_when_what_it_has_waits_too_long_and_not_when_it_is_idle() {
+        let limit = Duration::from_secs(100);
+        let mut lane = LaneReport { behind_since: None, last_error: None, limit };
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        lane.look(false, at(0));
+        // The first record after a long silence.
+        lane.look(true, at(1000));
+        lane.look(true, at(1100));
+        assert_eq!(lane.stalled(Lane::Lake, at(1100)), None);
+        lane.last_error = Some("nobody is there".to_owned());
+        let why = lane.stalled(Lane::Lake, at(1101));
+        let expected = "the lake waits for a commit for 101 s: nobody is there";
+        assert_eq!(why.as_deref(), Some(expected));
+        lane.committed();
+        lane.look(true, at(1102));
+        assert_eq!(lane.stalled(Lane::Lake, at(1150)), None, "behind, and going on");
+    }
 }

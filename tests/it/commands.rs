@@ -131,6 +131,44 @@ fn a_taken_port_ends_with_2() {
     assert_refused(&command.output().expect("run"), 2, &["listen", &address]);
 }
 
+#[test]
+fn everything_may_stand_in_a_file_and_secrets_in_files_of_their_own() {
+    let Some(world) = taps::world("settings", 2, Lake::S3) else { return };
+    world.produce(records(0..500));
+    let path = |name: &str| world.folder.path().join(name);
+    std::fs::write(path("warehouse"), world.warehouse() + "\n").expect("secret");
+    std::fs::write(path("key"), std::env::var("AWS_SECRET_ACCESS_KEY").expect("key") + "\n")
+        .expect("secret");
+    let settings = format!(
+        "topics = {:?}\nmodels = {:?}\nbrokers = {:?}\ngroup = {:?}\nlake = {:?}\n\
+         warehouse_file = {:?}\nlisten = \"127.0.0.1:0\"\nlog = \"json\"\n\n\
+         [kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n\n\
+         [store]\nAWS_ENDPOINT = {:?}\nAWS_ALLOW_HTTP = \"true\"\n",
+        path("topics"),
+        path("models"),
+        world.services.kafka,
+        world.group,
+        world.lake,
+        path("warehouse"),
+        world.services.s3,
+    );
+    std::fs::write(path("highwater.toml"), settings).expect("settings");
+    let mut command = offline(&["run", "--until-caught-up", "--config"]);
+    command
+        .arg(path("highwater.toml"))
+        .env("AWS_ACCESS_KEY_ID", std::env::var("AWS_ACCESS_KEY_ID").expect("key"))
+        .env("AWS_SECRET_ACCESS_KEY_FILE", path("key"))
+        .env("AWS_REGION", "us-east-1");
+    let output = command.output().expect("run");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for line in said.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    }
+    taps::assert_tables(&world, taps::taps(0..500));
+    taps::assert_lake(&world, 500);
+}
+
 fn status(world: &World, brokers: Option<&str>) -> Vec<serde_json::Value> {
     let mut command = world.command(&["status", "--json"]);
     command.envs(brokers.map(|b| ("HIGHWATER_BROKERS", b)));

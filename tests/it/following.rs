@@ -1,7 +1,7 @@
 //! The service that is always on: fresh tables, new partitions, new models, an orderly end.
 
 use crate::{
-    support::{Lake, Running, World, eventually},
+    support::{Lake, Running, World, create_topic, eventually, produce, unique},
     taps::{self, OUTPUTS, assert_lake, assert_tables, records, taps},
 };
 use rdkafka::{
@@ -144,4 +144,28 @@ fn a_model_added_later_begins_at_the_beginning_and_the_others_stay() {
     assert_tables(&world, taps(0..9000));
     assert_lake(&world, 9000);
     world.assert_proof();
+}
+
+#[test]
+fn a_topic_made_later_is_waited_for_and_taken_up() {
+    let Some(world) = taps::world("made_later", 1, Lake::Local) else { return };
+    let later = unique("later");
+    world.declare("taps", &taps::TOPIC.replace("{topic}", &later));
+    let mut command = world.command(&["run"]);
+    command.args(["--kafka", "topic.metadata.refresh.interval.ms=500"]);
+    let mut service = Running::start(command);
+    let mut why = String::new();
+    eventually("not ready", || {
+        let (code, body) = service.get("/readyz");
+        why = body;
+        code == 503 && !why.contains("starting")
+    });
+    assert!(why.contains(&format!("the topic {later} is not there")), "{why}");
+    world.runtime.block_on(create_topic(&world.services.kafka, &later, 2));
+    produce(&world.services.kafka, &later, records(0..500));
+    eventually("in the tables", || world.has_passed(OUTPUTS - 1, 500));
+    eventually("ready", || service.get("/readyz").0 == 200);
+    service.stop();
+    assert_tables(&world, taps(0..500));
+    assert_lake(&world, 500);
 }

@@ -8,6 +8,7 @@ mod lake;
 mod oyster;
 mod proxy;
 mod refusing;
+mod retention;
 mod support;
 mod taps;
 mod tidy;

@@ -35,6 +35,7 @@ use std::{
     ffi::CString,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
         mpsc::{RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant},
@@ -78,6 +79,8 @@ struct Group {
     /// Emptied before the client goes: librdkafka destroys queues only while it lives.
     queues: RwLock<HashMap<String, Queue>>,
     release_timeout: Duration,
+    /// The process ends: what is not given up by now will not be.
+    leaving: AtomicBool,
 }
 
 /// Owned handle of a librdkafka queue.
@@ -171,7 +174,11 @@ impl Group {
     /// Waits until the topics gave up what is revoked, or the time is over: then the partitions
     /// count as lost, and the epoch fences what is still under way.
     fn release(&self, by_topic: BTreeMap<String, Vec<Partition>>) {
-        let deadline = Instant::now() + self.release_timeout;
+        let patience = match self.leaving.load(Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => self.release_timeout,
+        };
+        let deadline = Instant::now() + patience;
         let mut waiting = Vec::new();
         for (topic, partitions) in by_topic {
             let (done, answer) = std::sync::mpsc::sync_channel(1);
@@ -275,7 +282,8 @@ impl Kafka {
         }
         config.set_log_level(RDKafkaLogLevel::Info);
         let topics: Vec<String> = listeners.keys().cloned().collect();
-        let group = Group { listeners, queues: RwLock::default(), release_timeout };
+        let leaving = AtomicBool::new(false);
+        let group = Group { listeners, queues: RwLock::default(), release_timeout, leaving };
         let consumer: BaseConsumer<Group> = config
             .create_with_context(group)
             .map_err(|e| Error::config("set up the Kafka consumer").because(e))?;
@@ -341,8 +349,10 @@ impl Kafka {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves the group; the partitions are revoked, so `serve` must go on meanwhile.
+    /// Leaves the group, with whatever is still held: to be called when the topics have had their
+    /// time. The partitions are revoked, so `serve` must go on meanwhile.
     pub fn leave(&self) {
+        self.consumer.context().leaving.store(true, Ordering::Relaxed);
         self.consumer.unsubscribe();
     }
 
