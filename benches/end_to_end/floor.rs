@@ -191,7 +191,8 @@ impl Stages {
     }
 }
 
-/// Reads the whole topic by librdkafka's batch queue and looks at nothing.
+/// Reads the whole topic by librdkafka's batch queue, set as `source::kafka` sets it, and looks at
+/// nothing.
 fn consume(topic: &Topic<'_>) -> f64 {
     let start = cpu(libc::RUSAGE_SELF);
     let consumer: BaseConsumer = ClientConfig::new()
@@ -199,8 +200,8 @@ fn consume(topic: &Topic<'_>) -> f64 {
         .set("group.id", "highwater-bench")
         .set("enable.auto.commit", "false")
         .set("fetch.queue.backoff.ms", "5")
-        .set("queued.min.messages", "1000000")
-        .set("fetch.message.max.bytes", "4194304")
+        .set("queued.min.messages", "50000")
+        .set("fetch.message.max.bytes", "1048576")
         .create()
         .expect("consumer");
     let mut list = TopicPartitionList::new();

@@ -17,6 +17,9 @@ use services::Services;
 use workload::{Expected, PARTITIONS, SEED, TABLE};
 use world::{Cost, Job, Lake, Topic};
 
+/// How many, their rows and bytes, and how many readers do not see yet.
+const FILES: &str = "SELECT count(*), sum(rows), sum(bytes), count(*) - count(completed_at) FROM highwater.lake_files";
+
 #[derive(Parser)]
 struct Options {
     /// How many taps; the published figure is of 5,000,000.
@@ -96,11 +99,9 @@ fn run(
     for row in proof {
         assert_eq!(row.last().cloned().flatten().as_deref(), Some("adds up"), "{row:?}");
     }
-    let files =
-        "SELECT count(*), sum(rows), sum(bytes), count(*) FILTER (WHERE completed_at IS NULL)
-                 FROM highwater.lake_files";
+    job.verify();
     let number = |cell: &Option<String>| cell.as_deref().unwrap_or("0").parse().expect("a number");
-    let files: Vec<u64> = job.query(files)[0].iter().map(number).collect();
+    let files: Vec<u64> = job.query(FILES)[0].iter().map(number).collect();
     assert_eq!(files[1], topic.events, "rows in the lake");
     assert_eq!(files[3], 0, "files that readers do not see yet");
     Outcome { lake, cost, files: files[0], bytes: files[2] }

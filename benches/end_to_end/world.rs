@@ -151,8 +151,18 @@ impl<'a> Job<'a> {
         Self { topic, lake, prefix: database.clone(), database, folder }
     }
 
-    /// Runs the real binary to the end of the topic; its log is shown if it fails.
+    /// Runs the real binary to the end of the topic.
     pub fn run(&self, under: &[String]) -> Cost {
+        self.highwater(under, &["run", "--until-caught-up"])
+    }
+
+    /// `highwater verify --deep`: every row of the lake, and the table rebuilt from it.
+    pub fn verify(&self) {
+        self.highwater(&[], &["verify", "--deep"]);
+    }
+
+    /// Insists on success; what it said is shown if it fails.
+    fn highwater(&self, under: &[String], arguments: &[&str]) -> Cost {
         let lake = match self.lake {
             Lake::Local => format!("file://{}", self.folder.path().join("lake").display()),
             Lake::S3 => format!("s3://{}/{}", self.topic.services.bucket(), self.prefix),
@@ -160,10 +170,11 @@ impl<'a> Job<'a> {
         let log_path = self.folder.path().join("log");
         let log = std::fs::File::create(&log_path).expect("a log");
         let mut words: Vec<&str> = under.iter().map(String::as_str).collect();
-        words.extend([env!("CARGO_BIN_EXE_highwater"), "run", "--until-caught-up"]);
+        words.push(env!("CARGO_BIN_EXE_highwater"));
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
+            .args(arguments)
             .env("HIGHWATER_TOPICS", self.folder.path().join("topics"))
             .env("HIGHWATER_MODELS", self.folder.path().join("models"))
             .env("HIGHWATER_BROKERS", self.topic.services.kafka())
@@ -173,13 +184,13 @@ impl<'a> Job<'a> {
             .env("HIGHWATER_LISTEN", "127.0.0.1:0")
             .envs(self.topic.services.s3())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
             .stderr(log);
         let patience = PATIENCE + Duration::from_secs(self.topic.events / EVENTS_PER_SECOND_MIN);
         let (code, cost) = measure(command, patience);
         if code != Some(0) {
             let log = std::fs::read_to_string(&log_path).unwrap_or_default();
-            panic!("highwater run ended with {code:?}:\n{log}");
+            panic!("highwater {arguments:?} ended with {code:?}:\n{log}");
         }
         cost
     }
@@ -231,13 +242,13 @@ fn query(runtime: &tokio::runtime::Runtime, url: &str, sql: &str) -> Vec<Vec<Opt
 }
 
 /// Exit code (None: by a signal, or killed after `patience`) and what the kernel counted.
+#[expect(clippy::zombie_processes, reason = "wait4 waits for it: only that tells what it used")]
 fn measure(mut command: Command, patience: Duration) -> (Option<i32>, Cost) {
     let started = Instant::now();
     let child = command.spawn().expect("the binary starts");
     let pid = child.id() as libc::pid_t;
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // The child is waited for here and never by its handle: only wait4 tells what it used.
     // SAFETY: wait4 fills what it is given; the pid is our child's until it returns it.
     while unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, usage.as_mut_ptr()) } != pid {
         if started.elapsed() > patience {
