@@ -64,7 +64,8 @@ impl Group {
 
     fn wanted(&self) -> BTreeMap<i32, Life> {
         let members: Vec<_> = self.members.iter().copied().collect();
-        let member = |p: i32| Some((p, *members.get((p as usize + self.turn) % members.len().max(1))?));
+        let member =
+            |p: i32| Some((p, *members.get((p as usize + self.turn) % members.len().max(1))?));
         (0..self.partitions).filter_map(member).collect()
     }
 

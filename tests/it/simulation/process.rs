@@ -400,7 +400,8 @@ impl World {
             }
             Lane::Lake => {
                 p.lake_standing.clear();
-                for (task, _) in p.lake.take().into_iter().flat_map(|lake| lake.files.into_values()) {
+                for (task, _) in p.lake.take().into_iter().flat_map(|lake| lake.files.into_values())
+                {
                     self.tasks.remove(task);
                 }
             }

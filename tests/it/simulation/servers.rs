@@ -314,8 +314,9 @@ impl Warehouse {
         for out in Out::ALL {
             for (p, log) in logs.iter().enumerate() {
                 let applied = &self.applied.get(&(out, p as i32)).cloned().unwrap_or_default();
-                let twice_or_never =
-                    log.records(log.start, log.end()).find(|o| applied[(o - log.start) as usize] != 1);
+                let twice_or_never = log
+                    .records(log.start, log.end())
+                    .find(|o| applied[(o - log.start) as usize] != 1);
                 assert_eq!(twice_or_never, None, "not applied once: {out:?} of {p}");
                 let sum: u64 = applied.iter().map(|c| u64::from(*c)).sum();
                 let records = log.records(log.start, log.end()).count() as u64;

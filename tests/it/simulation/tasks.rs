@@ -196,7 +196,8 @@ impl World {
         let there = self.latency();
         let back = there + self.latency();
         if !self.request_fails() {
-            return self.after(there, Event::Land { task, request, back: Some(back), stray: false });
+            return self
+                .after(there, Event::Land { task, request, back: Some(back), stray: false });
         }
         let refused = Err(request.unanswered());
         match self.rng.random_range(0..4) {
@@ -243,7 +244,9 @@ impl World {
                 let partitions: Vec<_> =
                     partitions.iter().map(|p| (*p, self.logs[*p as usize].start)).collect();
                 let marks = self.warehouse.take(life, &outputs, lane, &partitions, stray);
-                self.trace(|| format!("server: life {life} took {lane:?} {partitions:?}: {marks:?}"));
+                self.trace(|| {
+                    format!("server: life {life} took {lane:?} {partitions:?}: {marks:?}")
+                });
                 Answer::Marks(marks)
             }
             Request::Commit(commit) => {
@@ -297,7 +300,9 @@ impl World {
                 None
             }
             Work::Upload(upload) => self.upload_goes_on(p, id, upload, reply).map(Work::Upload),
-            Work::Publish(publish) => self.publish_goes_on(p, id, publish, reply).map(Work::Publish),
+            Work::Publish(publish) => {
+                self.publish_goes_on(p, id, publish, reply).map(Work::Publish)
+            }
         };
         if let Some(work) = left {
             self.tasks.put_back(id, Task { life, work });
@@ -483,7 +488,8 @@ impl World {
         let id = self.tasks.add(Task { life, work: Work::Publish(publish) });
         let mut done = Vec::new();
         for (task, rows) in open {
-            let Some(Task { life, work: Work::Upload(mut upload) }) = self.tasks.remove(task) else {
+            let Some(Task { life, work: Work::Upload(mut upload) }) = self.tasks.remove(task)
+            else {
                 // It failed and has said so.
                 self.tasks.remove(id);
                 continue;

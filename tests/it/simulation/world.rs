@@ -8,7 +8,7 @@ use super::{
 };
 use highwater::{
     pipeline::worker::{Input, Settings},
-    record::Lane,
+    record::{Lane, Offset, Partition},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
@@ -34,15 +34,29 @@ pub type Trace = Rc<RefCell<VecDeque<String>>>;
 pub enum Event {
     Step(Life),
     /// A request reaches its server; its answer takes `back` from then on, or is lost.
-    Land { task: TaskId, request: Request, back: Option<u64>, stray: bool },
-    Reply { task: TaskId, reply: Reply },
+    Land {
+        task: TaskId,
+        request: Request,
+        back: Option<u64>,
+        stray: bool,
+    },
+    Reply {
+        task: TaskId,
+        reply: Reply,
+    },
     Order(Order),
     Rebalance,
     /// The coordinator has not heard of it for long.
-    Expire { life: Life, unheard: bool },
+    Expire {
+        life: Life,
+        unheard: bool,
+    },
     /// It learns that it was expelled.
     Notice(Life),
-    ReleaseTimeout { life: Life, round: u64 },
+    ReleaseTimeout {
+        life: Life,
+        round: u64,
+    },
     Start(usize),
     Kill(Life),
     Produce,
@@ -540,9 +554,16 @@ impl World {
             // The old version is replaced, in good order.
             if !process.outputs.contains(&Out::New) {
                 self.tell(life, Input::Drain);
+            } else if self.rng.random_bool(0.5) {
+                self.tell(life, Input::Targets(self.ends()));
             }
         }
         self.after(100_000, Event::Check);
+    }
+
+    fn ends(&self) -> BTreeMap<Partition, Offset> {
+        let end = |(p, log): (usize, &Log)| (Partition(p as i32), Offset(log.end()));
+        self.logs.iter().enumerate().map(end).collect()
     }
 
     fn check(&mut self) {
@@ -561,7 +582,9 @@ impl World {
                 }
             }
             Phase::Draining => {
-                if self.lives.is_empty() {
+                // What is still on its way lands first: it could leave something behind.
+                let lands = |event: &Event| matches!(event, Event::Land { .. });
+                if self.lives.is_empty() && !self.events.values().any(lands) {
                     self.phase = Phase::Last;
                     self.start(0);
                 }
