@@ -9,12 +9,17 @@ use crate::{
     error::{Error, Result},
 };
 use arrow::{
-    array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array},
-    compute::{concat_batches, take_record_batch},
+    array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray},
+    compute::{
+        SortColumn, concat_batches, interleave_record_batch, lexsort_to_indices, take_record_batch,
+    },
     datatypes::{
         DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType,
     },
-    row::{RowConverter, SortField},
+};
+use datafusion::{
+    error::DataFusionError,
+    physical_plan::aggregates::{group_values::new_group_values, order::GroupOrdering},
 };
 use std::sync::Arc;
 
@@ -92,31 +97,69 @@ impl LatestRows {
 
     fn reduce(&self) -> Result<RecordBatch> {
         let failed = |e| Error::halt("reduce rows of a model").because(e);
-        let all = concat_batches(&self.schema, &self.batches).map_err(failed)?;
-        let count = all.num_columns();
-        let times = all.column(count - 3).as_primitive::<TimestampMicrosecondType>().values();
-        let partitions = all.column(count - 2).as_primitive::<Int32Type>().values();
-        let offsets = all.column(count - 1).as_primitive::<Int64Type>().values();
-        let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
-        if self.primary_key.is_empty() {
-            order.sort_unstable_by_key(|&i| (partitions[i as usize], offsets[i as usize]));
-        } else {
-            let keys: Vec<ArrayRef> =
-                self.primary_key.iter().map(|i| all.column(*i).clone()).collect();
-            let fields = keys.iter().map(|k| SortField::new(k.data_type().clone())).collect();
-            let converter = RowConverter::new(fields).map_err(failed)?;
-            let keys = converter.convert_columns(&keys).map_err(failed)?;
-            let position = |i: u32| {
-                let i = i as usize;
-                (times[i], partitions[i], offsets[i])
-            };
-            // Latest first within a key, so that dedup keeps it.
-            order.sort_unstable_by(|&a, &b| {
-                let by_key = keys.row(a as usize).cmp(&keys.row(b as usize));
-                by_key.then_with(|| position(b).cmp(&position(a)))
-            });
-            order.dedup_by(|b, a| keys.row(*a as usize) == keys.row(*b as usize));
+        if self.batches.is_empty() {
+            return Ok(RecordBatch::new_empty(self.schema.clone()));
         }
-        take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        let (rows, keys) = match self.primary_key.is_empty() {
+            true => (concat_batches(&self.schema, batches).map_err(failed)?, self.place()),
+            false => {
+                let latest = self.latest()?;
+                let rows = interleave_record_batch(&batches, &latest).map_err(failed)?;
+                (rows, self.primary_key.clone())
+            }
+        };
+        let key = |i: usize| SortColumn { values: rows.column(i).clone(), options: None };
+        let keys: Vec<_> = keys.into_iter().map(key).collect();
+        let order = lexsort_to_indices(&keys, None).map_err(failed)?;
+        take_record_batch(&rows, &order).map_err(failed)
+    }
+
+    /// `_partition` and `_offset`.
+    fn place(&self) -> Vec<usize> {
+        let count = self.schema.fields().len();
+        vec![count - 2, count - 1]
+    }
+
+    /// Batch and row of the latest row of each key.
+    fn latest(&self) -> Result<Vec<(usize, usize)>> {
+        let failed = |e: DataFusionError| Error::halt("find the latest rows of a model").because(e);
+        let keys = self.schema.project(&self.primary_key).map_err(|e| failed(e.into()))?;
+        let mut groups = new_group_values(Arc::new(keys), &GroupOrdering::None).map_err(failed)?;
+        let positions: Vec<_> = self.batches.iter().map(Positions::of).collect();
+        let mut latest: Vec<Option<(usize, usize)>> = Vec::new();
+        let mut indexes = Vec::new();
+        for (batch, rows) in self.batches.iter().enumerate() {
+            let keys: Vec<_> = self.primary_key.iter().map(|i| rows.column(*i).clone()).collect();
+            groups.intern(&keys, &mut indexes).map_err(failed)?;
+            latest.resize(groups.len(), None);
+            for (row, group) in indexes.iter().enumerate() {
+                let known = &mut latest[*group];
+                let newer =
+                    |(b, r): (usize, usize)| positions[batch].get(row) > positions[b].get(r);
+                if known.is_none_or(newer) {
+                    *known = Some((batch, row));
+                }
+            }
+        }
+        Ok(latest.into_iter().flatten().collect())
+    }
+}
+
+/// Event time, partition and offset of each row of a batch.
+struct Positions<'b>(&'b [i64], &'b [i32], &'b [i64]);
+
+impl<'b> Positions<'b> {
+    fn of(batch: &'b RecordBatch) -> Self {
+        let column = |from_end| batch.column(batch.num_columns() - from_end);
+        Self(
+            column(3).as_primitive::<TimestampMicrosecondType>().values(),
+            column(2).as_primitive::<Int32Type>().values(),
+            column(1).as_primitive::<Int64Type>().values(),
+        )
+    }
+
+    fn get(&self, row: usize) -> (i64, i32, i64) {
+        (self.0[row], self.1[row], self.2[row])
     }
 }
