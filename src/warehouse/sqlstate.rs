@@ -31,8 +31,9 @@ pub fn kind(sqlstate: Option<&str>, phase: Phase) -> Kind {
 
 fn answered(state: &str) -> Kind {
     match (state.get(..2).unwrap_or_default(), state) {
-        // Not now: a lock timeout, an object in use, a server that has become a read-only standby.
-        (_, "55P03" | "55006" | "25006") => Kind::Retry,
+        // Not now: a lock timeout, an object in use, a database that takes no connections for a
+        // while, a server that has become a read-only standby.
+        (_, "55P03" | "55006" | "55000" | "25006") => Kind::Retry,
         // Rolled back in favour of another, out of resources, an operator's word, the system below.
         ("40" | "53" | "57" | "58", _) => Kind::Retry,
         // Credentials; no such database.
@@ -63,6 +64,7 @@ mod tests {
             (Some("53300"), Retry, Retry),   // too_many_connections
             (Some("55P03"), Retry, Retry),   // lock_not_available
             (Some("55006"), Retry, Retry),   // object_in_use
+            (Some("55000"), Retry, Retry),   // not in the state: ALLOW_CONNECTIONS false
             (Some("58030"), Retry, Retry),   // io_error
             (Some("25006"), Retry, Retry),   // read_only_sql_transaction: a standby
             (Some("22003"), Halt, Halt),     // numeric_value_out_of_range

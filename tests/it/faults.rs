@@ -70,7 +70,6 @@ fn administer(world: &World, sql: &str) {
 }
 
 #[test]
-#[ignore = "connecting to it ends with SQLSTATE 55000, which warehouse/sqlstate.rs takes for final"]
 fn a_database_that_lets_nobody_in_for_a_while_changes_nothing() {
     let Some(world) = hurried("pg_closed", Lake::Local) else { return };
     let mut service = world.follow(&HURRY);

@@ -4,7 +4,6 @@
 mod embedded;
 mod merging;
 mod protocol;
-mod speed;
 mod tables;
 
 use super::{Claim, Warehouse, WarehouseSettings};
