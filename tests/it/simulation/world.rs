@@ -422,7 +422,7 @@ impl World {
     }
 
     pub fn answer_revocation(&mut self, process: &mut Process, round: u64) {
-        if !process.revoking.as_ref().is_some_and(|(asked, _)| *asked == round) {
+        if process.revoking.as_ref().is_none_or(|(asked, _)| *asked != round) {
             return;
         }
         let (_, partitions) = process.revoking.take().expect("seen above");
