@@ -322,6 +322,7 @@ fn worker_settings(config: &Config, topic: &Topic, shares: &Shares) -> Settings 
             .as_ref()
             .map_or(defaults.lake_file_bytes, |lake| lake.roll_bytes),
         lake_memory: shares.lake,
+        jitter: Some(rand::random()),
         ..defaults
     }
 }

@@ -2,6 +2,7 @@
 //! `seal tables 1 interval: dead_letters 0@0..5 e1`.
 
 use super::*;
+use crate::record::Epoch;
 
 const BOTH: &[Lane] = &[Lane::Tables, Lane::Lake];
 const TABLES: &[Lane] = &[Lane::Tables];
@@ -677,4 +678,25 @@ fn cuts_end_when_every_lane_is_at_its_targets() {
     assert!(!desk.worker.is_caught_up());
     desk.committed(Lane::Lake, 2);
     assert!(desk.worker.is_caught_up(), "partition 1 was not part of what was asked for");
+}
+
+#[test]
+fn waits_differ_between_processes_by_a_quarter_at_most() {
+    let wait = |seed| {
+        let mut worker =
+            Worker::new(Settings { jitter: Some(seed), ..Settings::default() }, TABLES);
+        let taken = Input::Assigned(vec![Partition(0)]);
+        worker.handle(taken);
+        let Some(Effect::Take { ticket, .. }) = worker.next_effect() else { panic!("a claim") };
+        let why = "away".to_owned();
+        worker.handle(Input::TakeFailed { lane: Lane::Tables, ticket, kind: Kind::Retry, why });
+        let claimed = |worker: &mut Worker, at: u64| {
+            worker.handle(Input::Tick(Moment::from_millis(at)));
+            std::iter::from_fn(|| worker.next_effect()).any(|e| matches!(e, Effect::Take { .. }))
+        };
+        (0..1000).find(|at| claimed(&mut worker, *at)).expect("it is claimed again")
+    };
+    let waits: Vec<u64> = (0..50).map(wait).collect();
+    assert!(waits.iter().all(|w| (150..=251).contains(w)), "{waits:?}");
+    assert!(waits.iter().max() > waits.iter().min(), "{waits:?}");
 }

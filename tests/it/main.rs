@@ -9,6 +9,7 @@ mod oyster;
 mod proxy;
 mod refusing;
 mod retention;
+mod simulation;
 mod support;
 mod taps;
 mod tidy;

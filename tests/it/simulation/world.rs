@@ -180,6 +180,7 @@ impl World {
             backoff_min: millis(20),
             backoff_max: millis(500),
             fenced_wait: millis(200),
+            jitter: Some(seed),
         };
         // Each seed has some of the troubles: a rare mix shows more than all of them always.
         let faults = Faults {
@@ -422,7 +423,7 @@ impl World {
     }
 
     pub fn answer_revocation(&mut self, process: &mut Process, round: u64) {
-        if !process.revoking.as_ref().is_some_and(|(asked, _)| *asked == round) {
+        if process.revoking.as_ref().is_none_or(|(asked, _)| *asked != round) {
             return;
         }
         let (_, partitions) = process.revoking.take().expect("seen above");

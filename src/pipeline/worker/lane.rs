@@ -1,0 +1,125 @@
+//! One lane of a topic: its hold on partitions, what is open and what is in flight.
+//!
+//! Owns: state and what can be read off it. Does not own: what follows from it (`worker`).
+
+use super::port::{Moment, Move, Size, Ticket};
+use crate::record::{Lane, Mark, Offset, Output, Partition, Span};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A lane's hold on one partition.
+#[derive(Debug, Clone)]
+pub(super) enum Hold {
+    /// Claimed; the marks are not known yet.
+    Taking,
+    Open {
+        marks: BTreeMap<Output, Mark>,
+        /// Admitted up to here: at or above every mark.
+        position: Offset,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct OpenCut {
+    pub(super) cut: u64,
+    pub(super) since: Moment,
+    pub(super) sequence: i64,
+    pub(super) spans: BTreeMap<Partition, Span>,
+    pub(super) size: Size,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct SealedCut {
+    pub(super) cut: u64,
+    pub(super) moves: Vec<Move>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Flight {
+    None,
+    Commit(SealedCut),
+    /// Recovering: nothing is held; take the lane's partitions anew at `until`.
+    Backoff {
+        until: Moment,
+    },
+}
+
+/// The claim under way: the lane has no second one before it is answered, or the two could reach
+/// PostgreSQL in either order and the epoch of the wrong one be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pending {
+    None,
+    Awaited(Ticket),
+    /// Its answer says only that it is over.
+    GivenUp(Ticket),
+}
+
+#[derive(Debug)]
+pub(super) struct LaneState {
+    pub(super) lane: Lane,
+    pub(super) holds: BTreeMap<Partition, Hold>,
+    pub(super) open: Option<OpenCut>,
+    pub(super) flight: Flight,
+    /// It concerns other partitions than the flight does.
+    pub(super) claim: Pending,
+    /// To be claimed when the claim under way is answered.
+    pub(super) wanted: BTreeSet<Partition>,
+    pub(super) failures: u32,
+    /// Marks of partitions taken while a lake cut was open whose number is not above theirs.
+    pub(super) deferred: Vec<(Output, Partition, Mark)>,
+}
+
+impl LaneState {
+    pub(super) fn new(lane: Lane) -> Self {
+        Self {
+            lane,
+            holds: BTreeMap::new(),
+            open: None,
+            flight: Flight::None,
+            claim: Pending::None,
+            wanted: BTreeSet::new(),
+            failures: 0,
+            deferred: Vec::new(),
+        }
+    }
+
+    pub(super) fn position(&self, partition: Partition) -> Option<Offset> {
+        match self.holds.get(&partition) {
+            Some(Hold::Open { position, .. }) => Some(*position),
+            Some(Hold::Taking) | None => None,
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> bool {
+        match self.flight {
+            Flight::Commit(_) | Flight::Backoff { .. } => true,
+            Flight::None => false,
+        }
+    }
+
+    /// Takes records of some partition: without one, reading would be for nothing.
+    pub(super) fn is_open(&self) -> bool {
+        self.holds.values().any(|hold| matches!(hold, Hold::Open { .. }))
+    }
+
+    /// Whether an open or sealed cut covers the partition.
+    pub(super) fn covers(&self, partition: Partition) -> bool {
+        let open = self.open.as_ref().is_some_and(|o| o.spans.contains_key(&partition));
+        let sealed = match &self.flight {
+            Flight::Commit(sealed) => sealed.moves.iter().any(|m| m.partition == partition),
+            Flight::None | Flight::Backoff { .. } => false,
+        };
+        open || sealed
+    }
+
+    pub(super) fn sequence(&self) -> i64 {
+        let held = self.holds.values().filter_map(|hold| match hold {
+            Hold::Open { marks, .. } => marks.get(&Output::Lake).map(|m| m.sequence),
+            Hold::Taking => None,
+        });
+        let sealed = match &self.flight {
+            Flight::Commit(sealed) => sealed.moves.iter().map(|m| m.sequence).max(),
+            Flight::None | Flight::Backoff { .. } => None,
+        };
+        held.chain(sealed).max().unwrap_or(0)
+    }
+}
