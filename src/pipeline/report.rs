@@ -167,7 +167,7 @@ impl Reporter {
         self.seen.remove(&partition);
         self.standings.retain(|(_, p), _| *p != partition);
         let label = partition.0.to_string();
-        for stage in ["fetched", Lane::Tables.as_str(), Lane::Lake.as_str()] {
+        for stage in self.lanes.keys().map(|lane| lane.as_str()).chain(["fetched"]) {
             self.set_lag(&label, stage, 0, 0.0);
         }
     }

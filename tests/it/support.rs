@@ -404,7 +404,7 @@ impl Running {
         let file = format!("/proc/{}/statm", self.child.id());
         let text = std::fs::read_to_string(file).expect("statm");
         let pages = text.split(' ').nth(1).and_then(|p| p.parse::<u64>().ok());
-        pages.expect("resident pages") * 4096 >> 20
+        pages.expect("resident pages") * 4096 / (1 << 20)
     }
 }
 
