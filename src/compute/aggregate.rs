@@ -40,8 +40,8 @@ pub struct Deltas {
     /// The delta's columns: where each comes from.
     layout: Vec<From>,
     schema: SchemaRef,
+    /// Group of each row of the last batch; kept for its memory.
     indexes: Vec<usize>,
-    any: bool,
 }
 
 struct OpenPart {
@@ -98,7 +98,6 @@ impl Deltas {
             layout,
             schema: Arc::new(Schema::new(fields)),
             indexes: Vec::new(),
-            any: false,
         })
     }
 
@@ -107,7 +106,6 @@ impl Deltas {
         if input.rows == 0 {
             return Ok(());
         }
-        self.any = true;
         let failed = |e| Error::halt("aggregate a batch").because(e);
         let mut keys = Vec::with_capacity(self.keys + 1);
         if let Some(size) = self.window_us {
@@ -145,7 +143,7 @@ impl Deltas {
     /// The cut's delta: one row per group, sorted by key.
     pub fn finish(&mut self) -> Result<RecordBatch> {
         let failed = |e| Error::halt("finish an aggregate").because(e);
-        if !std::mem::take(&mut self.any) {
+        if self.groups.is_empty() {
             return Ok(RecordBatch::new_empty(self.schema.clone()));
         }
         let keys = self.groups.emit(EmitTo::All).map_err(failed)?;

@@ -4,9 +4,9 @@
 //! expression fails; outputs start at marks of their own; batches, cuts, overlaps and abandoned
 //! cuts fall anywhere.
 //!
-//! Mutants tried: a late check that does not raise the highest event time; `at_or_above` one too
-//! high; FILTER forgotten; NULL let through by WHERE; a delta's groups kept after the seal; the
-//! earliest row of a key kept; counts kept by `abandon`.
+//! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
+//! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
+//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps.
 
 use super::{
     Declared, Value, declared, instant, mark,
@@ -653,7 +653,6 @@ fn texts(logs: &[Log]) -> Vec<Vec<(i64, String)>> {
 }
 
 proptest! {
-
     #[test]
     fn any_batches_cuts_and_failures_give_what_one_event_at_a_time_gives(
         logs in logs(), starts in starts(), steps in steps(),
