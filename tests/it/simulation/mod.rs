@@ -45,6 +45,13 @@
 //! | any commit's answer ends the flight | 857 | acknowledged before it was committed |
 //! | `Unknown` counts as committed | 4 | acknowledged before it was committed |
 //! | arrivals without records are not looked at | 21 | no end in sight |
+//! | a recovery keeps the open cut | 2 | P-2, asserted by the worker |
+//! | every output is moved at the first one's epoch | 0 | refused without a rival |
+//!
+//! Survivors, for they change when and not what: marks that wait for a lake cut do not end it, a
+//! commit does not move the worker's copy of a mark (acknowledged late), taking ends the doubling
+//! of waits. The worker's unit tests catch these three. Two guards are the second of two: readers
+//! of leaving partitions, and of those assigned anew, are gone before their records come.
 
 mod group;
 mod process;
