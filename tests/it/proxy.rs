@@ -117,12 +117,14 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
         match now {
             Fault::Refuse | Fault::Unavailable => {
                 way.meet();
-                return None;
+                drop(client);
+                return linger(server).await;
             }
             Fault::Hang => {
                 way.meet();
                 fault.changed().await.ok()?;
-                return None;
+                drop(client);
+                return linger(server).await;
             }
             Fault::None | Fault::Cut | Fault::Mute => {}
         }
@@ -147,6 +149,15 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
             }
         }
     }
+}
+
+/// What was asked is done and its answer lost, as where packets get lost on the way: the service
+/// does not see its client go. (MinIO breaks off a completion whose client went, and has lost the
+/// parts then: each later completion is an InvalidPart.)
+async fn linger(mut server: TcpStream) -> Option<()> {
+    let mut answer = vec![0; 64 << 10];
+    let read = async { while server.read(&mut answer).await.is_ok_and(|n| n > 0) {} };
+    tokio::time::timeout(Duration::from_secs(5), read).await.ok()
 }
 
 /// Reads what comes, so that the answer is not lost with an unread request.
