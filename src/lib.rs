@@ -101,7 +101,7 @@
 //! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs`, killed at random | |
 //! | L-1 | one file per hive path and cut, several open at once | `lake/writer_tests.rs` | `0002_lake_files.sql`: primary key `path` |
 //! | L-2 | files of a path, by name, hold a partition's offsets in order | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | |
-//! | L-3 | an upload is invisible until completed, and completed only after its cut is committed | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
+//! | L-3 | an upload is whole before its cut is committed, and gets its name only afterwards | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
 //! | L-4 | memory does not grow with the size of files | `lake/writer_tests.rs` | |
 //! | W-1 | a commit moves each of its marks at our epoch, or changes nothing | `warehouse/commit.rs` counts what moved | `move_marks.sql`: `WHERE epoch = …`; `bump_epochs.sql` |
 //! | W-2 | keys and marks are written in sorted order: no deadlock | `compute` sorts deltas; `warehouse/tests/merging.rs` | `lock_marks.sql`, `lock_lane.sql`, `insert_marks.sql`: `ORDER BY` |

@@ -91,6 +91,6 @@ pub struct FileRange {
     pub rows: u64,
 }
 
-/// A multipart upload's id at the store, or a staging file's name.
+/// Name of what is staged at the store, with the store's own id of the upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UploadId(pub String);

@@ -11,7 +11,7 @@
 //!
 //! L-1  Several event-time partitions are open at once: one file per hive path and cut.
 //! L-2  In a hive path, files in order of name hold each Kafka partition's offsets in order.
-//! L-3  An upload is invisible until completed; it is completed only after its cut is committed.
+//! L-3  An upload is whole before its cut is committed, and gets its name only afterwards.
 //! L-4  Memory does not grow with file size: row groups leave as parts.
 
 pub mod layout;

@@ -4,9 +4,15 @@
 //! Does not own: when to complete (`pipeline`), which uploads there are (`warehouse` notes them);
 //! how a local directory does the same (see `directory`).
 //!
-//! S-1  Nothing is deleted but uploads and what the probe began: an object, once visible, stays.
+//! S-1  Nothing is deleted but what is staged: an object, once visible, stays.
 //! S-2  `complete` and `abort` may be repeated, by any process.
 //! S-3  An ambiguous answer to `complete` is resolved by looking for the object and its size.
+//!
+//! SUBTLE: an upload goes to a hidden object (`.highwater/staging/`), is ended there *before* its cut
+//! is committed, and copied to its name afterwards. Completing the multipart upload in place after
+//! the commit would spare the copy, and was refused: broken off by a killed client, MinIO's
+//! completion can leave an upload whose parts it has lost, and with them rows that are committed.
+//! A copy that is broken off leaves its source, so anybody can do it again.
 
 use super::directory::Directory;
 use crate::cut::UploadId;
@@ -29,10 +35,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A cut that fails is tried again as a whole, so single requests give up soon.
 const RETRIES: usize = 3;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
-/// While a server completes an upload (for a process that was killed in between, say), the upload
-/// is gone or its parts are, and its object cannot be seen yet.
-const LOOKS: u32 = 10;
-const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// Where uploads are until they have their names; not below any topic.
+const STAGING: &str = ".highwater/staging";
 
 /// Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -124,8 +128,8 @@ impl Store {
                 blocking(directory, move |d| d.put_part(&upload, number, &bytes)).await
             }
             Place::Remote(remote) => {
-                let location = remote.location(path)?;
-                let part = remote.store.put_part(&location, &upload.0, number, bytes.into()).await;
+                let (staged, id) = remote.staged(upload)?;
+                let part = remote.store.put_part(&staged, &id, number, bytes.into()).await;
                 match part {
                     Ok(part) => Ok(part.content_id),
                     // Whoever took over aborts the uploads of cuts that were not committed.
@@ -139,21 +143,25 @@ impl Store {
         }
     }
 
-    /// Makes the file visible, whole; `bytes` is its length. Idempotent. `Halt` when there is
-    /// neither upload nor file; `Unknown` when it could not be found out.
-    pub async fn complete(
-        &self,
-        path: &str,
-        upload: &UploadId,
-        tags: &[String],
-        bytes: u64,
-    ) -> Result<()> {
+    /// Ends an upload: no more parts. It is whole from now on, and as invisible as before. An upload
+    /// for which this fails must be given up.
+    pub async fn seal(&self, path: &str, upload: &UploadId, tags: &[String]) -> Result<()> {
+        match &self.place {
+            // Each part is on the disk already.
+            Place::Local(_) => Ok(()),
+            Place::Remote(remote) => remote.seal(path, upload, tags).await,
+        }
+    }
+
+    /// Makes a sealed upload visible as the file; `bytes` is its length. Idempotent. `Halt` when
+    /// there is neither upload nor file.
+    pub async fn complete(&self, path: &str, upload: &UploadId, bytes: u64) -> Result<()> {
         match &self.place {
             Place::Local(directory) => {
                 let (path, upload) = (path.to_string(), upload.clone());
                 blocking(directory, move |d| d.complete(&path, &upload, bytes)).await
             }
-            Place::Remote(remote) => remote.complete(path, upload, tags, bytes).await,
+            Place::Remote(remote) => remote.complete(path, upload, bytes).await,
         }
     }
 
@@ -231,72 +239,87 @@ impl Remote {
             .map_err(|e| Error::halt(format!("not a path within the lake, path={path}")).because(e))
     }
 
-    async fn begin(&self, path: &str) -> Result<UploadId> {
-        let begun = self.store.create_multipart(&self.location(path)?).await;
-        let upload = begun.map_err(|e| self.judged(format!("upload of {path} not begun"), e))?;
-        // Azure knows uploads by their blocks only; ours are noted one by one, so each has a name.
-        let named = if upload.is_empty() { Uuid::new_v4().to_string() } else { upload };
-        Ok(UploadId(named))
+    /// The hidden object of an upload, and the store's own id of it.
+    fn staged(&self, upload: &UploadId) -> Result<(Path, String)> {
+        let parts = upload.0.split_once('/');
+        let (name, id) = parts.ok_or_else(|| {
+            Error::halt(format!("not an upload of this lake, upload={}", upload.0))
+        })?;
+        Ok((self.location(&format!("{STAGING}/{name}"))?, id.to_owned()))
     }
 
-    async fn complete(
-        &self,
-        path: &str,
-        upload: &UploadId,
-        tags: &[String],
-        bytes: u64,
-    ) -> Result<()> {
-        let location = self.location(path)?;
+    async fn begin(&self, path: &str) -> Result<UploadId> {
+        let name = Uuid::new_v4();
+        let staged = self.location(&format!("{STAGING}/{name}"))?;
+        let begun = self.store.create_multipart(&staged).await;
+        let id = begun.map_err(|e| self.judged(format!("upload of {path} not begun"), e))?;
+        Ok(UploadId(format!("{name}/{id}")))
+    }
+
+    async fn seal(&self, path: &str, upload: &UploadId, tags: &[String]) -> Result<()> {
+        let (staged, id) = self.staged(upload)?;
         let parts = tags.iter().map(|tag| PartId { content_id: tag.clone() }).collect();
-        let Err(answer) = self.store.complete_multipart(&location, &upload.0, parts).await else {
-            return Ok(());
-        };
-        let text = text_of(&answer);
-        let moved = ["InvalidPart", "InvalidBlockList"].iter().any(|code| text.contains(code));
-        let gone = is_absent(&answer) || moved;
-        let answer = self.judged(format!("upload of {path} not completed"), answer);
-        for _ in 0..LOOKS {
-            match self.size(path).await {
-                Ok(Some(found)) if found == bytes => return Ok(()),
-                Ok(Some(found)) => {
+        let sealed = self.store.complete_multipart(&staged, &id, parts).await;
+        sealed.map(drop).map_err(|e| {
+            let error = self.judged(format!("upload of {path} not ended"), e);
+            match error.kind {
+                // Nothing is committed yet: the cut begins anew, with another upload.
+                Kind::Unknown | Kind::Fenced => Error { kind: Kind::Retry, ..error },
+                Kind::Retry | Kind::Halt | Kind::Config => error,
+            }
+        })
+    }
+
+    async fn complete(&self, path: &str, upload: &UploadId, bytes: u64) -> Result<()> {
+        if !self.is_whole(path, bytes).await? {
+            let (staged, _) = self.staged(upload)?;
+            let copied = self.store.copy(&staged, &self.location(path)?).await;
+            // Another process may have done it, and dropped what was staged.
+            if let Err(answer) = copied
+                && !self.is_whole(path, bytes).await?
+            {
+                if is_absent(&answer) {
                     return Err(Error::halt(format!(
-                        "another file is in the place of a committed one, file={path} expected={bytes} found={found}"
+                        "a committed file is lost: it is not there, and neither is what was staged for it; replay the lake for its offsets, file={path} upload={}",
+                        upload.0
                     ))
                     .because(answer));
                 }
-                Ok(None) if gone => tokio::time::sleep(LOOK_PAUSE).await,
-                Ok(None) => break,
-                Err(_) if answer.kind == Kind::Halt => return Err(answer),
-                Err(e) => {
-                    return Err(Error::unknown(format!(
-                        "upload may be completed, it could not be looked up, file={path}"
-                    ))
-                    .because(e));
-                }
+                return Err(self.judged(format!("{path} not copied to its place"), answer));
             }
         }
-        if gone {
-            return Err(Error::halt(format!(
-                "a committed file is lost: its upload is gone and it is not there; a lifecycle rule of the bucket may have removed the upload, replay the lake for its offsets, file={path} upload={}",
-                upload.0
-            ))
-            .because(answer));
+        self.unstage(path, upload).await
+    }
+
+    /// Whether the file is there, with this length.
+    async fn is_whole(&self, path: &str, bytes: u64) -> Result<bool> {
+        match self.size(path).await? {
+            None => Ok(false),
+            Some(found) if found == bytes => Ok(true),
+            Some(found) => Err(Error::halt(format!(
+                "another file is in the place of a committed one, file={path} expected={bytes} found={found}"
+            ))),
         }
-        match answer.kind {
-            // Not there yet, but the request may still be on its way.
-            Kind::Retry => Err(Error::unknown(answer.context).because(
-                answer.source.unwrap_or_else(|| "the object was not there afterwards".into()),
-            )),
-            Kind::Unknown | Kind::Fenced | Kind::Halt | Kind::Config => Err(answer),
+    }
+
+    async fn unstage(&self, path: &str, upload: &UploadId) -> Result<()> {
+        let (staged, _) = self.staged(upload)?;
+        match self.store.delete(&staged).await {
+            Ok(()) => Ok(()),
+            Err(e) if is_absent(&e) => Ok(()),
+            Err(e) => Err(self.judged(format!("what was staged for {path} not dropped"), e)),
         }
     }
 
     async fn abort(&self, path: &str, upload: &UploadId) -> Result<()> {
-        match self.store.abort_multipart(&self.location(path)?, &upload.0).await {
-            Ok(()) => Ok(()),
-            Err(e) if is_absent(&e) => Ok(()),
-            Err(e) => Err(self.judged(format!("upload of {path} not aborted"), e)),
+        let (staged, id) = self.staged(upload)?;
+        match self.store.abort_multipart(&staged, &id).await {
+            Ok(()) => {}
+            // Sealed, or aborted before.
+            Err(e) if is_absent(&e) => {}
+            Err(e) => return Err(self.judged(format!("upload of {path} not aborted"), e)),
         }
+        self.unstage(path, upload).await
     }
 
     async fn size(&self, path: &str) -> Result<Option<u64>> {

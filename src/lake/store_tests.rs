@@ -21,24 +21,35 @@ async fn keeps_its_promises(store: &Store) {
     assert_eq!(store.size(&path).await.unwrap(), None, "visible before it was completed");
     assert_eq!(store.list(&folder).await.unwrap(), []);
 
-    store.complete(&path, &upload, &tags, total).await.unwrap();
+    store.seal(&path, &upload, &tags).await.unwrap();
+    assert_eq!(store.size(&path).await.unwrap(), None, "visible when it was sealed");
+    assert_eq!(store.list("").await.unwrap().iter().filter(|(p, _)| *p == path).count(), 0);
+
+    store.complete(&path, &upload, total).await.unwrap();
     assert_eq!(store.size(&path).await.unwrap(), Some(total));
     assert_eq!(store.list(&folder).await.unwrap(), [(path.clone(), total)]);
     let bytes = store.read(&path).await.unwrap();
     assert_eq!(bytes, parts.concat());
 
-    store.complete(&path, &upload, &tags, total).await.expect("completing again changes nothing");
+    store.complete(&path, &upload, total).await.expect("completing again changes nothing");
     store.abort(&path, &upload).await.expect("aborting what is completed changes nothing");
     assert_eq!(store.size(&path).await.unwrap(), Some(total));
 
     let dropped = format!("{folder}/2.parquet");
     let upload = store.begin(&dropped).await.unwrap();
-    let tag = store.put_part(&dropped, &upload, 0, Bytes::from_static(b"gone")).await.unwrap();
+    store.put_part(&dropped, &upload, 0, Bytes::from_static(b"gone")).await.unwrap();
     store.abort(&dropped, &upload).await.unwrap();
     store.abort(&dropped, &upload).await.expect("aborting again changes nothing");
-    let error = store.complete(&dropped, &upload, &[tag], 4).await.unwrap_err();
+    let error = store.complete(&dropped, &upload, 4).await.unwrap_err();
     assert_eq!(error.kind, Kind::Halt, "{error}");
     assert!(error.to_string().contains(&dropped), "{error}");
+
+    let upload = store.begin(&dropped).await.unwrap();
+    let tag = store.put_part(&dropped, &upload, 0, Bytes::from_static(b"gone")).await.unwrap();
+    store.seal(&dropped, &upload, &[tag]).await.unwrap();
+    store.abort(&dropped, &upload).await.expect("what is sealed can be aborted");
+    let error = store.complete(&dropped, &upload, 4).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Halt, "{error}");
     assert_eq!(store.list(&folder).await.unwrap(), [(path, total)]);
     assert_eq!(store.list("no-such-folder").await.unwrap(), []);
     let missing = store.read(&dropped).await.unwrap_err();
@@ -70,7 +81,8 @@ async fn another_process_can_complete_an_upload_and_aborts_what_a_crash_left() {
 
     let other = Store::open(&root, &[]).unwrap();
     assert_eq!(other.list("").await.unwrap(), [], "staging is hidden");
-    other.complete(path, &upload, &[tag], 4).await.unwrap();
+    other.seal(path, &upload, &[tag]).await.unwrap();
+    other.complete(path, &upload, 4).await.unwrap();
     other.abort(orphan, &left).await.unwrap();
     assert_eq!(other.list("").await.unwrap(), [(path.to_string(), 4)]);
     assert_eq!(other.read(path).await.unwrap(), "rows");
@@ -85,7 +97,7 @@ async fn a_part_put_again_with_less_leaves_nothing_of_the_first() {
     store.put_part(path, &upload, 1, Bytes::from_static(b"defgh")).await.unwrap();
     let tag = store.put_part(path, &upload, 1, Bytes::from_static(b"de")).await.unwrap();
     assert_eq!(tag, "3+2");
-    store.complete(path, &upload, &["0+3".into(), tag], 5).await.unwrap();
+    store.complete(path, &upload, 5).await.unwrap();
     assert_eq!(store.read(path).await.unwrap(), "abcde");
 }
 
@@ -94,8 +106,8 @@ async fn a_staged_file_of_another_length_is_not_published() {
     let (_dir, store) = local();
     let path = "taps/1.parquet";
     let upload = store.begin(path).await.unwrap();
-    let tag = store.put_part(path, &upload, 0, Bytes::from_static(b"half")).await.unwrap();
-    let error = store.complete(path, &upload, &[tag], 9).await.unwrap_err();
+    store.put_part(path, &upload, 0, Bytes::from_static(b"half")).await.unwrap();
+    let error = store.complete(path, &upload, 9).await.unwrap_err();
     assert_eq!(error.kind, Kind::Halt, "{error}");
     assert_eq!(store.size(path).await.unwrap(), None);
 }
@@ -198,7 +210,7 @@ async fn a_server_that_is_away_is_tried_again_later() {
     let store = Store::open("s3://bucket", &options).unwrap();
     assert_eq!(store.begin("x").await.unwrap_err().kind, Kind::Retry);
     assert_eq!(store.size("x").await.unwrap_err().kind, Kind::Retry);
-    let upload = UploadId("u".into());
-    let error = store.complete("x", &upload, &["t".into()], 1).await.unwrap_err();
-    assert_eq!(error.kind, Kind::Unknown, "{error}");
+    let upload = UploadId("name/id".into());
+    assert_eq!(store.seal("x", &upload, &["t".into()]).await.unwrap_err().kind, Kind::Retry);
+    assert_eq!(store.complete("x", &upload, 1).await.unwrap_err().kind, Kind::Retry);
 }

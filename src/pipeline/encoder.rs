@@ -5,7 +5,7 @@
 //!
 //! SUBTLE, the order of steps of one cut:
 //! 1. `begin` an upload and *note* it in PostgreSQL, before its first part;
-//! 2. put all parts;
+//! 2. put all parts and seal it: whole, in a hidden place;
 //! 3. commit: files, their upload ids and tags, and the marks, in one transaction that also
 //!    removes the notes;
 //! 4. complete the uploads: only now do the files appear;
@@ -455,6 +455,7 @@ impl UploadTarget {
                 .record(seconds);
         }
         let upload = begun.ok_or_else(|| Error::halt(format!("{path} has no bytes")))?;
+        self.store.seal(path, &upload, &tags).await?;
         Ok((upload, tags))
     }
 }
@@ -517,7 +518,6 @@ impl Publication {
         let owed = files.iter().map(|f| Unfinished {
             path: f.path.clone(),
             upload: f.upload.clone(),
-            parts: f.parts.clone(),
             bytes: f.bytes,
         });
         let owed = owed.collect();
@@ -566,7 +566,7 @@ async fn complete(store: &Store, context: &Context, owed: &[Unfinished]) -> Resu
     stream::iter(owed.to_vec())
         .map(|file| {
             let store = store.clone();
-            async move { store.complete(&file.path, &file.upload, &file.parts, file.bytes).await }
+            async move { store.complete(&file.path, &file.upload, file.bytes).await }
         })
         .buffer_unordered(FILES_AT_ONCE)
         .try_collect::<Vec<()>>()

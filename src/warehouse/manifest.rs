@@ -35,8 +35,7 @@ impl Warehouse {
         let unfinished = rows.iter().map(|row| Unfinished {
             path: row.get(0),
             upload: UploadId(row.get(1)),
-            parts: row.get(2),
-            bytes: row.get::<_, i64>(3) as u64,
+            bytes: row.get::<_, i64>(2) as u64,
         });
         Ok(unfinished.collect())
     }

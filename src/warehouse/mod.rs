@@ -67,8 +67,6 @@ pub struct Claim {
 pub struct Unfinished {
     pub path: String,
     pub upload: UploadId,
-    /// The store's tags of the parts, in order.
-    pub parts: Vec<String>,
     pub bytes: u64,
 }
 
