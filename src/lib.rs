@@ -70,7 +70,7 @@
 //! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent |
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
-//! | part | of an aggregate: count, sum, min or max, which merge. Of an upload: a piece of a file |
+//! | part | of an aggregate: count, sum, the row that is last, …, which merge. Of an upload: a piece of a file |
 //! | window | tumbling: `[start, start + size)` of event time, aligned to 1970-01-01 UTC |
 //! | watermark | a partition's highest event time minus the topic's `max_disorder` |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
@@ -109,6 +109,7 @@
 //! | W-4 | a file is committed only by removing its upload's note, at the note's epoch | `warehouse/commit.rs` counts the notes | `claim_uploads.sql`, `abandoned_uploads.sql` |
 //! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
+//! | W-7 | a value is counted by `count(DISTINCT …)` in the transaction that first stores it | `warehouse/merge.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `UNIQUE NULLS NOT DISTINCT` of each set; `ON CONFLICT DO NOTHING RETURNING` |
 //! | P-1 | at most one commit in flight per lane | `pipeline/worker.rs`, `due`; `tests/it/simulation` | a second one finds the mark moved: `move_marks.sql` |
 //! | P-2 | a lane admits each offset once, in order, from its mark | `pipeline/worker.rs` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |

@@ -3,7 +3,7 @@
 //! Owns: the words. Does not own: anything that they describe.
 
 use super::{
-    Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Role, Topic,
+    Catalog, Column, Extreme, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Role, Topic,
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
@@ -124,6 +124,20 @@ impl Model {
             Role::Part(Merge::Add) => "adds".to_owned(),
             Role::Part(Merge::Least) => "least".to_owned(),
             Role::Part(Merge::Greatest) => "greatest".to_owned(),
+            Role::Part(Merge::Win(rank)) => {
+                let by = rank.by.as_ref().map_or(String::new(), |(by, extreme)| match extreme {
+                    Extreme::Least => format!("the least {by}, then "),
+                    Extreme::Greatest => format!("the greatest {by}, then "),
+                });
+                let time = match rank.wins {
+                    Extreme::Least => "the earliest event time",
+                    Extreme::Greatest => "the latest event time",
+                };
+                format!("of the row with {by}{time}")
+            }
+            Role::Part(Merge::Mean(_) | Merge::SquaredDifferences(_)) => {
+                "combines (its last digits depend on the order of arrival)".to_owned()
+            }
             Role::Derived(sql) => format!("= {sql}"),
             Role::Value => match self.has_primary_key() {
                 true => "latest by event time".to_owned(),

@@ -11,6 +11,8 @@
 //!                                          ├─► decompose ─► Model      each with all mistakes
 //! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
 //!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
+//!                                                ├ parts      what an aggregate needs, …
+//!                                                ├ kept       … and the columns of that
 //!                                                └ generated  what PostgreSQL computes from parts
 //! ```
 
@@ -24,7 +26,9 @@ mod describe;
 mod fingerprint;
 mod generated;
 mod grouped;
+mod kept;
 mod mistake;
+mod parts;
 mod scalar;
 mod sql;
 #[cfg(test)]
@@ -35,7 +39,8 @@ mod topic_file;
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{
-    Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows, Window,
+    Aggregate, Column, Extreme, Key, Late, Merge, Model, ModelKind, Moments, Part, PartColumn,
+    PartFunction, Pick, Rank, Role, Rows, ValueSet, Window,
 };
 pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
@@ -150,12 +155,46 @@ pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistak
         }
         mistakes.append(&mut page.mistakes);
     }
+    mistakes.extend(catalog.models.values().flat_map(|model| value_tables(model, &catalog)));
     if !mistakes.is_empty() {
         return Err(sorted(mistakes));
     }
     catalog.topics =
         drafts.into_iter().map(|(name, draft)| (name, Arc::new(draft.topic))).collect();
     Ok(catalog)
+}
+
+/// What is wrong with the names of the tables beside a model's.
+fn value_tables(model: &Model, catalog: &Catalog) -> Vec<Mistake> {
+    let ModelKind::Aggregate(aggregate) = &model.kind else { return Vec::new() };
+    let keys = aggregate.keys.len() + usize::from(aggregate.window.is_some());
+    let mut wrong = Vec::new();
+    for set in aggregate.sets() {
+        let table = ValueSet::table(&model.name, set.column);
+        if table.len() > mistake::NAME_BYTES_MAX {
+            wrong.push(format!(
+                "count(DISTINCT …) keeps its values in a table `{table}`, whose name has {} bytes. \
+                 Allowed: {}; a shorter alias",
+                table.len(),
+                mistake::NAME_BYTES_MAX
+            ));
+        }
+        if let Some(other) = catalog.models.get(table.as_str()) {
+            wrong.push(format!(
+                "count(DISTINCT …) keeps its values in a table `{table}`, which is that of {}. \
+                 Allowed: another alias",
+                other.file.display()
+            ));
+        }
+        if keys == decompose::KEYS_MAX {
+            wrong.push(format!(
+                "count(DISTINCT …) with {keys} keys. Allowed: {}, since the value is one more",
+                keys - 1
+            ));
+        }
+    }
+    let here = |what| Mistake { file: model.file.clone(), line: 1, what };
+    wrong.into_iter().map(here).collect()
 }
 
 fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {

@@ -1,26 +1,38 @@
-//! GROUP BY over a cut: DataFusion's hash tables and accumulators, fed batch by batch.
+//! GROUP BY over a cut: DataFusion's hash tables, and an accumulator per part, fed batch by batch.
 //!
-//! Owns: the groups of the open cut and their partial counts, sums, minima and maxima.
-//! Does not own: merging them with stored rows, windows as a notion (`event_time`).
+//! Owns: the groups of the open cut, the delta's columns, the parts that DataFusion counts.
+//! Does not own: the others (`picked`, `distinct`), merging deltas with stored rows, windows as a
+//! notion (`event_time`).
 
-use super::plan::{Input, Plan};
+use super::{
+    Delta,
+    distinct::Distinct,
+    picked::Picked,
+    plan::{Input, Plan},
+};
 use crate::{
-    catalog::{Aggregate, Model, PartFunction, Role, types::timestamp},
+    catalog::{Aggregate, Model, Part, PartFunction, Role, types::timestamp},
     error::{Error, Result},
     event_time::window_starts,
 };
 use arrow::{
-    array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray},
-    compute::{SortColumn, lexsort_to_indices, take},
-    datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType},
+    array::{
+        Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch,
+        TimestampMicrosecondArray,
+    },
+    compute::{SortColumn, cast, lexsort_to_indices, take},
+    datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimestampMicrosecondType},
 };
 use datafusion::{
+    error::DataFusionError,
     functions_aggregate::{
+        bool_and_or::{bool_and_udaf, bool_or_udaf},
         count::count_udaf,
         min_max::{max_udaf, min_udaf},
         sum::sum_udaf,
+        variance::var_samp_udaf,
     },
-    logical_expr::{EmitTo, GroupsAccumulator},
+    logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator},
     physical_expr::{aggregate::AggregateExprBuilder, expressions::Column},
     physical_plan::{
         PhysicalExpr,
@@ -45,9 +57,41 @@ pub struct Deltas {
 }
 
 struct OpenPart {
-    accumulator: Box<dyn GroupsAccumulator>,
-    has_arg: bool,
+    open: Open,
+    args: usize,
     has_filter: bool,
+}
+
+/// What a part has of the open cut.
+enum Open {
+    /// One value per group, by DataFusion.
+    Value(Box<dyn GroupsAccumulator>),
+    /// Count, mean and squared differences: the state of DataFusion's variance.
+    Moments(Box<dyn GroupsAccumulator>),
+    Picked(Picked),
+    /// The set for this column.
+    Distinct(Distinct),
+}
+
+/// The rows of a batch, as one part sees them.
+pub struct Rows<'r> {
+    /// The part's arguments, of equal length.
+    pub args: &'r [ArrayRef],
+    pub filter: Option<&'r BooleanArray>,
+    /// Of each row.
+    pub groups: &'r [usize],
+    /// How many groups there are.
+    pub count: usize,
+    /// For event times and places.
+    pub input: &'r Input<'r>,
+}
+
+impl Rows<'_> {
+    /// Rows whose filter is true.
+    pub fn kept(&self) -> impl Iterator<Item = usize> {
+        let kept = |row: &usize| self.filter.is_none_or(|f| f.is_valid(*row) && f.value(*row));
+        (0..self.groups.len()).filter(kept)
+    }
 }
 
 /// Where a column of the delta comes from.
@@ -56,7 +100,8 @@ enum From {
     WindowStart,
     WindowEnd,
     Key(usize),
-    Part(usize),
+    /// A part and a column of it.
+    Part(usize, usize),
 }
 
 impl Deltas {
@@ -74,22 +119,13 @@ impl Deltas {
             new_group_values(Arc::new(Schema::new(keys)), &GroupOrdering::None).map_err(refused)?;
         let mut next = aggregate.keys.len();
         let mut parts = Vec::new();
-        let mut types = Vec::new();
         for part in &aggregate.parts {
-            let (accumulator, result) = match &part.arg {
-                Some(_) => accumulator(part.function, plan.type_of(next)?),
-                None => accumulator(part.function, DataType::Int64),
-            }
-            .map_err(refused)?;
-            next += usize::from(part.arg.is_some()) + usize::from(part.filter.is_some());
-            types.push(result);
-            parts.push(OpenPart {
-                accumulator,
-                has_arg: part.arg.is_some(),
-                has_filter: part.filter.is_some(),
-            });
+            let args = (next..next + part.args.len()).map(|i| plan.type_of(i));
+            let open = Open::new(part, args.collect::<Result<_>>()?).map_err(refused)?;
+            next += part.args.len() + usize::from(part.filter.is_some());
+            parts.push(OpenPart { open, args: part.args.len(), has_filter: part.filter.is_some() });
         }
-        let (layout, fields) = layout(model, aggregate, &types);
+        let (layout, fields) = layout(model, aggregate);
         Ok(Self {
             window_us: window,
             keys: aggregate.keys.len(),
@@ -117,39 +153,35 @@ impl Deltas {
         let groups = self.groups.len();
         let mut next = self.keys;
         for part in &mut self.parts {
-            let values: ArrayRef = match part.has_arg {
-                true => {
-                    next += 1;
-                    input.columns[next - 1].clone()
-                }
+            let mut args = &input.columns[next..next + part.args];
+            if args.is_empty() {
                 // count(*): any column without NULLs will do.
-                false => input.offsets.clone(),
-            };
+                args = std::slice::from_ref(&input.offsets);
+            }
+            next += part.args;
             let filter = part.has_filter.then(|| {
                 next += 1;
                 input.columns[next - 1].as_boolean()
             });
-            part.accumulator
-                .update_batch(&[values], &self.indexes, filter, groups)
-                .map_err(failed)?;
+            let rows = Rows { args, filter, groups: &self.indexes, count: groups, input };
+            part.open.add(&rows).map_err(failed)?;
         }
         Ok(())
     }
 
     pub fn memory(&self) -> usize {
-        self.groups.size() + self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>()
+        self.groups.size() + self.parts.iter().map(|p| p.open.memory()).sum::<usize>()
     }
 
     /// The cut's delta: one row per group, sorted by key.
-    pub fn finish(&mut self) -> Result<RecordBatch> {
+    pub fn finish(&mut self) -> Result<Delta> {
         let failed = |e| Error::halt("finish an aggregate").because(e);
         if self.groups.is_empty() {
-            return Ok(RecordBatch::new_empty(self.schema.clone()));
+            return Ok(Delta::of(RecordBatch::new_empty(self.schema.clone())));
         }
+        let count = self.groups.len();
         let keys = self.groups.emit(EmitTo::All).map_err(failed)?;
         self.groups.clear_shrink(0);
-        let parts = self.parts.iter_mut().map(|p| p.accumulator.evaluate(EmitTo::All));
-        let parts = parts.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let sorted = |e| Error::halt("sort a delta by key").because(e);
         let by_key: Vec<_> = keys
             .iter()
@@ -157,64 +189,138 @@ impl Deltas {
             .collect();
         let order = lexsort_to_indices(&by_key, None).map_err(sorted)?;
         let in_order = |array: &ArrayRef| take(array, &order, None).map_err(sorted);
+        let keys = keys.iter().map(in_order).collect::<Result<Vec<_>>>()?;
+        let parts = self.parts.iter_mut().map(|p| p.open.finish(count));
+        let parts = parts.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let first_key = usize::from(self.window_us.is_some());
         let columns = self.layout.iter().map(|from| match from {
-            From::WindowStart => in_order(&keys[0]),
+            From::WindowStart => Ok(keys[0].clone()),
             From::WindowEnd => {
                 let size = self.window_us.unwrap_or_default();
-                let starts = in_order(&keys[0])?;
-                let ends = starts
+                let ends = keys[0]
                     .as_primitive::<TimestampMicrosecondType>()
                     .unary(|t| t.saturating_add(size));
                 let ends: TimestampMicrosecondArray = ends;
                 Ok(Arc::new(ends.with_timezone("UTC")) as ArrayRef)
             }
-            From::Key(i) => in_order(&keys[first_key + i]),
-            From::Part(i) => in_order(&parts[*i]),
+            From::Key(i) => Ok(keys[first_key + i].clone()),
+            From::Part(part, column) => in_order(&parts[*part][*column]),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        RecordBatch::try_new(self.schema.clone(), columns)
-            .map_err(|e| Error::halt("build a delta").because(e))
+        let rows = RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::halt("build a delta").because(e))?;
+        let mut sets = Vec::new();
+        for part in &mut self.parts {
+            if let Open::Distinct(distinct) = &mut part.open {
+                sets.push(distinct.finish(&keys, &order)?);
+            }
+        }
+        Ok(Delta { rows, sets })
     }
 }
 
-type Accumulator = (Box<dyn GroupsAccumulator>, DataType);
+impl Open {
+    fn new(part: &Part, args: Vec<DataType>) -> Result<Self, DataFusionError> {
+        let value = |function| Ok(Self::Value(accumulator(function, args.first())?));
+        match part.function {
+            PartFunction::Count => value(count_udaf()),
+            PartFunction::Sum => value(sum_udaf()),
+            PartFunction::Min => value(min_udaf()),
+            PartFunction::Max => value(max_udaf()),
+            PartFunction::And => value(bool_and_udaf()),
+            PartFunction::Or => value(bool_or_udaf()),
+            PartFunction::Moments => Ok(Self::Moments(accumulator(var_samp_udaf(), args.first())?)),
+            PartFunction::Pick(pick) => Ok(Self::Picked(Picked::new(pick, &args)?)),
+            PartFunction::CountDistinct(_) => Ok(Self::Distinct(Distinct::new(&args)?)),
+        }
+    }
+
+    fn add(&mut self, rows: &Rows<'_>) -> Result<(), DataFusionError> {
+        match self {
+            Self::Value(accumulator) | Self::Moments(accumulator) => {
+                accumulator.update_batch(rows.args, rows.groups, rows.filter, rows.count)
+            }
+            Self::Picked(picked) => picked.add(rows),
+            Self::Distinct(distinct) => distinct.add(rows),
+        }
+    }
+
+    /// The part's columns, a value per group; nothing of the cut is left, but for a set's values.
+    fn finish(&mut self, count: usize) -> Result<Vec<ArrayRef>, DataFusionError> {
+        match self {
+            Self::Value(accumulator) => Ok(vec![accumulator.evaluate(EmitTo::All)?]),
+            Self::Moments(accumulator) => moments(&accumulator.state(EmitTo::All)?),
+            Self::Picked(picked) => picked.finish(count),
+            // What is new is known where the values are.
+            Self::Distinct(_) => Ok(vec![Arc::new(Int64Array::from(vec![0; count]))]),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Self::Value(accumulator) | Self::Moments(accumulator) => accumulator.size(),
+            Self::Picked(picked) => picked.memory(),
+            Self::Distinct(distinct) => distinct.memory(),
+        }
+    }
+}
+
+/// Within these bounds neither PostgreSQL's arithmetic of doubles nor ours leaves their range when
+/// two rows merge: it would fail there, where IEEE 754 has infinity.
+const MEAN_MAX: f64 = 1e140;
+const SQUARES: std::ops::RangeInclusive<f64> = 1e-280..=1e290;
+
+fn moments(state: &[ArrayRef]) -> Result<Vec<ArrayRef>, DataFusionError> {
+    let counts = cast(&state[0], &DataType::Int64)?;
+    let means = state[1].as_primitive::<Float64Type>().values();
+    let squares = state[2].as_primitive::<Float64Type>().values();
+    let (means, squares): (Vec<f64>, Vec<f64>) = means
+        .iter()
+        .zip(squares)
+        .map(|(mean, squares)| match squares {
+            _ if mean.is_nan() || mean.abs() > MEAN_MAX => (f64::NAN, f64::NAN),
+            s if s.is_nan() || s > SQUARES.end() => (f64::NAN, f64::NAN),
+            s if s < SQUARES.start() => (*mean, 0.0),
+            s => (*mean, *s),
+        })
+        .unzip();
+    let double = |values: Vec<f64>| Arc::new(Float64Array::from(values)) as ArrayRef;
+    Ok(vec![counts, double(means), double(squares)])
+}
 
 fn accumulator(
-    function: PartFunction,
-    arg: DataType,
-) -> Result<Accumulator, datafusion::error::DataFusionError> {
-    let function = match function {
-        PartFunction::Count => count_udaf(),
-        PartFunction::Sum => sum_udaf(),
-        PartFunction::Min => min_udaf(),
-        PartFunction::Max => max_udaf(),
-    };
+    function: Arc<AggregateUDF>,
+    arg: Option<&DataType>,
+) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
+    let arg = arg.unwrap_or(&DataType::Int64).clone();
     let schema = Arc::new(Schema::new(vec![Field::new("arg", arg, true)]));
     let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new("arg", 0));
     let expr =
         AggregateExprBuilder::new(function, vec![column]).schema(schema).alias("part").build()?;
-    Ok((expr.create_groups_accumulator()?, expr.field().data_type().clone()))
+    expr.create_groups_accumulator()
 }
 
-fn layout(model: &Model, aggregate: &Aggregate, parts: &[DataType]) -> (Vec<From>, Vec<Field>) {
+fn layout(model: &Model, aggregate: &Aggregate) -> (Vec<From>, Vec<Field>) {
+    let part = |name: &str| {
+        aggregate.parts.iter().enumerate().find_map(|(i, part)| {
+            let column = part.columns.iter().position(|c| c.name == name)?;
+            Some((From::Part(i, column), part.columns[column].arrow.clone()))
+        })
+    };
     let mut layout = Vec::new();
     let mut fields = Vec::new();
     for column in &model.columns {
         let key = || aggregate.keys.iter().position(|k| k.name == column.name);
-        let part = || aggregate.parts.iter().position(|p| p.name == column.name);
-        let (from, data_type) = match &column.role {
-            Role::WindowStart => (Some(From::WindowStart), timestamp()),
-            Role::WindowEnd => (Some(From::WindowEnd), timestamp()),
-            Role::Key => (key().map(From::Key), column.pg.arrow()),
-            Role::Part(_) => match part() {
-                Some(i) => (Some(From::Part(i)), parts[i].clone()),
-                None => (None, column.pg.arrow()),
-            },
+        let found = match &column.role {
+            Role::WindowStart => Some((From::WindowStart, timestamp())),
+            Role::WindowEnd => Some((From::WindowEnd, timestamp())),
+            Role::Key => key().map(|i| (From::Key(i), column.pg.arrow())),
+            Role::Part(_) => part(&column.name),
             // Computed by PostgreSQL; of row models.
             Role::Derived(_) | Role::Value | Role::Position => continue,
         };
-        layout.push(from.expect("catalog gives every key and part its column"));
+        let (from, data_type) = found.expect("catalog gives every key and part its column");
+        layout.push(from);
         fields.push(Field::new(&column.name, data_type, true));
     }
     (layout, fields)

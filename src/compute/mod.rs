@@ -10,6 +10,8 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod distinct;
+mod picked;
 mod plan;
 mod rows;
 #[cfg(test)]
@@ -79,10 +81,28 @@ pub struct Refusal {
 /// What a cut of the tables yields, without its absent offsets.
 pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
-    pub tables: Vec<(Arc<str>, RecordBatch)>,
+    pub tables: Vec<(Arc<str>, Delta)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
     /// Per model: rows that came after their window was final (taken or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
+}
+
+/// What a cut yields for one model's table.
+#[derive(Debug)]
+pub struct Delta {
+    /// One row per key, unique and sorted by key; the columns of the model's table that are not
+    /// computed from others, in order, by their Arrow types.
+    pub rows: RecordBatch,
+    /// One per `count(DISTINCT …)`, in order of [`Aggregate::sets`]: the table's key and a value,
+    /// unique and sorted. Each key is in `rows` as well.
+    pub sets: Vec<RecordBatch>,
+}
+
+impl Delta {
+    /// Of a model that counts nothing distinct.
+    pub fn of(rows: RecordBatch) -> Self {
+        Self { rows, sets: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -206,10 +226,10 @@ impl Tables {
         let mut counts = BTreeMap::new();
         take_counts(&mut counts, &Output::DeadLetters, &mut self.dead_letters);
         for state in &mut self.models {
-            let rows = state.open.finish()?;
+            let delta = state.open.finish()?;
             let name = &state.model.name;
-            if rows.num_rows() > 0 {
-                tables.push((name.clone(), rows));
+            if delta.rows.num_rows() > 0 {
+                tables.push((name.clone(), delta));
             }
             let late_rows = std::mem::take(&mut state.late);
             if late_rows > 0 {
@@ -367,10 +387,10 @@ impl OpenModel {
         }
     }
 
-    fn finish(&mut self) -> Result<RecordBatch> {
+    fn finish(&mut self) -> Result<Delta> {
         match self {
             Self::Aggregate(deltas) => deltas.finish(),
-            Self::Rows(rows) => rows.finish(),
+            Self::Rows(rows) => rows.finish().map(Delta::of),
         }
     }
 

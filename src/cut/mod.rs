@@ -8,8 +8,10 @@
 //! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
 //! C-3  A cut's yield comes from the records of its spans and nothing else.
 
-use crate::record::{Epoch, EventTime, Fates, Output, Partition, Span};
-use arrow::array::RecordBatch;
+use crate::{
+    compute::Delta,
+    record::{Epoch, EventTime, Fates, Output, Partition, Span},
+};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -38,11 +40,10 @@ pub struct Cut {
 
 #[derive(Debug)]
 pub enum Yield {
-    /// Of an aggregate or a row model: one row per key, unique and sorted by key; the columns of
-    /// the model's table that are not derived, in order, by their Arrow types.
+    /// Of an aggregate or a row model.
     Table {
         model: Arc<str>,
-        rows: RecordBatch,
+        delta: Delta,
     },
     DeadLetters(Vec<DeadLetter>),
     Files(Vec<LakeFile>),

@@ -90,7 +90,7 @@ impl TablesLane {
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
-            sealed.tables.into_iter().map(|(model, rows)| Yield::Table { model, rows }).collect();
+            sealed.tables.into_iter().map(|(model, delta)| Yield::Table { model, delta }).collect();
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }

@@ -13,16 +13,15 @@
 
 use super::{
     Claim, Warehouse,
-    encode::{Elements, Instant},
+    encode::Instant,
+    merge::{Way, merge},
     postgres::{Parameter, Row, Session},
-    tables::Table,
 };
 use crate::{
     cut::{Advance, Cut, DeadLetter, LakeFile, Yield},
     error::{Error, Kind, Result},
     record::{Epoch, EventTime, Fates, Lane, Mark, Offset, Output, Partition},
 };
-use arrow::array::RecordBatch;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -139,47 +138,14 @@ impl Warehouse {
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, cut, letters).await?
                 }
-                Yield::Table { model, rows } => {
-                    self.merge(&session, &*self.table(model)?, rows).await?
+                Yield::Table { model, delta } => {
+                    let way = Way::CopyAbove(self.settings.insert_rows_max);
+                    merge(&session, &*self.table(model)?, delta, way).await?
                 }
             }
         }
         committing.store(true, Ordering::Relaxed);
         session.commit(&doing).await
-    }
-
-    /// Merges a delta into its model's table: one INSERT for a small one, COPY for a large one.
-    async fn merge(&self, session: &Session, table: &Table, rows: &RecordBatch) -> Result<()> {
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        let doing = format!("merge a cut into its table, model={}", table.model);
-        let given = rows.schema();
-        let given: Vec<_> = given.fields().iter().map(|field| field.name().as_str()).collect();
-        let wanted: Vec<_> = table.columns.iter().map(|(name, _)| name.as_str()).collect();
-        if given != wanted {
-            return Err(Error::halt(format!(
-                "{doing}: the delta has other columns than the table, given={given:?} wanted={wanted:?}"
-            )));
-        }
-        let columns = table.columns.iter().zip(rows.columns());
-        let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        if rows.num_rows() <= self.settings.insert_rows_max {
-            let arrays: Vec<_> = columns.iter().map(|c| c.slice(0, rows.num_rows())).collect();
-            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-            return session.execute(&doing, &table.merge_arrays, &values).await.map(drop);
-        }
-        // The staging table is read in the order in which COPY wrote it (temporary tables take no
-        // part in synchronized scans), so keys stay sorted without an ORDER BY.
-        match &table.staging {
-            None => session.copy(&doing, &table.copy, &columns, rows.num_rows()).await,
-            Some(staging) => {
-                session.batch(&doing, &staging.create).await?;
-                session.copy(&doing, &table.copy, &columns, rows.num_rows()).await?;
-                session.execute(&doing, &staging.merge, &[]).await.map(drop)
-            }
-        }
     }
 }
 

@@ -11,6 +11,7 @@
 //!      which the note names: an upload whose note has an old epoch can never be committed.
 //! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes.
+//! W-7  A value is counted by `count(DISTINCT …)` in the transaction that first stores it.
 //!
 //! | file | does |
 //! | --- | --- |
@@ -18,20 +19,25 @@
 //! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `merge` | a delta into its model's tables, statement by statement |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
-//! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
+//! | `tables`, `sets`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
+pub mod merging;
 pub mod postgres;
 pub mod sqlstate;
 pub mod tables;
 
 mod commit;
+mod compare;
 mod listing;
 mod manifest;
+mod merge;
 mod schema;
+mod sets;
 pub mod snapshot;
 mod tls;
 

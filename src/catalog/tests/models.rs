@@ -107,11 +107,20 @@ fn a_part_has_the_type_that_cannot_overflow() {
         ("max(wide)", "numeric(30,2)", DataType::Decimal128(30, 2)),
         ("max(single)", "real", DataType::Float32),
         ("max(card)", "text", DataType::Utf8),
+        ("count(DISTINCT id)", "bigint", DataType::Int64),
+        ("bool_and(flag)", "boolean", DataType::Boolean),
+        ("every(flag)", "boolean", DataType::Boolean),
+        ("bool_or(n > 0)", "boolean", DataType::Boolean),
+        ("first_value(doc)", "jsonb", DataType::Utf8),
+        ("last_value(small)", "smallint", DataType::Int16),
+        ("arg_max(amount, at)", "numeric(18,2)", DataType::Decimal128(18, 2)),
+        ("arg_min(flag, ratio)", "boolean", DataType::Boolean),
     ] {
         let m = model(&view(&format!("SELECT name, {call} AS x FROM events GROUP BY 1")));
         let part = &aggregate(&m).parts[0];
-        assert_eq!((part.pg.to_string().as_str(), &part.arrow), (pg, &arrow), "{call}");
-        if let Some(arg) = part.arg.as_ref().filter(|_| !call.starts_with("count")) {
+        let kept = &part.columns[0];
+        assert_eq!((kept.pg.to_string().as_str(), &kept.arrow), (pg, &arrow), "{call}");
+        if let Some(arg) = part.args.first().filter(|_| !call.starts_with("count")) {
             assert_eq!(arrow_of(arg), arrow, "{call}");
         }
     }

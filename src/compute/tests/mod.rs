@@ -111,9 +111,10 @@ impl Cut {
     fn rows(&self) -> Vec<String> {
         match self.sealed.tables.as_slice() {
             [] => Vec::new(),
-            [(_, batch)] => {
-                values(batch).iter().map(|row| row.iter().map(Value::text).collect()).collect()
-            }
+            [(_, delta)] => values(&delta.rows)
+                .iter()
+                .map(|row| row.iter().map(Value::text).collect())
+                .collect(),
             several => panic!("{} models have a delta", several.len()),
         }
     }

@@ -14,7 +14,7 @@ use super::{
     record,
 };
 use crate::{
-    catalog::ModelKind,
+    catalog::{ModelKind, Pick},
     decode::{Decoder, RejectClass},
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
 };
@@ -78,6 +78,19 @@ enum Function {
     Sum,
     Min,
     Max,
+    /// Counts each value once.
+    Distinct,
+    /// The value in one row: of those for which the condition holds, and the second value is there.
+    Pick(Pick, fn(&Event) -> bool, Option<Eval>),
+}
+
+impl Function {
+    fn width(&self) -> usize {
+        match self {
+            Self::Count | Self::Sum | Self::Min | Self::Max | Self::Distinct => 1,
+            Self::Pick(_, _, by) => 4 + usize::from(by.is_some()),
+        }
+    }
 }
 
 /// A model, said in Rust.
@@ -90,7 +103,7 @@ struct Said {
     /// Keys, or the columns of a row; with `primary_key`, indexes in them.
     columns: &'static [Eval],
     primary_key: Option<&'static [usize]>,
-    /// NULL where FILTER leaves the event out, as every part ignores NULL.
+    /// NULL where FILTER leaves the event out, as every part but `Pick` ignores NULL.
     parts: &'static [(Function, Eval)],
 }
 
@@ -154,6 +167,32 @@ const SAID: &[Said] = &[
             (Function::Max, |e| int(e.amount)),
             (Function::Sum, |e| int(e.big.filter(|_| e.small > Some(0)))),
             (Function::Min, |e| int(e.at)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "chosen AS
+            SELECT n % 2 AS r, tumble(interval '30 seconds') AS w,
+                   count(DISTINCT txt) AS texts, first_value(txt) AS first_txt,
+                   last_value(big) FILTER (WHERE n > 0) AS last_big,
+                   arg_max(k, amount) AS k_of_most, arg_min(n, ratio) AS n_of_least,
+                   arg_max(at, txt) AS at_of_last, bool_and(n > 0) AS all_positive,
+                   bool_or(small > 1) AS some_large,
+                   count(DISTINCT n) FILTER (WHERE big > 0) * 2 AS twice
+            FROM events WHERE k <> 'b' GROUP BY r, w",
+        window: Some((30 * SECOND, 0, false)),
+        filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
+        columns: &[|e| int(e.n.map(|n| n % 2))],
+        parts: &[
+            (Function::Distinct, |e| text(e.txt)),
+            (Function::Pick(Pick::First, |_| true, None), |e| text(e.txt)),
+            (Function::Pick(Pick::Last, |e| e.n > Some(0), None), |e| int(e.big)),
+            (Function::Pick(Pick::GreatestBy, |_| true, Some(|e| int(e.amount))), |e| text(e.k)),
+            (Function::Pick(Pick::LeastBy, |_| true, Some(ratio)), |e| int(e.n)),
+            (Function::Pick(Pick::GreatestBy, |_| true, Some(|e| text(e.txt))), |e| int(e.at)),
+            (Function::Min, |e| Ok(e.n.map_or(Value::Null, |n| Value::Bool(n > 0)))),
+            (Function::Max, |e| Ok(e.small.map_or(Value::Null, |s| Value::Bool(s > 1)))),
+            (Function::Distinct, |e| int(e.n.filter(|_| e.big > Some(0)))),
         ],
         ..PLAIN
     },
@@ -334,7 +373,7 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
             fates.accepted += 1;
             let table = out.tables.entry(model.name.clone()).or_default();
             match said.primary_key {
-                None => group(said, table, at, columns, parts),
+                None => group(said, table, event, (at, *partition, *offset), columns, parts),
                 Some(key) => keep(table, key, columns, (at, *partition, *offset)),
             }
         }
@@ -351,7 +390,14 @@ fn sort_key(refusal: &(Partition, i64, Output, RejectClass)) -> (Partition, i64,
 }
 
 /// The row is window start, keys, window end, parts; `in_table_order` puts them right.
-fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: Vec<Value>) {
+fn group(
+    said: &Said,
+    table: &mut Merged,
+    event: &Event,
+    (at, partition, offset): (i64, Partition, i64),
+    columns: Vec<Value>,
+    parts: Vec<Value>,
+) {
     let bounds = said.window.map(|(size, ..)| {
         let start = at.div_euclid(size) * size;
         (Value::Int(start.into()), Value::Int((start + size).into()))
@@ -360,37 +406,58 @@ fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: V
     let fresh = || {
         let ends = bounds.iter().map(|(_, end)| end.clone());
         let zero = |(function, _): &(Function, Eval)| match function {
-            Function::Count => Value::Int(0),
-            Function::Sum | Function::Min | Function::Max => Value::Null,
+            Function::Count | Function::Distinct => vec![Value::Int(0)],
+            _ => vec![Value::Null; function.width()],
         };
-        key.iter().cloned().chain(ends).chain(said.parts.iter().map(zero)).collect()
+        key.iter().cloned().chain(ends).chain(said.parts.iter().flat_map(zero)).collect()
     };
     let row: &mut Vec<Value> = table.0.entry(key.clone()).or_insert_with(fresh);
-    let first = row.len() - parts.len();
-    for (stored, ((function, _), new)) in row[first..].iter_mut().zip(said.parts.iter().zip(parts))
-    {
-        if new == Value::Null {
-            continue;
+    let mut place = row.len() - said.parts.iter().map(|(f, _)| f.width()).sum::<usize>();
+    let mut set = 0;
+    for ((function, _), new) in said.parts.iter().zip(parts) {
+        let stored = &mut row[place..place + function.width()];
+        place += function.width();
+        let here = [i128::from(at), partition.0.into(), offset.into()].map(Value::Int);
+        match function {
+            Function::Pick(pick, condition, by) => {
+                let by = by.map(|by| by(event).expect("a value that cannot fail"));
+                if condition(event) && by != Some(Value::Null) && chooses(*pick, stored, &by, &here)
+                {
+                    let values = std::iter::once(new).chain(by).chain(here);
+                    stored.iter_mut().zip(values).for_each(|(stored, value)| *stored = value);
+                }
+            }
+            Function::Distinct => {
+                let pair = key.iter().chain([&new]).cloned().collect();
+                if new != Value::Null && table.1.insert((set, pair)) {
+                    stored[0] = add(&stored[0], &Value::Int(1));
+                }
+                set += 1;
+            }
+            _ if new == Value::Null => {}
+            Function::Count => stored[0] = add(&stored[0], &Value::Int(1)),
+            _ if stored[0] == Value::Null => stored[0] = new,
+            Function::Sum => stored[0] = add(&stored[0], &new),
+            Function::Min if less(&new, &stored[0]) => stored[0] = new,
+            Function::Max if less(&stored[0], &new) => stored[0] = new,
+            Function::Min | Function::Max => {}
         }
-        *stored = match (function, &*stored) {
-            (Function::Count, stored) => add(stored, &Value::Int(1)),
-            (_, Value::Null) => new,
-            (Function::Sum, stored) => add(stored, &new),
-            (Function::Min, stored) => {
-                if less(&new, stored) {
-                    new
-                } else {
-                    stored.clone()
-                }
-            }
-            (Function::Max, stored) => {
-                if less(stored, &new) {
-                    new
-                } else {
-                    stored.clone()
-                }
-            }
-        };
+    }
+}
+
+fn chooses(pick: Pick, stored: &[Value], by: &Option<Value>, place: &[Value; 3]) -> bool {
+    let known = &stored[stored.len() - 3..];
+    if known[0] == Value::Null {
+        return true;
+    }
+    let nearer = match pick {
+        Pick::Last => place.as_slice() > known,
+        Pick::First | Pick::LeastBy | Pick::GreatestBy => place.as_slice() < known,
+    };
+    match (pick, by) {
+        (Pick::LeastBy, Some(by)) => less(by, &stored[1]) || !less(&stored[1], by) && nearer,
+        (Pick::GreatestBy, Some(by)) => less(&stored[1], by) || !less(by, &stored[1]) && nearer,
+        _ => nearer,
     }
 }
 
@@ -424,10 +491,11 @@ fn in_oracle_order(model: &crate::catalog::Model, merged: &Merged) -> Merged {
         .into_iter()
         .chain(aggregate.keys.iter().map(|k| named(&k.name)))
         .chain(of(Role::WindowEnd))
-        .chain(aggregate.parts.iter().map(|p| named(&p.name)))
+        .chain(aggregate.parts.iter().flat_map(|p| &p.columns).map(|c| named(&c.name)))
         .collect();
     let ordered = |row: &Vec<Value>| order.iter().map(|i| row[*i].clone()).collect();
-    Merged(merged.0.iter().map(|(key, row)| (key.clone(), ordered(row))).collect())
+    let rows = merged.0.iter().map(|(key, row)| (key.clone(), ordered(row)));
+    Merged(rows.collect(), merged.1.clone())
 }
 
 #[derive(Debug, Clone)]
@@ -509,7 +577,7 @@ impl<'l> Lane<'l> {
     fn seal(&mut self) {
         let mut sealed = self.tables.seal().expect("sealed");
         for (name, delta) in &sealed.tables {
-            assert!(delta.num_rows() > 0, "an empty delta is none");
+            assert!(delta.rows.num_rows() > 0, "an empty delta is none");
             let model = DECLARED.models.iter().find(|m| m.name == *name).expect("a model");
             self.committed.tables.entry(name.clone()).or_default().apply(model, delta);
         }

@@ -1,6 +1,7 @@
 //! Against the real thing: PostgreSQL at `HIGHWATER_TEST_POSTGRES` (a URL of a superuser), each
 //! test in a database of its own; and the embedded one. Skipped with a printed line without it.
 
+mod aggregates;
 mod embedded;
 mod merging;
 mod protocol;
@@ -9,6 +10,7 @@ mod tables;
 use super::{Claim, Warehouse, WarehouseSettings};
 use crate::{
     catalog::{Aggregate, Column, Merge, Model, ModelKind, PgType, Role, Rows},
+    compute::Delta,
     cut::{Advance, Cut, Yield},
     record::{EventTime, Fates, Lane, Mark, Offset, Output, Partition, Span},
 };
@@ -175,7 +177,7 @@ pub fn cut(advances: Vec<Advance>, yields: Vec<Yield>) -> Cut {
 }
 
 pub fn rows_of(model: &str, rows: RecordBatch) -> Yield {
-    Yield::Table { model: model.into(), rows }
+    Yield::Table { model: model.into(), delta: Delta::of(rows) }
 }
 
 /// A batch by names and arrays.
