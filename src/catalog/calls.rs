@@ -25,6 +25,7 @@ pub(super) enum Aggregate {
     Last,
     ArgMin,
     ArgMax,
+    Delta,
     Spread(Spread),
 }
 
@@ -49,6 +50,7 @@ impl Aggregate {
             Self::Last => "last_value",
             Self::ArgMin => "arg_min",
             Self::ArgMax => "arg_max",
+            Self::Delta => "delta",
             Self::Spread(Spread { root: true, sample: true }) => "stddev_samp",
             Self::Spread(Spread { root: true, sample: false }) => "stddev_pop",
             Self::Spread(Spread { root: false, sample: true }) => "var_samp",
@@ -112,6 +114,7 @@ fn meaning(function: &Function) -> Meaning {
         "last_value" => Meaning::Aggregate(Aggregate::Last),
         "arg_min" => Meaning::Aggregate(Aggregate::ArgMin),
         "arg_max" => Meaning::Aggregate(Aggregate::ArgMax),
+        "delta" => Meaning::Aggregate(Aggregate::Delta),
         "stddev" | "stddev_samp" => spread(true, true),
         "stddev_pop" => spread(true, false),
         "variance" | "var_samp" => spread(false, true),

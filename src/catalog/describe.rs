@@ -139,6 +139,7 @@ impl Model {
                 "combines (its last digits depend on the order of arrival)".to_owned()
             }
             Role::Derived(sql) => format!("= {sql}"),
+            Role::Difference(last) => format!("{last} minus that of the window before"),
             Role::Value => match self.has_primary_key() {
                 true => "latest by event time".to_owned(),
                 false => "as it came".to_owned(),

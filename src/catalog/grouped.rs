@@ -20,6 +20,7 @@ enum Slot<'s> {
     Window(String),
     Key(usize),
     Part(usize),
+    Difference(usize),
     /// Computed by PostgreSQL from keys and parts.
     Derived(&'s str, &'s Ast),
 }
@@ -74,6 +75,7 @@ pub(super) fn aggregate(
         } else {
             match parts.visible(page, item, name) {
                 Bare::Part(index) => slots.push(Slot::Part(index)),
+                Bare::Difference(index) => slots.push(Slot::Difference(index)),
                 Bare::Told => parts.incomplete = true,
                 Bare::No => slots.push(Slot::Derived(name, &item.expr)),
             }
@@ -116,6 +118,7 @@ pub(super) fn aggregate(
                 role: Role::Key,
             }),
             Slot::Part(index) => columns.push(parts.visible_column(*index)),
+            Slot::Difference(index) => columns.push(parts.difference_column(*index)),
             Slot::Derived(name, ast) => {
                 if let Some(column) = parts.derived(page, name, ast, &keys, &key_texts, &window) {
                     derived.push(column.name.clone());
@@ -134,6 +137,13 @@ pub(super) fn aggregate(
         );
     }
 
+    if parts.has_differences() && window.is_none() && page.mistakes.len() == before {
+        page.line(
+            statement.line,
+            "delta(x) without a window: it is what a counter grew by from one window to the next. \
+             Allowed: tumble(interval '…') in SELECT and GROUP BY; last_value(x) for what it has reached",
+        );
+    }
     let mut options = Options::new(&statement.options);
     let grouped_by_window = group_by.iter().any(|(key, _)| key.starts_with("tumble("));
     let window = match window {

@@ -27,6 +27,8 @@ pub(super) enum Wanted {
     Or,
     Moments,
     Pick(Pick),
+    /// The last value that is not NULL.
+    LastKnown,
 }
 
 impl Wanted {
@@ -44,7 +46,7 @@ impl Wanted {
             Aggregate::Last => Some(Self::Pick(Pick::Last)),
             Aggregate::ArgMin => Some(Self::Pick(Pick::LeastBy)),
             Aggregate::ArgMax => Some(Self::Pick(Pick::GreatestBy)),
-            Aggregate::Avg | Aggregate::Spread(_) => None,
+            Aggregate::Avg | Aggregate::Spread(_) | Aggregate::Delta => None,
         }
     }
 
@@ -61,7 +63,7 @@ impl Wanted {
             Self::Or => "or",
             Self::Moments => "moments",
             Self::Pick(Pick::First) => "first",
-            Self::Pick(Pick::Last) => "last",
+            Self::Pick(Pick::Last) | Self::LastKnown => "last",
             Self::Pick(Pick::LeastBy) => "arg_min",
             Self::Pick(Pick::GreatestBy) => "arg_max",
         }
@@ -206,6 +208,21 @@ pub(super) fn kept(
             let whole = matches!(value, PgType::SmallInt | PgType::Integer | PgType::BigInt);
             let columns = picked(pick, *value, by.first().copied(), name, hidden);
             Ok(Kept { function: PartFunction::Pick(pick), args: exact(args), columns, whole })
+        }
+        (Wanted::LastKnown, [pg]) => {
+            let whole = match *pg {
+                PgType::SmallInt | PgType::Integer | PgType::BigInt => true,
+                PgType::Numeric(..) => false,
+                PgType::Real | PgType::Double => {
+                    return Err(format!(
+                        "a {called} of {pg} is not exact. Allowed: {called}(x::numeric(18,6))"
+                    ));
+                }
+                other => return Err(format!("a {called} of {other}. Allowed: numbers")),
+            };
+            let columns = picked(Pick::Last, *pg, None, name, hidden);
+            let function = PartFunction::Pick(Pick::Last);
+            Ok(Kept { function, args: exact(args), columns, whole })
         }
         _ => Err(format!("{called} has the wrong number of arguments. Allowed: {called}(x)")),
     }

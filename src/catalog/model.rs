@@ -214,7 +214,23 @@ pub struct Column {
     pub role: Role,
 }
 
-/// What a column is for. All but `Derived` travel in the delta, under the column's name.
+impl Role {
+    /// Whether a cut's delta has the column.
+    pub fn travels(&self) -> bool {
+        match self {
+            Self::Derived(_) | Self::Difference(_) => false,
+            Self::WindowStart
+            | Self::WindowEnd
+            | Self::Key
+            | Self::Part(_)
+            | Self::Value
+            | Self::Position => true,
+        }
+    }
+}
+
+/// What a column is for. All but `Derived` and `Difference` travel in the delta, under the column's
+/// name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Role {
     WindowStart,
@@ -225,6 +241,10 @@ pub enum Role {
     Part(Merge),
     /// GENERATED ALWAYS AS (this PostgreSQL expression over parts) STORED.
     Derived(String),
+    /// The last value of a counter in its window (in this column) minus the last value in the window
+    /// before of the same key that has one; the value itself in the first window. It does not
+    /// travel: which window is the one before is known where the rows are.
+    Difference(String),
     /// A plain value of a row model, outside its key.
     Value,
     /// `_event_time`, `_partition`, `_offset` of a row model: which row is the latest.

@@ -17,7 +17,10 @@ use super::{
     scalar::Scalars,
     sql::{Item, line_of},
 };
-use datafusion::sql::sqlparser::ast::Expr as Ast;
+use datafusion::{
+    logical_expr::{Case, Expr, lit},
+    sql::sqlparser::ast::Expr as Ast,
+};
 use std::time::Duration;
 
 struct PartDraft {
@@ -45,9 +48,19 @@ impl PartDraft {
     }
 }
 
-/// Whether a SELECT item is just one part.
+/// A column beside the parts, made of one after rows have merged.
+struct Difference {
+    /// Of the part with its last value.
+    of: usize,
+    visible: bool,
+    whole: bool,
+    column: Column,
+}
+
+/// Whether a SELECT item is just one part, or a difference.
 pub(super) enum Bare {
     Part(usize),
+    Difference(usize),
     /// It would be, but for a mistake that stands on the page.
     Told,
     /// It is more than that, or the same as an earlier item.
@@ -57,13 +70,14 @@ pub(super) enum Bare {
 pub(super) struct Parts<'s, 't> {
     scalars: &'s Scalars<'t>,
     all: Vec<PartDraft>,
+    differences: Vec<Difference>,
     /// Something could not be read: do not conclude from what is missing.
     pub incomplete: bool,
 }
 
 impl<'s, 't> Parts<'s, 't> {
     pub fn new(scalars: &'s Scalars<'t>) -> Self {
-        Self { scalars, all: Vec::new(), incomplete: false }
+        Self { scalars, all: Vec::new(), differences: Vec::new(), incomplete: false }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -74,8 +88,19 @@ impl<'s, 't> Parts<'s, 't> {
         self.all[part].columns().next().expect("a part has a first column")
     }
 
+    pub fn difference_column(&self, difference: usize) -> Column {
+        self.differences[difference].column.clone()
+    }
+
+    pub fn has_differences(&self) -> bool {
+        !self.differences.is_empty()
+    }
+
     pub fn hidden_columns(&self) -> impl Iterator<Item = Column> {
-        self.all.iter().flat_map(|part| part.columns().skip(usize::from(part.visible)))
+        let parts = self.all.iter();
+        let parts = parts.flat_map(|part| part.columns().skip(usize::from(part.visible)));
+        let differences = self.differences.iter().filter(|d| !d.visible);
+        parts.chain(differences.map(|d| d.column.clone()))
     }
 
     pub fn into_parts(self) -> Vec<Part> {
@@ -85,6 +110,9 @@ impl<'s, 't> Parts<'s, 't> {
     /// Adds the part that a SELECT item is, under the item's name.
     pub fn visible(&mut self, page: &mut Page<'_>, item: &Item, name: &str) -> Bare {
         let Some(Ok(call)) = calls::aggregate(&item.expr, item.line) else { return Bare::No };
+        if call.aggregate == Aggregate::Delta {
+            return self.visible_difference(page, &call, name);
+        }
         let Some(wanted) = Wanted::single(call.aggregate) else { return Bare::No };
         if self.find(&id(wanted, &call)).is_some() {
             return Bare::No;
@@ -93,6 +121,50 @@ impl<'s, 't> Parts<'s, 't> {
             Some(index) => Bare::Part(index),
             None => Bare::Told,
         }
+    }
+
+    fn visible_difference(&mut self, page: &mut Page<'_>, call: &Call, name: &str) -> Bare {
+        if let Some(last) = self.find(&id(Wanted::LastKnown, call))
+            && self.differences.iter().any(|d| d.of == last)
+        {
+            return Bare::No;
+        }
+        match self.difference(page, call, name, Some(name.to_owned())) {
+            Some(index) => Bare::Difference(index),
+            None => Bare::Told,
+        }
+    }
+
+    /// The difference of this call, under this name or a hidden one.
+    fn difference(
+        &mut self,
+        page: &mut Page<'_>,
+        call: &Call,
+        alias: &str,
+        visible: Option<String>,
+    ) -> Option<usize> {
+        let of = match self.find(&id(Wanted::LastKnown, call)) {
+            Some(of) => of,
+            None => {
+                let name = self.hidden(alias, Wanted::LastKnown.word());
+                self.add(page, Wanted::LastKnown, call, name, false)?
+            }
+        };
+        if let Some(known) = self.differences.iter().position(|d| d.of == of) {
+            return Some(known);
+        }
+        let last = &self.all[of].part.columns[0];
+        let pg = match last.pg {
+            PgType::SmallInt | PgType::Integer => PgType::BigInt,
+            _ => PgType::NumericAny,
+        };
+        let role = Role::Difference(last.name.clone());
+        let is_visible = visible.is_some();
+        let name = visible.unwrap_or_else(|| self.hidden(alias, "delta"));
+        let column = Column { name, pg, role };
+        let whole = self.all[of].whole;
+        self.differences.push(Difference { of, visible: is_visible, whole, column });
+        Some(self.differences.len() - 1)
     }
 
     fn find(&self, id: &(Wanted, Vec<String>, String)) -> Option<usize> {
@@ -135,6 +207,11 @@ impl<'s, 't> Parts<'s, 't> {
                 }
             };
         let Kept { function, args, columns, whole } = kept;
+        let filter = match (wanted, args.first()) {
+            // What is NULL is no reading of the counter.
+            (Wanted::LastKnown, Some(arg)) => Some(there(filter, arg)),
+            _ => filter,
+        };
         let part = Part { function, args, filter, columns };
         self.all.push(PartDraft { id: id(wanted, call), visible, whole, part });
         Some(self.all.len() - 1)
@@ -143,8 +220,11 @@ impl<'s, 't> Parts<'s, 't> {
     /// `_fare_avg_sum`, then `_fare_avg_sum_2`: no name of a user's begins so.
     fn hidden(&self, name: &str, word: &str) -> String {
         let first = format!("_{}_{word}", name.trim_start_matches('_'));
-        let all = || self.all.iter().flat_map(|p| &p.part.columns);
-        let taken = |name: &String| all().any(|c| c.name == *name);
+        let all = || {
+            let parts = self.all.iter().flat_map(|p| &p.part.columns).map(|c| &c.name);
+            parts.chain(self.differences.iter().map(|d| &d.column.name))
+        };
+        let taken = |name: &String| all().any(|known| known == name);
         std::iter::once(first.clone())
             .chain((2..).map(|n| format!("{first}_{n}")))
             .find(|name| !taken(name))
@@ -197,6 +277,19 @@ impl<'s, 't> Parts<'s, 't> {
     }
 }
 
+/// The rows that pass the filter and have a value; the value is not looked at elsewhere.
+fn there(filter: Option<Expr>, value: &Expr) -> Expr {
+    let there = value.clone().is_not_null();
+    match filter {
+        None => there,
+        Some(filter) => Expr::Case(Case {
+            expr: None,
+            when_then_expr: vec![(Box::new(filter), Box::new(there))],
+            else_expr: Some(Box::new(lit(false))),
+        }),
+    }
+}
+
 fn id(wanted: Wanted, call: &Call) -> (Wanted, Vec<String>, String) {
     let filter = call.filter.as_ref().map_or(String::new(), Ast::to_string);
     (wanted, call.args.iter().map(Ast::to_string).collect(), filter)
@@ -226,6 +319,13 @@ impl Found<'_, '_, '_, '_> {
         let part = self.part(wanted, call)?;
         let first = &self.parts.all[part].part.columns[0];
         Ok((quoted(&first.name), first.pg))
+    }
+
+    fn difference(&mut self, call: &Call) -> Result<Piece, Wrong> {
+        let made = self.parts.difference(self.page, call, self.alias, None);
+        let difference = &self.parts.differences[made.ok_or(Wrong::Told)?];
+        let column = &difference.column;
+        Ok(Piece::column(&column.name, column.pg, difference.whole))
     }
 
     /// `sum / count` of the same argument: NULL where nothing was counted.
@@ -295,6 +395,7 @@ impl Leaves for Found<'_, '_, '_, '_> {
                 self.part(wanted, &call).map(|index| self.parts.all[index].piece())
             }
             (None, Aggregate::Spread(spread)) => self.spread(&call, spread),
+            (None, Aggregate::Delta) => self.difference(&call),
             (None, _) => self.average(&call),
         })
     }

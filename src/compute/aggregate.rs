@@ -309,15 +309,15 @@ fn layout(model: &Model, aggregate: &Aggregate) -> (Vec<From>, Vec<Field>) {
     };
     let mut layout = Vec::new();
     let mut fields = Vec::new();
-    for column in &model.columns {
+    for column in model.columns.iter().filter(|c| c.role.travels()) {
         let key = || aggregate.keys.iter().position(|k| k.name == column.name);
         let found = match &column.role {
             Role::WindowStart => Some((From::WindowStart, timestamp())),
             Role::WindowEnd => Some((From::WindowEnd, timestamp())),
             Role::Key => key().map(|i| (From::Key(i), column.pg.arrow())),
             Role::Part(_) => part(&column.name),
-            // Computed by PostgreSQL; of row models.
-            Role::Derived(_) | Role::Value | Role::Position => continue,
+            // Computed where the rows are; of row models.
+            Role::Derived(_) | Role::Difference(_) | Role::Value | Role::Position => continue,
         };
         let (from, data_type) = found.expect("catalog gives every key and part its column");
         layout.push(from);

@@ -47,6 +47,11 @@ fn describe() {
         "Rows that came after their window was final"
     );
     describe_counter!(
+        "highwater_negative_deltas_total",
+        Unit::Count,
+        "Differences of delta(x) that went below zero"
+    );
+    describe_counter!(
         "highwater_filtered_total",
         Unit::Count,
         "Rows that a model's WHERE left out"

@@ -392,8 +392,9 @@ impl Driver {
         self.context.runtime.spawn(async move {
             let started = Instant::now();
             match context.warehouse.commit(&job.cut).await {
-                Ok(()) => {
+                Ok(committed) => {
                     report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
+                    report::below_zero(&job.cut.topic, &committed.below_zero);
                     job.count();
                     context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
                 }

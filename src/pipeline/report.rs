@@ -319,6 +319,18 @@ pub fn committed(topic: &str, lane: Lane, cut: &Cut, took: Duration) {
         .record(rows as f64);
 }
 
+/// Differences of `delta(…)` that a commit has found below zero.
+pub fn below_zero(topic: &str, models: &[(Arc<str>, u64)]) {
+    for (model, count) in models {
+        metrics::counter!(
+            "highwater_negative_deltas_total",
+            "topic" => topic.to_owned(),
+            "model" => model.to_string()
+        )
+        .increment(*count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

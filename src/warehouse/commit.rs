@@ -25,7 +25,18 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// What a commit has found on its way.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Differences of `delta(…)` that went below zero, by model: the counter was set back, or a
+    /// value was wrong.
+    pub below_zero: Vec<(Arc<str>, u64)>,
+}
 
 /// Dead letters of one statement: at most so many, and so many bytes of keys and values.
 const DEAD_LETTERS_MAX: usize = 1_000;
@@ -88,7 +99,7 @@ impl Warehouse {
     /// # Errors
     /// `Fenced`: a mark is not where the cut begins, or has another epoch. `Unknown`: COMMIT was
     /// sent and not answered. `Retry`: nothing happened. `Halt`: it cannot be applied at all.
-    pub async fn commit(&self, cut: &Cut) -> Result<()> {
+    pub async fn commit(&self, cut: &Cut) -> Result<Committed> {
         let committing = AtomicBool::new(false);
         let work = self.commit_now(cut, &committing);
         match tokio::time::timeout(self.transaction_timeout(), work).await {
@@ -104,7 +115,7 @@ impl Warehouse {
         }
     }
 
-    async fn commit_now(&self, cut: &Cut, committing: &AtomicBool) -> Result<()> {
+    async fn commit_now(&self, cut: &Cut, committing: &AtomicBool) -> Result<Committed> {
         for advance in &cut.advances {
             if advance.fates.total() != advance.span.len() {
                 return Err(Error::halt(format!(
@@ -132,6 +143,8 @@ impl Warehouse {
             Yield::DeadLetters(_) => (1, ""),
             Yield::Table { model, .. } => (2, model as &str),
         });
+        let mut committed = Committed::default();
+        self.lock_models(&session, &doing, cut).await?;
         for one in yields {
             match one {
                 Yield::Files(files) => add_files(&session, &doing, cut, files).await?,
@@ -140,12 +153,35 @@ impl Warehouse {
                 }
                 Yield::Table { model, delta } => {
                     let way = Way::CopyAbove(self.settings.insert_rows_max);
-                    merge(&session, &*self.table(model)?, delta, way).await?
+                    let below = merge(&session, &*self.table(model)?, delta, way).await?;
+                    if below > 0 {
+                        committed.below_zero.push((model.clone(), below));
+                    }
                 }
             }
         }
         committing.store(true, Ordering::Relaxed);
-        session.commit(&doing).await
+        session.commit(&doing).await?;
+        Ok(committed)
+    }
+
+    /// W-8: rows of these models depend on each other, so their cuts take turns. All locks are taken
+    /// at once and in order of names, before any row is touched: two cuts cannot wait for each other.
+    async fn lock_models(&self, session: &Session, doing: &str, cut: &Cut) -> Result<()> {
+        let mut names = Vec::new();
+        for one in &cut.yields {
+            if let Yield::Table { model, .. } = one
+                && self.table(model)?.differences.is_some()
+            {
+                names.push(model.to_string());
+            }
+        }
+        names.sort();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let sql = include_str!("../../sql/warehouse/lock_models.sql");
+        session.query(doing, sql, &[&names]).await.map(drop)
     }
 }
 

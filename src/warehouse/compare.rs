@@ -19,6 +19,7 @@ pub fn is_exact(model: &Model, column: &str) -> bool {
         Role::Part(Merge::Add) | Role::Derived(_) => column.pg != PgType::Double,
         Role::Part(Merge::Mean(_) | Merge::SquaredDifferences(_)) => false,
         Role::Part(Merge::Least | Merge::Greatest | Merge::Win(_))
+        | Role::Difference(_)
         | Role::WindowStart
         | Role::WindowEnd
         | Role::Key

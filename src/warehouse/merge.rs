@@ -4,9 +4,12 @@
 //! text of the statements (`tables`), the transaction around them (`commit`, `snapshot`).
 //!
 //! W-7  A value is counted by `count(DISTINCT …)` in the transaction that first stores it.
+//! W-8  A difference is to the last value of the window before, as both are at COMMIT.
 
 use super::{
+    differences::Differences,
     encode::Elements,
+    keyed,
     postgres::{Parameter, Session},
     tables::{Sets, Table},
 };
@@ -39,13 +42,45 @@ impl Way {
     }
 }
 
-pub async fn merge(session: &Session, table: &Table, delta: &Delta, way: Way) -> Result<()> {
+/// Gives how many differences of `delta(…)` went below zero.
+pub async fn merge(session: &Session, table: &Table, delta: &Delta, way: Way) -> Result<u64> {
     let doing = format!("merge a cut into its table, model={}", table.model);
     upsert(session, &doing, table, &delta.rows, way).await?;
-    match &table.sets {
-        Some(sets) => add_values(session, &doing, sets, &delta.sets, way).await,
-        None => Ok(()),
+    if let Some(sets) = &table.sets {
+        add_values(session, &doing, sets, &delta.sets, way).await?;
     }
+    match &table.differences {
+        Some(differences) => renew(session, &doing, differences, &delta.rows).await,
+        None => Ok(0),
+    }
+}
+
+/// Makes the differences anew of the windows in the delta, and of those after them (W-8).
+async fn renew(
+    session: &Session,
+    doing: &str,
+    differences: &Differences,
+    rows: &RecordBatch,
+) -> Result<u64> {
+    let mut below = 0;
+    for alike in keyed::alike(rows, &differences.keys)? {
+        let sql = differences.renew(&alike.nulls);
+        let mut given = keyed::there(&differences.keys, &alike.nulls);
+        given.push(&differences.window_start);
+        let columns = given.iter().map(|(name, pg)| {
+            let column = alike.batch.column_by_name(name).expect("a delta has its keys");
+            Elements::new(name, column.as_ref(), *pg)
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        for from in (0..alike.rows.len()).step_by(ARRAY_ROWS) {
+            let to = (from + ARRAY_ROWS).min(alike.rows.len());
+            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
+            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
+            let counted = session.query(doing, &sql, &values).await?;
+            below += counted[0].get::<_, i64>(0) as u64;
+        }
+    }
+    Ok(below)
 }
 
 async fn upsert(

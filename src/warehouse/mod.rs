@@ -12,6 +12,7 @@
 //! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes.
 //! W-7  A value is counted by `count(DISTINCT …)` in the transaction that first stores it.
+//! W-8  A difference is to the last value of the window before, as both are at COMMIT.
 //!
 //! | file | does |
 //! | --- | --- |
@@ -23,7 +24,7 @@
 //! | `manifest` | lake files and uploads after their cut |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
-//! | `tables`, `sets`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
+//! | `tables`, `sets`, `differences`, `keyed`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
 pub mod merging;
@@ -33,6 +34,8 @@ pub mod tables;
 
 mod commit;
 mod compare;
+mod differences;
+mod keyed;
 mod listing;
 mod manifest;
 mod merge;
@@ -47,6 +50,7 @@ pub mod embedded;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use commit::Committed;
 pub use postgres::{Warehouse, WarehouseSettings};
 
 use crate::{

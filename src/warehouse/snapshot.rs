@@ -115,7 +115,7 @@ impl Snapshot {
     /// Merges a delta into the model's shadow, as a cut merges it into the table.
     pub async fn add(&self, model: &str, delta: &Delta) -> Result<()> {
         let (table, _) = self.shadow_of(model)?;
-        merge(&self.session, table, delta, Way::Arrays).await
+        merge(&self.session, table, delta, Way::Arrays).await.map(drop)
     }
 
     /// How many rows differ between the model's tables and their shadows, and some of them.

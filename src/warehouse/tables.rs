@@ -7,7 +7,7 @@
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes, as in the
 //!      process that made the delta.
 
-use super::{merging::merged, sets};
+use super::{differences::Differences, merging::merged, sets};
 use crate::catalog::{Model, ModelKind, PgType, Role};
 use sha2::{Digest, Sha256};
 use std::{fmt, fmt::Write as _, sync::Arc};
@@ -39,6 +39,8 @@ pub struct Table {
     pub shape: Shape,
     /// The tables of `count(DISTINCT …)`; None: there is none.
     pub sets: Option<Sets>,
+    /// The columns of `delta(…)`; None: there is none.
+    pub differences: Option<Differences>,
 }
 
 /// What a table is, as far as others can be told from it.
@@ -128,8 +130,7 @@ pub(super) fn definition(pg: PgType) -> String {
 impl Table {
     pub fn new(model: &Model) -> Self {
         let name = quoted(&model.name);
-        let carried: Vec<_> =
-            model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_))).collect();
+        let carried: Vec<_> = model.columns.iter().filter(|c| c.role.travels()).collect();
         let columns: Vec<_> = carried.iter().map(|c| (c.name.clone(), c.pg)).collect();
         let names = list(&columns, |(name, _)| quoted(name));
         let key = key(model);
@@ -164,6 +165,7 @@ impl Table {
             staging,
             copy,
             sets: sets::of(model, &key),
+            differences: Differences::of(model),
             shape: Shape { table: model.name.to_string(), wanted: wanted(model, &key), key },
             columns,
         }
@@ -289,6 +291,7 @@ fn create(model: &Model, key: &[String]) -> String {
             | Role::WindowEnd
             | Role::Key
             | Role::Part(_)
+            | Role::Difference(_)
             | Role::Value
             | Role::Position => format!("{} {}", quoted(&c.name), definition(c.pg)),
         })
@@ -303,11 +306,15 @@ fn create(model: &Model, key: &[String]) -> String {
             format!("UNIQUE NULLS NOT DISTINCT ({columns})")
         }
     });
-    format!(
+    let table = format!(
         "CREATE TABLE {} (\n  {}\n) WITH (fillfactor = {FILLFACTOR})",
         quoted(&model.name),
         lines.join(",\n  ")
-    )
+    );
+    match Differences::of(model) {
+        Some(differences) => format!("{table};\n{}", differences.index),
+        None => table,
+    }
 }
 
 /// What becomes of a row whose key is there already; empty where that cannot be.

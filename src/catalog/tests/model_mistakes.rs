@@ -141,6 +141,17 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
             "array_agg cannot be merged",
         ),
         ("SELECT name, median(n) AS c FROM events GROUP BY name", 2, "median cannot be merged"),
+        ("SELECT name, delta(n) AS c FROM events GROUP BY name", 2, "delta(x) without a window"),
+        (
+            "SELECT tumble(interval '1 h') AS w, delta(ratio) AS c FROM events GROUP BY w",
+            2,
+            "a delta of double precision is not exact. Allowed: delta(x::numeric(18,6))",
+        ),
+        (
+            "SELECT tumble(interval '1 h') AS w, delta(name) + 1 AS c FROM events GROUP BY w",
+            2,
+            "a delta of text",
+        ),
         ("SELECT name, mode(n) AS c FROM events GROUP BY name", 2, "mode cannot be merged"),
         (
             "SELECT name, percentile_cont(n) AS c FROM events GROUP BY name",

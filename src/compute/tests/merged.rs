@@ -35,8 +35,7 @@ impl Merged {
 
     fn upsert(&mut self, model: &Model, delta: &Delta) {
         let delta = &delta.rows;
-        let columns: Vec<_> =
-            model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_))).collect();
+        let columns: Vec<_> = model.columns.iter().filter(|c| c.role.travels()).collect();
         let named: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(
             delta.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(),
@@ -84,7 +83,7 @@ impl Merged {
 fn key_of(model: &Model, row: &[Value]) -> Vec<Value> {
     let indexes: Vec<usize> = match &model.kind {
         ModelKind::Aggregate(_) => {
-            let columns = model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_)));
+            let columns = model.columns.iter().filter(|c| c.role.travels());
             let roles: Vec<_> = columns.map(|c| &c.role).collect();
             let of = |role: Role| (0..roles.len()).filter(move |i| *roles[*i] == role);
             let window = of.clone()(Role::WindowStart);

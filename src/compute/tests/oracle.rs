@@ -483,8 +483,7 @@ fn keep(
 fn in_oracle_order(model: &crate::catalog::Model, merged: &Merged) -> Merged {
     use crate::catalog::Role;
     let ModelKind::Aggregate(aggregate) = &model.kind else { return merged.clone() };
-    let columns: Vec<_> =
-        model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_))).collect();
+    let columns: Vec<_> = model.columns.iter().filter(|c| c.role.travels()).collect();
     let of = |role: Role| columns.iter().position(|c| c.role == role);
     let named = |name: &str| columns.iter().position(|c| c.name == name).expect("a column");
     let order: Vec<usize> = of(Role::WindowStart)

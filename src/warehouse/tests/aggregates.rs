@@ -299,3 +299,86 @@ async fn variances_are_those_of_postgresql() {
         database.end().await;
     }
 }
+
+const GROWN: &str = "m AS
+  SELECT k, small, tumble(interval '20 seconds') AS w, delta(n) AS grown, count(*) AS rows,
+         delta(amount) FILTER (WHERE flag) AS paid, 1 + delta(big) AS more, delta(n) * 2 AS twice
+  FROM taps GROUP BY k, small, w";
+
+/// Per window the last value, and from it the difference to the window before that has one.
+const GROWN_EXPECTED: &str = "SELECT k, small, w_start, n - coalesce((
+        SELECT b.n FROM last AS b WHERE b.k IS NOT DISTINCT FROM last.k AND b.small IS NOT DISTINCT FROM last.small
+          AND b.w_start < last.w_start AND b.n IS NOT NULL ORDER BY b.w_start DESC LIMIT 1), 0) AS grown, rows,
+      amount - coalesce((
+        SELECT b.amount FROM last AS b WHERE b.k IS NOT DISTINCT FROM last.k
+          AND b.small IS NOT DISTINCT FROM last.small AND b.w_start < last.w_start AND b.amount IS NOT NULL
+        ORDER BY b.w_start DESC LIMIT 1), 0) AS paid,
+      1 + big - coalesce((
+        SELECT b.big FROM last AS b WHERE b.k IS NOT DISTINCT FROM last.k AND b.small IS NOT DISTINCT FROM last.small
+          AND b.w_start < last.w_start AND b.big IS NOT NULL ORDER BY b.w_start DESC LIMIT 1), 0) AS more
+    FROM (SELECT * FROM last) AS last";
+
+const LAST: &str = "SELECT k, small, date_bin('20 seconds', at, 'epoch') AS w_start, count(*) AS rows,
+      (array_agg(n::numeric ORDER BY at DESC, part DESC, off DESC) FILTER (WHERE n IS NOT NULL))[1] AS n,
+      (array_agg(amount ORDER BY at DESC, part DESC, off DESC)
+         FILTER (WHERE amount IS NOT NULL AND flag))[1] AS amount,
+      (array_agg(big::numeric ORDER BY at DESC, part DESC, off DESC) FILTER (WHERE big IS NOT NULL))[1] AS big
+    FROM raw GROUP BY 1, 2, 3";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_are_to_the_window_before_whatever_comes_late() {
+    for (settings, seed) in ways() {
+        let Some(database) = Database::new(&settings, "").await else { return };
+        filled(&database, GROWN, seed, 600).await;
+        database.warehouse.query_text(&format!("CREATE TABLE last AS {LAST}")).await.unwrap();
+        assert_equal(
+            &database,
+            "SELECT k, small, w_start, grown, rows, paid, more, twice FROM m",
+            &format!("SELECT *, grown * 2 FROM ({GROWN_EXPECTED}) AS e"),
+        )
+        .await;
+        database.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_that_falls_is_told_and_one_window_after_another_needs_no_key() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let declared = declared(
+        "m AS SELECT tumble(interval '1 minute') AS w, delta(n) AS grown FROM taps GROUP BY w",
+    );
+    warehouse.ensure_tables(std::slice::from_ref(&declared.model)).await.unwrap();
+    let output = model_output("m");
+    let mut mark = take_one(warehouse, &output, 0).await;
+    let mut told = Vec::new();
+    // Minutes and readings; the third and the fifth come late.
+    for (minute, reading) in [(0, "10"), (3, "25"), (1, "12"), (4, "20"), (2, "30"), (5, "null")] {
+        let record = format!("{{\"at\":\"2024-03-01T00:0{minute}:00Z\",\"n\":{reading}}}");
+        let place = Partition(0);
+        let mut tables =
+            Tables::new(&declared.topic, std::slice::from_ref(&declared.model)).unwrap();
+        let letters = Output::DeadLetters;
+        tables.adopt(&[(output.clone(), place, mark), (letters, place, mark)]);
+        let records = [RawRecord {
+            partition: place,
+            offset: mark.next.0,
+            timestamp: EventTime(0),
+            key: None,
+            value: Some(record.as_bytes()),
+        }];
+        let decoded = Decoder::new(declared.topic.clone(), None).decode(&records);
+        tables.admit(&records, &decoded, &[(place, mark.next)]).unwrap();
+        let sealed = tables.seal().unwrap().tables.into_iter();
+        let yields = sealed.map(|(model, delta)| Yield::Table { model, delta }).collect();
+        let advances = vec![advance(&output, 0, &mark, 1)];
+        let committed = warehouse.commit(&cut(advances, yields)).await.unwrap();
+        told.push(committed.below_zero.iter().map(|(_, count)| *count).sum::<u64>());
+        mark.next = Offset(mark.next.0 + 1);
+    }
+    // 20 after 25 is one; 25 after 30, which came between, another.
+    assert_eq!(told, [0, 0, 0, 1, 1, 0]);
+    let grown = read(warehouse, "SELECT grown FROM m ORDER BY w_start").await;
+    assert_eq!(grown, ["10", "2", "18", "-5", "-5", "NULL"]);
+    database.end().await;
+}
