@@ -110,7 +110,7 @@
 //! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
 //! | W-7 | a value is counted by `count(DISTINCT …)` in the transaction that first stores it | `warehouse/merge.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `UNIQUE NULLS NOT DISTINCT` of each set; `ON CONFLICT DO NOTHING RETURNING` |
-//! | W-8 | a difference of `delta(…)` is to the last value of the window before, as both are at COMMIT; cuts of such models take turns | `warehouse/differences.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `lock_models.sql` |
+//! | W-8 | a difference of `delta(…)` is to the last value of the window before, as both are at COMMIT; cuts of models with those, or with sketches, take turns | `warehouse/differences.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `lock_models.sql` |
 //! | P-1 | at most one commit in flight per lane | `pipeline/worker.rs`, `due`; `tests/it/simulation` | a second one finds the mark moved: `move_marks.sql` |
 //! | P-2 | a lane admits each offset once, in order, from its mark | `pipeline/worker.rs` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |

@@ -26,6 +26,8 @@ pub(super) enum Aggregate {
     ArgMin,
     ArgMax,
     Delta,
+    ApproxDistinct,
+    ApproxPercentile,
     Spread(Spread),
 }
 
@@ -51,6 +53,8 @@ impl Aggregate {
             Self::ArgMin => "arg_min",
             Self::ArgMax => "arg_max",
             Self::Delta => "delta",
+            Self::ApproxDistinct => "approx_distinct",
+            Self::ApproxPercentile => "approx_percentile",
             Self::Spread(Spread { root: true, sample: true }) => "stddev_samp",
             Self::Spread(Spread { root: true, sample: false }) => "stddev_pop",
             Self::Spread(Spread { root: false, sample: true }) => "var_samp",
@@ -61,7 +65,7 @@ impl Aggregate {
     /// How many arguments it takes; `count(*)` apart.
     fn arity(self) -> usize {
         match self {
-            Self::ArgMin | Self::ArgMax => 2,
+            Self::ArgMin | Self::ArgMax | Self::ApproxPercentile => 2,
             _ => 1,
         }
     }
@@ -88,11 +92,11 @@ enum Meaning {
 }
 
 const MERGEABLE: &str = "count, sum, min, max, avg, bool_and, bool_or, first_value, last_value, arg_min, arg_max, \
-                         stddev, variance";
+                         stddev, variance, delta, approx_distinct, approx_percentile";
 const LATER: &str = "is not supported. Allowed: count, sum, min, max, avg, bool_and, bool_or, first_value, \
-                     last_value, arg_min, arg_max, stddev, variance";
+                     last_value, arg_min, arg_max, stddev, variance, delta, approx_distinct, approx_percentile";
 const EVERY_VALUE: &str = "cannot be merged: it needs every value of the group at once, while only a small state per \
-                           group is kept. Allowed: avg, min, max, stddev, count(*) FILTER (WHERE …)";
+                           group is kept. Allowed: approx_percentile(x, 0.5), avg, min, max, stddev";
 const GROWS: &str = "cannot be merged: its result depends on the order of all rows and grows without limit. Allowed: \
                      count(DISTINCT x), first_value, last_value; or a model without GROUP BY, and this in the query \
                      that reads it";
@@ -115,6 +119,8 @@ fn meaning(function: &Function) -> Meaning {
         "arg_min" => Meaning::Aggregate(Aggregate::ArgMin),
         "arg_max" => Meaning::Aggregate(Aggregate::ArgMax),
         "delta" => Meaning::Aggregate(Aggregate::Delta),
+        "approx_distinct" => Meaning::Aggregate(Aggregate::ApproxDistinct),
+        "approx_percentile" => Meaning::Aggregate(Aggregate::ApproxPercentile),
         "stddev" | "stddev_samp" => spread(true, true),
         "stddev_pop" => spread(true, false),
         "variance" | "var_samp" => spread(false, true),
@@ -133,18 +139,15 @@ fn meaning(function: &Function) -> Meaning {
                  var_samp, var_pop",
             )
         }
-        "covar_pop" | "covar_samp" | "corr" | "nth_value" | "approx_distinct" | "bit_and"
-        | "bit_or" | "bit_xor" | "regr_slope" | "regr_intercept" | "regr_count" | "regr_r2"
-        | "regr_avgx" | "regr_avgy" | "regr_sxx" | "regr_syy" | "regr_sxy" => {
-            Meaning::Refused(LATER)
-        }
+        "covar_pop" | "covar_samp" | "corr" | "nth_value" | "bit_and" | "bit_or" | "bit_xor"
+        | "regr_slope" | "regr_intercept" | "regr_count" | "regr_r2" | "regr_avgx"
+        | "regr_avgy" | "regr_sxx" | "regr_syy" | "regr_sxy" => Meaning::Refused(LATER),
         "median"
         | "percentile_cont"
         | "percentile_disc"
         | "mode"
         | "quantile_cont"
         | "approx_median"
-        | "approx_percentile"
         | "approx_percentile_cont"
         | "approx_percentile_cont_with_weight"
         | "grouping" => Meaning::Refused(EVERY_VALUE),
@@ -223,6 +226,9 @@ fn call(function: &Function, aggregate: Aggregate, line: usize) -> Result<Call, 
             }
             Aggregate::ArgMin | Aggregate::ArgMax => {
                 format!("{name} takes two arguments. Allowed: {name}(x, y)")
+            }
+            Aggregate::ApproxPercentile => {
+                format!("{name} takes two arguments. Allowed: {name}(x, 0.95)")
             }
             _ => format!("{name} takes one argument. Allowed: {name}(x)"),
         });

@@ -3,7 +3,8 @@
 //! Owns: the words. Does not own: anything that they describe.
 
 use super::{
-    Catalog, Column, Extreme, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Role, Topic,
+    Catalog, Column, Estimate, Extreme, Late, Merge, Model, ModelKind, PartitionFunction, PgType,
+    Role, SketchKind, Topic,
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
@@ -139,6 +140,16 @@ impl Model {
                 "combines (its last digits depend on the order of arrival)".to_owned()
             }
             Role::Derived(sql) => format!("= {sql}"),
+            Role::Part(Merge::Sketch(SketchKind::Distinct)) => {
+                "unites (HyperLogLog of DataSketches, 4,096 registers)".to_owned()
+            }
+            Role::Part(Merge::Sketch(SketchKind::Quantiles)) => "unites (DDSketch)".to_owned(),
+            Role::Estimate(sketch, Estimate::Distinct) => {
+                format!("about, from {sketch}: 1.6% standard error")
+            }
+            Role::Estimate(sketch, Estimate::Quantile(share)) => {
+                format!("about, from {sketch}: within 1% of the value at {share}")
+            }
             Role::Difference(last) => format!("{last} minus that of the window before"),
             Role::Value => match self.has_primary_key() {
                 true => "latest by event time".to_owned(),

@@ -20,7 +20,7 @@ enum Slot<'s> {
     Window(String),
     Key(usize),
     Part(usize),
-    Difference(usize),
+    Beside(usize),
     /// Computed by PostgreSQL from keys and parts.
     Derived(&'s str, &'s Ast),
 }
@@ -75,7 +75,7 @@ pub(super) fn aggregate(
         } else {
             match parts.visible(page, item, name) {
                 Bare::Part(index) => slots.push(Slot::Part(index)),
-                Bare::Difference(index) => slots.push(Slot::Difference(index)),
+                Bare::Beside(index) => slots.push(Slot::Beside(index)),
                 Bare::Told => parts.incomplete = true,
                 Bare::No => slots.push(Slot::Derived(name, &item.expr)),
             }
@@ -118,7 +118,7 @@ pub(super) fn aggregate(
                 role: Role::Key,
             }),
             Slot::Part(index) => columns.push(parts.visible_column(*index)),
-            Slot::Difference(index) => columns.push(parts.difference_column(*index)),
+            Slot::Beside(index) => columns.push(parts.column_beside(*index)),
             Slot::Derived(name, ast) => {
                 if let Some(column) = parts.derived(page, name, ast, &keys, &key_texts, &window) {
                     derived.push(column.name.clone());

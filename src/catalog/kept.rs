@@ -4,8 +4,8 @@
 //! `parts`).
 
 use super::{
-    Extreme, Merge, Moments, PartColumn, PartFunction, PgType, Pick, Rank, calls::Aggregate,
-    decompose::fit_for_key, scalar::Scalar,
+    Extreme, Merge, Moments, PartColumn, PartFunction, PgType, Pick, Rank, SketchKind,
+    calls::Aggregate, decompose::fit_for_key, scalar::Scalar,
 };
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
@@ -29,6 +29,7 @@ pub(super) enum Wanted {
     Pick(Pick),
     /// The last value that is not NULL.
     LastKnown,
+    Sketch(SketchKind),
 }
 
 impl Wanted {
@@ -46,7 +47,11 @@ impl Wanted {
             Aggregate::Last => Some(Self::Pick(Pick::Last)),
             Aggregate::ArgMin => Some(Self::Pick(Pick::LeastBy)),
             Aggregate::ArgMax => Some(Self::Pick(Pick::GreatestBy)),
-            Aggregate::Avg | Aggregate::Spread(_) | Aggregate::Delta => None,
+            Aggregate::Avg
+            | Aggregate::Spread(_)
+            | Aggregate::Delta
+            | Aggregate::ApproxDistinct
+            | Aggregate::ApproxPercentile => None,
         }
     }
 
@@ -64,6 +69,7 @@ impl Wanted {
             Self::Moments => "moments",
             Self::Pick(Pick::First) => "first",
             Self::Pick(Pick::Last) | Self::LastKnown => "last",
+            Self::Sketch(_) => "sketch",
             Self::Pick(Pick::LeastBy) => "arg_min",
             Self::Pick(Pick::GreatestBy) => "arg_max",
         }
@@ -223,6 +229,29 @@ pub(super) fn kept(
             let columns = picked(Pick::Last, *pg, None, name, hidden);
             let function = PartFunction::Pick(Pick::Last);
             Ok(Kept { function, args: exact(args), columns, whole })
+        }
+        (Wanted::Sketch(kind), [pg]) => {
+            let args = match kind {
+                SketchKind::Distinct => {
+                    fit_for_key(*pg).map_err(|why| {
+                        format!("{called}(…): {}", why.replace("a key of", "a value of"))
+                    })?;
+                    exact(args)
+                }
+                SketchKind::Quantiles => match *pg {
+                    PgType::SmallInt
+                    | PgType::Integer
+                    | PgType::BigInt
+                    | PgType::Numeric(..)
+                    | PgType::Real
+                    | PgType::Double => {
+                        args.into_iter().map(|arg| arg.into(DataType::Float64)).collect()
+                    }
+                    other => return Err(format!("{called}(…) of {other}. Allowed: numbers")),
+                },
+            };
+            let merge = Merge::Sketch(kind);
+            one(PartFunction::Sketch(kind), args, PgType::Bytea, DataType::Binary, merge, false)
         }
         _ => Err(format!("{called} has the wrong number of arguments. Allowed: {called}(x)")),
     }

@@ -39,8 +39,8 @@ mod topic_file;
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{
-    Aggregate, Column, Extreme, Key, Late, Merge, Model, ModelKind, Moments, Part, PartColumn,
-    PartFunction, Pick, Rank, Role, Rows, ValueSet, Window,
+    Aggregate, Column, Estimate, Extreme, Key, Late, Merge, Model, ModelKind, Moments, Part,
+    PartColumn, PartFunction, Pick, Rank, Role, Rows, SketchKind, ValueSet, Window,
 };
 pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};

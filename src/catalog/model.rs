@@ -134,6 +134,24 @@ pub enum PartFunction {
     /// The first argument of one row: value, perhaps what it was chosen by, event time, partition,
     /// offset; NULL where no row was there to choose from.
     Pick(Pick),
+    /// One column of bytes; what is read off it stands in columns of [`Role::Estimate`].
+    Sketch(SketchKind),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SketchKind {
+    /// HyperLogLog of Apache DataSketches, 2^12 registers.
+    Distinct,
+    /// DDSketch, within 1 % of the value.
+    Quantiles,
+}
+
+/// What is read off a sketch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Estimate {
+    Distinct,
+    /// From 0 to 1.
+    Quantile(f64),
 }
 
 /// Which row is chosen. Rows whose second argument is NULL are not looked at.
@@ -223,6 +241,7 @@ impl Role {
             | Self::WindowEnd
             | Self::Key
             | Self::Part(_)
+            | Self::Estimate(..)
             | Self::Value
             | Self::Position => true,
         }
@@ -245,6 +264,8 @@ pub enum Role {
     /// before of the same key that has one; the value itself in the first window. It does not
     /// travel: which window is the one before is known where the rows are.
     Difference(String),
+    /// Read off the sketch in this column, wherever that changes.
+    Estimate(String, Estimate),
     /// A plain value of a row model, outside its key.
     Value,
     /// `_event_time`, `_partition`, `_offset` of a row model: which row is the latest.
@@ -263,6 +284,8 @@ pub enum Merge {
     Mean(Arc<Moments>),
     /// The sum of squared differences from the mean, by Chan, Golub and LeVeque.
     SquaredDifferences(Arc<Moments>),
+    /// Not in SQL: what is stored is read, and united in the process (`compute::sketch`).
+    Sketch(SketchKind),
 }
 
 /// Columns that say which of two rows wins; all NULL where there is nothing to win.

@@ -9,7 +9,7 @@
 //! part keeps besides its first column is hidden too.
 
 use super::{
-    Column, Key, Part, PgType, Role,
+    Column, Estimate, Key, Part, PgType, Role, SketchKind,
     calls::{self, Aggregate, Call, Spread},
     generated::{Generator, Leaves, Piece, Wrong, quoted, quotient, unbracketed},
     kept::{Kept, Wanted, kept},
@@ -19,7 +19,7 @@ use super::{
 };
 use datafusion::{
     logical_expr::{Case, Expr, lit},
-    sql::sqlparser::ast::Expr as Ast,
+    sql::sqlparser::ast::{Expr as Ast, Value},
 };
 use std::time::Duration;
 
@@ -48,19 +48,17 @@ impl PartDraft {
     }
 }
 
-/// A column beside the parts, made of one after rows have merged.
-struct Difference {
-    /// Of the part with its last value.
-    of: usize,
+/// A column beside the parts, made of one after rows have merged: a difference, an estimate.
+struct Beside {
     visible: bool,
     whole: bool,
     column: Column,
 }
 
-/// Whether a SELECT item is just one part, or a difference.
+/// Whether a SELECT item is just one part, or a column beside one.
 pub(super) enum Bare {
     Part(usize),
-    Difference(usize),
+    Beside(usize),
     /// It would be, but for a mistake that stands on the page.
     Told,
     /// It is more than that, or the same as an earlier item.
@@ -70,14 +68,14 @@ pub(super) enum Bare {
 pub(super) struct Parts<'s, 't> {
     scalars: &'s Scalars<'t>,
     all: Vec<PartDraft>,
-    differences: Vec<Difference>,
+    beside: Vec<Beside>,
     /// Something could not be read: do not conclude from what is missing.
     pub incomplete: bool,
 }
 
 impl<'s, 't> Parts<'s, 't> {
     pub fn new(scalars: &'s Scalars<'t>) -> Self {
-        Self { scalars, all: Vec::new(), differences: Vec::new(), incomplete: false }
+        Self { scalars, all: Vec::new(), beside: Vec::new(), incomplete: false }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -88,19 +86,19 @@ impl<'s, 't> Parts<'s, 't> {
         self.all[part].columns().next().expect("a part has a first column")
     }
 
-    pub fn difference_column(&self, difference: usize) -> Column {
-        self.differences[difference].column.clone()
+    pub fn column_beside(&self, index: usize) -> Column {
+        self.beside[index].column.clone()
     }
 
     pub fn has_differences(&self) -> bool {
-        !self.differences.is_empty()
+        self.beside.iter().any(|b| matches!(b.column.role, Role::Difference(_)))
     }
 
     pub fn hidden_columns(&self) -> impl Iterator<Item = Column> {
         let parts = self.all.iter();
         let parts = parts.flat_map(|part| part.columns().skip(usize::from(part.visible)));
-        let differences = self.differences.iter().filter(|d| !d.visible);
-        parts.chain(differences.map(|d| d.column.clone()))
+        let beside = self.beside.iter().filter(|b| !b.visible);
+        parts.chain(beside.map(|b| b.column.clone()))
     }
 
     pub fn into_parts(self) -> Vec<Part> {
@@ -110,8 +108,16 @@ impl<'s, 't> Parts<'s, 't> {
     /// Adds the part that a SELECT item is, under the item's name.
     pub fn visible(&mut self, page: &mut Page<'_>, item: &Item, name: &str) -> Bare {
         let Some(Ok(call)) = calls::aggregate(&item.expr, item.line) else { return Bare::No };
-        if call.aggregate == Aggregate::Delta {
-            return self.visible_difference(page, &call, name);
+        if let Some(beside) = Besides::of(&call) {
+            return match beside.and_then(|beside| self.beside(page, &beside, name, true)) {
+                Ok((_, true)) => Bare::No,
+                Ok((index, false)) => Bare::Beside(index),
+                Err(Wrong::Told) => Bare::Told,
+                Err(Wrong::At(line, what)) => {
+                    page.line(line, what);
+                    Bare::Told
+                }
+            };
         }
         let Some(wanted) = Wanted::single(call.aggregate) else { return Bare::No };
         if self.find(&id(wanted, &call)).is_some() {
@@ -123,48 +129,48 @@ impl<'s, 't> Parts<'s, 't> {
         }
     }
 
-    fn visible_difference(&mut self, page: &mut Page<'_>, call: &Call, name: &str) -> Bare {
-        if let Some(last) = self.find(&id(Wanted::LastKnown, call))
-            && self.differences.iter().any(|d| d.of == last)
-        {
-            return Bare::No;
-        }
-        match self.difference(page, call, name, Some(name.to_owned())) {
-            Some(index) => Bare::Difference(index),
-            None => Bare::Told,
-        }
-    }
-
-    /// The difference of this call, under this name or a hidden one.
-    fn difference(
+    /// The column of this call, under its alias or hidden, and whether it was there already.
+    fn beside(
         &mut self,
         page: &mut Page<'_>,
-        call: &Call,
+        wanted: &Besides,
         alias: &str,
-        visible: Option<String>,
-    ) -> Option<usize> {
-        let of = match self.find(&id(Wanted::LastKnown, call)) {
+        visible: bool,
+    ) -> Result<(usize, bool), Wrong> {
+        let of = match self.find(&id(wanted.part, &wanted.call)) {
             Some(of) => of,
             None => {
-                let name = self.hidden(alias, Wanted::LastKnown.word());
-                self.add(page, Wanted::LastKnown, call, name, false)?
+                let name = self.hidden(alias, wanted.part.word());
+                let added = self.add(page, wanted.part, &wanted.call, name, false);
+                added.ok_or(Wrong::Told)?
             }
         };
-        if let Some(known) = self.differences.iter().position(|d| d.of == of) {
-            return Some(known);
-        }
-        let last = &self.all[of].part.columns[0];
-        let pg = match last.pg {
-            PgType::SmallInt | PgType::Integer => PgType::BigInt,
-            _ => PgType::NumericAny,
+        let part = &self.all[of];
+        let first = &part.part.columns[0];
+        let (role, pg, whole) = match wanted.estimate {
+            None => match first.pg {
+                PgType::SmallInt | PgType::Integer => {
+                    (Role::Difference(first.name.clone()), PgType::BigInt, true)
+                }
+                _ => (Role::Difference(first.name.clone()), PgType::NumericAny, part.whole),
+            },
+            Some(estimate) => {
+                let role = Role::Estimate(first.name.clone(), estimate);
+                match estimate {
+                    Estimate::Distinct => (role, PgType::BigInt, true),
+                    Estimate::Quantile(_) => (role, PgType::Double, false),
+                }
+            }
         };
-        let role = Role::Difference(last.name.clone());
-        let is_visible = visible.is_some();
-        let name = visible.unwrap_or_else(|| self.hidden(alias, "delta"));
-        let column = Column { name, pg, role };
-        let whole = self.all[of].whole;
-        self.differences.push(Difference { of, visible: is_visible, whole, column });
-        Some(self.differences.len() - 1)
+        if let Some(known) = self.beside.iter().position(|b| b.column.role == role) {
+            return Ok((known, true));
+        }
+        let name = match visible {
+            true => alias.to_owned(),
+            false => self.hidden(alias, wanted.call.aggregate.as_str()),
+        };
+        self.beside.push(Beside { visible, whole, column: Column { name, pg, role } });
+        Ok((self.beside.len() - 1, false))
     }
 
     fn find(&self, id: &(Wanted, Vec<String>, String)) -> Option<usize> {
@@ -222,7 +228,7 @@ impl<'s, 't> Parts<'s, 't> {
         let first = format!("_{}_{word}", name.trim_start_matches('_'));
         let all = || {
             let parts = self.all.iter().flat_map(|p| &p.part.columns).map(|c| &c.name);
-            parts.chain(self.differences.iter().map(|d| &d.column.name))
+            parts.chain(self.beside.iter().map(|b| &b.column.name))
         };
         let taken = |name: &String| all().any(|known| known == name);
         std::iter::once(first.clone())
@@ -277,6 +283,49 @@ impl<'s, 't> Parts<'s, 't> {
     }
 }
 
+/// What a column beside a part needs.
+struct Besides {
+    part: Wanted,
+    /// Of the part.
+    call: Call,
+    /// None: it is a difference.
+    estimate: Option<Estimate>,
+}
+
+impl Besides {
+    /// None: the call is something else.
+    fn of(call: &Call) -> Option<Result<Self, Wrong>> {
+        let (part, estimate) = match call.aggregate {
+            Aggregate::Delta => (Wanted::LastKnown, None),
+            Aggregate::ApproxDistinct => {
+                (Wanted::Sketch(SketchKind::Distinct), Some(Estimate::Distinct))
+            }
+            Aggregate::ApproxPercentile => match share(call.args.get(1)) {
+                Some(share) => {
+                    (Wanted::Sketch(SketchKind::Quantiles), Some(Estimate::Quantile(share)))
+                }
+                None => {
+                    let what = "approx_percentile's second argument is not a number from 0 to 1. \
+                                Allowed: approx_percentile(x, 0.95)";
+                    return Some(Err(Wrong::At(call.line, what.into())));
+                }
+            },
+            _ => return None,
+        };
+        let mut call = call.clone();
+        // All percentiles of one argument share its sketch.
+        call.args.truncate(1);
+        Some(Ok(Self { part, call, estimate }))
+    }
+}
+
+/// A literal from 0 to 1.
+fn share(ast: Option<&Ast>) -> Option<f64> {
+    let Some(Ast::Value(value)) = ast else { return None };
+    let Value::Number(digits, _) = &value.value else { return None };
+    digits.parse().ok().filter(|share| (0.0..=1.0).contains(share))
+}
+
 /// The rows that pass the filter and have a value; the value is not looked at elsewhere.
 fn there(filter: Option<Expr>, value: &Expr) -> Expr {
     let there = value.clone().is_not_null();
@@ -321,11 +370,12 @@ impl Found<'_, '_, '_, '_> {
         Ok((quoted(&first.name), first.pg))
     }
 
-    fn difference(&mut self, call: &Call) -> Result<Piece, Wrong> {
-        let made = self.parts.difference(self.page, call, self.alias, None);
-        let difference = &self.parts.differences[made.ok_or(Wrong::Told)?];
-        let column = &difference.column;
-        Ok(Piece::column(&column.name, column.pg, difference.whole))
+    fn beside(&mut self, call: &Call) -> Result<Piece, Wrong> {
+        let wanted = Besides::of(call).ok_or(Wrong::Told)??;
+        let (index, _) = self.parts.beside(self.page, &wanted, self.alias, false)?;
+        let beside = &self.parts.beside[index];
+        let column = &beside.column;
+        Ok(Piece::column(&column.name, column.pg, beside.whole))
     }
 
     /// `sum / count` of the same argument: NULL where nothing was counted.
@@ -395,7 +445,9 @@ impl Leaves for Found<'_, '_, '_, '_> {
                 self.part(wanted, &call).map(|index| self.parts.all[index].piece())
             }
             (None, Aggregate::Spread(spread)) => self.spread(&call, spread),
-            (None, Aggregate::Delta) => self.difference(&call),
+            (None, Aggregate::Delta | Aggregate::ApproxDistinct | Aggregate::ApproxPercentile) => {
+                self.beside(&call)
+            }
             (None, _) => self.average(&call),
         })
     }

@@ -1,7 +1,7 @@
 //! GROUP BY over a cut: DataFusion's hash tables, and an accumulator per part, fed batch by batch.
 //!
 //! Owns: the groups of the open cut, the delta's columns, the parts that DataFusion counts.
-//! Does not own: the others (`picked`, `distinct`), merging deltas with stored rows, windows as a
+//! Does not own: the others (`picked`, `distinct`, `sketch`), merging deltas with stored rows, windows as a
 //! notion (`event_time`).
 
 use super::{
@@ -9,9 +9,10 @@ use super::{
     distinct::Distinct,
     picked::Picked,
     plan::{Input, Plan},
+    sketch::{self, Sketches},
 };
 use crate::{
-    catalog::{Aggregate, Model, Part, PartFunction, Role, types::timestamp},
+    catalog::{Aggregate, Estimate, Model, Part, PartFunction, Role, types::timestamp},
     error::{Error, Result},
     event_time::window_starts,
 };
@@ -71,6 +72,7 @@ enum Open {
     Picked(Picked),
     /// The set for this column.
     Distinct(Distinct),
+    Sketches(Sketches),
 }
 
 /// The rows of a batch, as one part sees them.
@@ -102,6 +104,8 @@ enum From {
     Key(usize),
     /// A part and a column of it.
     Part(usize, usize),
+    /// Read off a part that is a sketch.
+    Estimate(usize, Estimate),
 }
 
 impl Deltas {
@@ -205,6 +209,9 @@ impl Deltas {
             }
             From::Key(i) => Ok(keys[first_key + i].clone()),
             From::Part(part, column) => in_order(&parts[*part][*column]),
+            From::Estimate(part, estimate) => {
+                in_order(&sketch::estimates(parts[*part][0].as_binary(), *estimate)?)
+            }
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let rows = RecordBatch::try_new(self.schema.clone(), columns)
@@ -232,6 +239,7 @@ impl Open {
             PartFunction::Moments => Ok(Self::Moments(accumulator(var_samp_udaf(), args.first())?)),
             PartFunction::Pick(pick) => Ok(Self::Picked(Picked::new(pick, &args)?)),
             PartFunction::CountDistinct(_) => Ok(Self::Distinct(Distinct::new(&args)?)),
+            PartFunction::Sketch(kind) => Ok(Self::Sketches(Sketches::new(kind))),
         }
     }
 
@@ -242,6 +250,7 @@ impl Open {
             }
             Self::Picked(picked) => picked.add(rows),
             Self::Distinct(distinct) => distinct.add(rows),
+            Self::Sketches(sketches) => sketches.add(rows),
         }
     }
 
@@ -251,6 +260,7 @@ impl Open {
             Self::Value(accumulator) => Ok(vec![accumulator.evaluate(EmitTo::All)?]),
             Self::Moments(accumulator) => moments(&accumulator.state(EmitTo::All)?),
             Self::Picked(picked) => picked.finish(count),
+            Self::Sketches(sketches) => Ok(vec![sketches.finish(count)]),
             // What is new is known where the values are.
             Self::Distinct(_) => Ok(vec![Arc::new(Int64Array::from(vec![0; count]))]),
         }
@@ -261,6 +271,7 @@ impl Open {
             Self::Value(accumulator) | Self::Moments(accumulator) => accumulator.size(),
             Self::Picked(picked) => picked.memory(),
             Self::Distinct(distinct) => distinct.memory(),
+            Self::Sketches(sketches) => sketches.memory(),
         }
     }
 }
@@ -316,6 +327,10 @@ fn layout(model: &Model, aggregate: &Aggregate) -> (Vec<From>, Vec<Field>) {
             Role::WindowEnd => Some((From::WindowEnd, timestamp())),
             Role::Key => key().map(|i| (From::Key(i), column.pg.arrow())),
             Role::Part(_) => part(&column.name),
+            Role::Estimate(sketch, estimate) => part(sketch).and_then(|(from, _)| match from {
+                From::Part(i, _) => Some((From::Estimate(i, *estimate), column.pg.arrow())),
+                _ => None,
+            }),
             // Computed where the rows are; of row models.
             Role::Derived(_) | Role::Difference(_) | Role::Value | Role::Position => continue,
         };

@@ -14,6 +14,7 @@ mod distinct;
 mod picked;
 mod plan;
 mod rows;
+pub mod sketch;
 #[cfg(test)]
 mod tests;
 

@@ -171,7 +171,7 @@ impl Warehouse {
         let mut names = Vec::new();
         for one in &cut.yields {
             if let Yield::Table { model, .. } = one
-                && self.table(model)?.differences.is_some()
+                && self.table(model)?.takes_turns()
             {
                 names.push(model.to_string());
             }

@@ -17,9 +17,11 @@ pub fn is_exact(model: &Model, column: &str) -> bool {
     let column = model.columns.iter().find(|c| c.name == column);
     column.is_none_or(|column| match &column.role {
         Role::Part(Merge::Add) | Role::Derived(_) => column.pg != PgType::Double,
-        Role::Part(Merge::Mean(_) | Merge::SquaredDifferences(_)) => false,
+        // The bytes of a sketch depend on the order; what is read off them does not.
+        Role::Part(Merge::Mean(_) | Merge::SquaredDifferences(_) | Merge::Sketch(_)) => false,
         Role::Part(Merge::Least | Merge::Greatest | Merge::Win(_))
         | Role::Difference(_)
+        | Role::Estimate(..)
         | Role::WindowStart
         | Role::WindowEnd
         | Role::Key

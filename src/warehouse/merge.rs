@@ -9,8 +9,9 @@
 use super::{
     differences::Differences,
     encode::Elements,
-    keyed,
+    keyed::{self, Alike},
     postgres::{Parameter, Session},
+    sketches::{Sketches, Stored},
     tables::{Sets, Table},
 };
 use crate::{
@@ -45,7 +46,13 @@ impl Way {
 /// Gives how many differences of `delta(…)` went below zero.
 pub async fn merge(session: &Session, table: &Table, delta: &Delta, way: Way) -> Result<u64> {
     let doing = format!("merge a cut into its table, model={}", table.model);
-    upsert(session, &doing, table, &delta.rows, way).await?;
+    match &table.sketches {
+        Some(sketches) => {
+            let rows = unite(session, &doing, sketches, &delta.rows).await?;
+            upsert(session, &doing, table, &rows, way).await?;
+        }
+        None => upsert(session, &doing, table, &delta.rows, way).await?,
+    }
     if let Some(sets) = &table.sets {
         add_values(session, &doing, sets, &delta.sets, way).await?;
     }
@@ -53,6 +60,33 @@ pub async fn merge(session: &Session, table: &Table, delta: &Delta, way: Way) ->
         Some(differences) => renew(session, &doing, differences, &delta.rows).await,
         None => Ok(0),
     }
+}
+
+/// The delta with the stored sketches in it. Nobody else changes them meanwhile: cuts take turns.
+async fn unite(
+    session: &Session,
+    doing: &str,
+    sketches: &Sketches,
+    rows: &RecordBatch,
+) -> Result<RecordBatch> {
+    let mut stored: Stored = vec![vec![None; rows.num_rows()]; sketches.count()];
+    for alike in keyed::alike(rows, &sketches.keys)? {
+        let sql = sketches.read(&alike.nulls);
+        let given = keyed::there(&sketches.keys, &alike.nulls);
+        let columns = key_elements(&alike, &given)?;
+        for from in (0..alike.rows.len()).step_by(ARRAY_ROWS) {
+            let to = (from + ARRAY_ROWS).min(alike.rows.len());
+            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
+            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
+            for row in session.query(doing, &sql, &values).await? {
+                let place = alike.rows[from + row.get::<_, i64>(0) as usize - 1] as usize;
+                for (i, column) in stored.iter_mut().enumerate() {
+                    column[place] = row.get(i + 1);
+                }
+            }
+        }
+    }
+    sketches.united(rows, &stored)
 }
 
 /// Makes the differences anew of the windows in the delta, and of those after them (W-8).
@@ -67,11 +101,7 @@ async fn renew(
         let sql = differences.renew(&alike.nulls);
         let mut given = keyed::there(&differences.keys, &alike.nulls);
         given.push(&differences.window_start);
-        let columns = given.iter().map(|(name, pg)| {
-            let column = alike.batch.column_by_name(name).expect("a delta has its keys");
-            Elements::new(name, column.as_ref(), *pg)
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let columns = key_elements(&alike, &given)?;
         for from in (0..alike.rows.len()).step_by(ARRAY_ROWS) {
             let to = (from + ARRAY_ROWS).min(alike.rows.len());
             let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
@@ -81,6 +111,14 @@ async fn renew(
         }
     }
     Ok(below)
+}
+
+fn key_elements<'a>(alike: &'a Alike, given: &[&(String, PgType)]) -> Result<Vec<Elements<'a>>> {
+    let columns = given.iter().map(|(name, pg)| {
+        let column = alike.batch.column_by_name(name).expect("a delta has its keys");
+        Elements::new(name, column.as_ref(), *pg)
+    });
+    columns.collect()
 }
 
 async fn upsert(

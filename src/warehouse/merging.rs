@@ -1,7 +1,8 @@
 //! How two rows of one key become one, in PostgreSQL's words.
 //!
 //! Owns: the expression of each [`Merge`]. It is symmetric (but for the last bits of doubles), so a
-//! delta may meet a stored row, or one stored row another. Does not own: the statement around it.
+//! delta may meet a stored row, or one stored row another. Sketches are united beforehand, by
+//! `sketches`. Does not own: the statement around it.
 //!
 //! A merge must not fail for any value: the cut could never be committed. PostgreSQL refuses doubles
 //! that leave their range, upwards or downwards; `compute::aggregate` gives moments that cannot.
@@ -22,6 +23,8 @@ pub fn merged(column: &str, merge: &Merge, a: &str, b: &str) -> String {
         Merge::Least => format!("least({x}, {y})"),
         Merge::Greatest => format!("greatest({x}, {y})"),
         Merge::Win(rank) => format!("CASE WHEN {} THEN {y} ELSE {x} END", wins(rank, a, b)),
+        // `b` is what both have become, in the process.
+        Merge::Sketch(_) => y,
         Merge::Mean(moments) => {
             let m = Two::of(moments, a, b);
             let (n, both, difference) = (&m.counts[1], m.both(), m.difference());

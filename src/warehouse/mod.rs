@@ -24,7 +24,7 @@
 //! | `manifest` | lake files and uploads after their cut |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
-//! | `tables`, `sets`, `differences`, `keyed`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
+//! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
 pub mod merging;
@@ -41,6 +41,7 @@ mod manifest;
 mod merge;
 mod schema;
 mod sets;
+mod sketches;
 pub mod snapshot;
 mod tls;
 

@@ -7,7 +7,7 @@
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes, as in the
 //!      process that made the delta.
 
-use super::{differences::Differences, merging::merged, sets};
+use super::{differences::Differences, merging::merged, sets, sketches::Sketches};
 use crate::catalog::{Model, ModelKind, PgType, Role};
 use sha2::{Digest, Sha256};
 use std::{fmt, fmt::Write as _, sync::Arc};
@@ -41,6 +41,8 @@ pub struct Table {
     pub sets: Option<Sets>,
     /// The columns of `delta(…)`; None: there is none.
     pub differences: Option<Differences>,
+    /// None: the model keeps no sketch.
+    pub sketches: Option<Sketches>,
 }
 
 /// What a table is, as far as others can be told from it.
@@ -166,6 +168,7 @@ impl Table {
             copy,
             sets: sets::of(model, &key),
             differences: Differences::of(model),
+            sketches: Sketches::of(model),
             shape: Shape { table: model.name.to_string(), wanted: wanted(model, &key), key },
             columns,
         }
@@ -182,6 +185,13 @@ impl Table {
         let sets = self.sets.iter().flat_map(|sets| &sets.all);
         let sets = sets.map(|set| (set.create.as_str(), set.comment.as_str()));
         std::iter::once((self.create.as_str(), self.comment.as_str())).chain(sets)
+    }
+}
+
+impl Table {
+    /// Whether what a cut writes depends on what other cuts have written: they take turns then.
+    pub fn takes_turns(&self) -> bool {
+        self.differences.is_some() || self.sketches.is_some()
     }
 }
 
@@ -292,6 +302,7 @@ fn create(model: &Model, key: &[String]) -> String {
             | Role::Key
             | Role::Part(_)
             | Role::Difference(_)
+            | Role::Estimate(..)
             | Role::Value
             | Role::Position => format!("{} {}", quoted(&c.name), definition(c.pg)),
         })
@@ -338,6 +349,9 @@ fn conflict(model: &Model, key: &[String]) -> String {
         ModelKind::Aggregate(_) => {
             let sets = model.columns.iter().filter_map(|c| {
                 let name = quoted(&c.name);
+                if let Role::Estimate(..) = c.role {
+                    return Some(format!("{name} = excluded.{name}"));
+                }
                 let Role::Part(merge) = &c.role else { return None };
                 Some(format!("{name} = {}", merged(&c.name, merge, "t", "excluded")))
             });

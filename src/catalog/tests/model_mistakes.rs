@@ -152,11 +152,36 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
             2,
             "a delta of text",
         ),
+        (
+            "SELECT name, approx_percentile(n) AS c FROM events GROUP BY name",
+            2,
+            "Allowed: approx_percentile(x, 0.95)",
+        ),
+        (
+            "SELECT name, approx_percentile(n, 95) AS c FROM events GROUP BY name",
+            2,
+            "not a number from 0 to 1",
+        ),
+        (
+            "SELECT name, 2 * approx_percentile(n, big) AS c FROM events GROUP BY name",
+            2,
+            "not a number from 0 to 1",
+        ),
+        (
+            "SELECT name, approx_percentile(name, 0.5) AS c FROM events GROUP BY name",
+            2,
+            "approx_percentile(…) of text. Allowed: numbers",
+        ),
+        (
+            "SELECT name, approx_distinct(ratio) AS c FROM events GROUP BY name",
+            2,
+            "approx_distinct(…): a value of double precision",
+        ),
         ("SELECT name, mode(n) AS c FROM events GROUP BY name", 2, "mode cannot be merged"),
         (
             "SELECT name, percentile_cont(n) AS c FROM events GROUP BY name",
             2,
-            "percentile_cont cannot be merged",
+            "percentile_cont cannot be merged: it needs every value of the group at once, while only a small state per group is kept. Allowed: approx_percentile(x, 0.5)",
         ),
         (
             "SELECT name, sum(max(n)) AS c FROM events GROUP BY name",

@@ -137,7 +137,7 @@ fn merged(merge: &Merge, stored: &Value, new: &Value) -> Value {
                     a.clone()
                 }
             }
-            Merge::Win(_) | Merge::Mean(_) | Merge::SquaredDifferences(_) => {
+            Merge::Win(_) | Merge::Mean(_) | Merge::SquaredDifferences(_) | Merge::Sketch(_) => {
                 panic!("merges with its neighbours: {merge:?}")
             }
         },

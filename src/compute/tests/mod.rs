@@ -3,6 +3,7 @@
 mod expressions;
 mod merged;
 mod oracle;
+mod sketches;
 mod tables;
 
 use super::{SealedTables, Tables};

@@ -139,13 +139,15 @@ async fn work(
     }
 }
 
-/// The model's table from random logs by three processes at once, and the raw records beside it.
-async fn filled(database: &Database, statement: &str, seed: u64, records: usize) {
+/// The model's table from random logs by three processes at once, and the raw records beside it;
+/// seeds of the records and of the cuts.
+async fn filled(database: &Database, statement: &str, (seed, cuts): (u64, u64), records: usize) {
     let declared = Arc::new(declared(statement));
     let warehouse = &database.warehouse;
     warehouse.ensure_tables(std::slice::from_ref(&declared.model)).await.unwrap();
     warehouse.query_text(RAW).await.unwrap();
     let mut random = StdRng::seed_from_u64(seed);
+    let mut cuts = StdRng::seed_from_u64(cuts);
     let mut workers = Vec::new();
     for partition in 0..PARTITIONS {
         let log = Arc::new(log(&mut random, records));
@@ -157,7 +159,7 @@ async fn filled(database: &Database, statement: &str, seed: u64, records: usize)
             "INSERT INTO raw SELECT * FROM jsonb_populate_recordset(NULL::raw, '[{all}]'::jsonb)"
         );
         warehouse.query_text(&insert).await.unwrap();
-        let work = work(warehouse.clone(), declared.clone(), partition, log, random.random());
+        let work = work(warehouse.clone(), declared.clone(), partition, log, cuts.random());
         workers.push(tokio::spawn(work));
     }
     for worker in workers {
@@ -201,7 +203,7 @@ const DISTINCT: &str = "m AS
 async fn distinct_values_are_counted_as_postgresql_counts_them() {
     for (settings, seed) in ways() {
         let Some(database) = Database::new(&settings, "").await else { return };
-        filled(&database, DISTINCT, seed, 700).await;
+        filled(&database, DISTINCT, (seed, seed), 700).await;
         assert_equal(
             &database,
             "SELECT k, w_start, rows, texts, numbers, bigs, amounts, days, ids, times, flags, share FROM m",
@@ -235,7 +237,7 @@ const CHOSEN: &str = "m AS
 async fn rows_are_chosen_as_postgresql_orders_them() {
     for (settings, seed) in ways() {
         let Some(database) = Database::new(&settings, "").await else { return };
-        filled(&database, CHOSEN, seed, 500).await;
+        filled(&database, CHOSEN, (seed, seed), 500).await;
         assert_equal(
             &database,
             "SELECT k, odd, first_txt, last_big, last_at, last_flag, txt_most, day_least, id_txt, amount_flag,
@@ -269,7 +271,7 @@ const SPREAD: &str = "m AS
 async fn variances_are_those_of_postgresql() {
     for (settings, seed) in ways() {
         let Some(database) = Database::new(&settings, "").await else { return };
-        filled(&database, SPREAD, seed, 500).await;
+        filled(&database, SPREAD, (seed, seed), 500).await;
         let expected = "SELECT k, date_bin('2 minutes', at, 'epoch') AS w_start, var_samp(small) AS small_v,
                     stddev(n) AS n_s, var_pop(big) AS big_p, stddev_pop(amount) FILTER (WHERE flag) AS amount_p,
                     variance(amount) AS amount_v, sum(amount) AS amount_sum, variance(ratio) AS ratio_v,
@@ -329,7 +331,7 @@ const LAST: &str = "SELECT k, small, date_bin('20 seconds', at, 'epoch') AS w_st
 async fn differences_are_to_the_window_before_whatever_comes_late() {
     for (settings, seed) in ways() {
         let Some(database) = Database::new(&settings, "").await else { return };
-        filled(&database, GROWN, seed, 600).await;
+        filled(&database, GROWN, (seed, seed), 600).await;
         database.warehouse.query_text(&format!("CREATE TABLE last AS {LAST}")).await.unwrap();
         assert_equal(
             &database,
@@ -381,4 +383,67 @@ async fn a_counter_that_falls_is_told_and_one_window_after_another_needs_no_key(
     let grown = read(warehouse, "SELECT grown FROM m ORDER BY w_start").await;
     assert_eq!(grown, ["10", "2", "18", "-5", "-5", "NULL"]);
     database.end().await;
+}
+
+const ROUGH: &str = "m AS
+  SELECT k, tumble(interval '1 minute') AS w, approx_distinct(txt) AS texts,
+         approx_distinct(big) FILTER (WHERE flag) AS bigs, approx_distinct(amount) AS amounts,
+         approx_distinct(day) AS days, approx_distinct(id) AS ids, approx_distinct(flag) AS flags,
+         approx_distinct(at) AS times, approx_percentile(n, 0.5) AS half, approx_percentile(n, 0.9) AS most,
+         approx_percentile(ratio, 0) AS least, approx_percentile(amount, 1) FILTER (WHERE flag) AS greatest,
+         100 * approx_distinct(small) / count(*) AS share
+  FROM taps GROUP BY k, w";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sketches_are_near_what_postgresql_counts_and_the_same_whatever_the_cuts() {
+    let columns = "k, w_start, texts, bigs, amounts, days, ids, flags, times, half, most, least, greatest, share";
+    let sql = format!("SELECT {columns} FROM m ORDER BY w_start, k NULLS FIRST");
+    let mut before: Option<Vec<String>> = None;
+    for (settings, seed) in ways() {
+        let Some(database) = Database::new(&settings, "").await else { return };
+        // The same records each time, and other cuts.
+        filled(&database, ROUGH, (9, seed), 500).await;
+        let nth = |share: &str, x: &str, filter: &str| {
+            format!(
+                "(array_agg({x} ORDER BY {x}) FILTER (WHERE {x} IS NOT NULL{filter}))[1 + \
+                     floor({share} * (count({x}) FILTER (WHERE true{filter}) - 1))::integer]"
+            )
+        };
+        let expected = format!(
+            "SELECT k, date_bin('1 minute', at, 'epoch') AS w_start, count(DISTINCT txt) AS texts,
+                    count(DISTINCT big) FILTER (WHERE flag) AS bigs, count(DISTINCT amount) AS amounts,
+                    count(DISTINCT day) AS days, count(DISTINCT id) AS ids, count(DISTINCT flag) AS flags,
+                    count(DISTINCT at) AS times, {} AS half, {} AS most, {} AS least, {} AS greatest,
+                    100 * count(DISTINCT small) / count(*) AS share
+             FROM raw GROUP BY 1, 2",
+            nth("0.5", "n", ""),
+            nth("0.9", "n", ""),
+            nth("0.0", "ratio", ""),
+            nth("1.0", "amount", " AND flag"),
+        );
+        // So few are counted exactly.
+        let exact = "k, w_start, texts, bigs, amounts, days, ids, flags, times, share";
+        assert_equal(
+            &database,
+            &format!("SELECT {exact} FROM m"),
+            &format!("SELECT {exact} FROM ({expected}) AS e"),
+        )
+        .await;
+        let far = ["half", "most", "least", "greatest"].map(|c| {
+            format!("(m.{c} IS NULL) <> (e.{c} IS NULL) OR abs(m.{c} - e.{c}) > 0.0101 * abs(e.{c}) + 1e-8")
+        });
+        let far = format!(
+            "SELECT m.k, m.half, e.half, m.most, e.most, m.least, e.least, m.greatest, e.greatest
+             FROM m JOIN ({expected}) AS e ON m.k IS NOT DISTINCT FROM e.k AND m.w_start = e.w_start WHERE {}",
+            far.join(" OR ")
+        );
+        let far = read(&database.warehouse, &far).await;
+        assert!(far.is_empty(), "{}", far.join("\n"));
+        let rows = read(&database.warehouse, &sql).await;
+        if let Some(before) = before {
+            assert_eq!(before, rows);
+        }
+        before = Some(rows);
+        database.end().await;
+    }
 }
