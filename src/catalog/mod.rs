@@ -19,6 +19,7 @@ pub mod topic;
 pub mod types;
 
 mod calls;
+mod changes;
 mod decompose;
 mod describe;
 mod fingerprint;
@@ -32,6 +33,7 @@ mod tests;
 mod toml_table;
 mod topic_file;
 
+pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{

@@ -6,7 +6,8 @@
 //! models on the topic are still checked and a column's mistake is not told twice.
 
 use super::{
-    Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Pii, Topic, TopicColumn,
+    Encoding, Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Pii, Topic, TopicColumn,
+    changes,
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
@@ -20,9 +21,10 @@ use std::{
 };
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 8] = [
+const TOP: [&str; 9] = [
     "topic",
     "format",
+    "changes",
     "event_time",
     "max_disorder",
     "max_future",
@@ -30,12 +32,12 @@ const TOP: [&str; 8] = [
     "lake",
     "dead_letters",
 ];
-const COLUMN: [&str; 4] = ["type", "from", "pii", "optional"];
+const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
 const LAKE: [&str; 3] = ["partition_by", "roll", "time_zone"];
 const ROLL: [&str; 2] = ["bytes", "age"];
 const DEAD_LETTERS: [&str; 2] = ["stop_above", "keep_raw"];
-const LATER_FORMATS: [&str; 6] =
-    ["csv", "avro", "debezium-json", "debezium-avro", "qlik", "cloudevents"];
+const LATER_FORMATS: [&str; 7] =
+    ["csv", "avro", "debezium-avro", "qlik", "cloudevents", "maxwell", "canal"];
 
 const MAX_DISORDER: Duration = Duration::from_secs(60);
 const ROLL_BYTES: u64 = 128 << 20;
@@ -106,9 +108,9 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
     if let Some(topic) = &kafka_topic {
         check_kafka_topic(topic, top.byte("topic"), found);
     }
-    if let Some(format) = top.required_text("format", "such as \"json\"", found) {
-        check_format(&format, top.byte("format"), found);
-    }
+    let format = top.required_text("format", "such as \"json\"", found);
+    let format = format.and_then(|text| format_of(&text, top.byte("format"), found));
+    let format = format.unwrap_or(Format::Json);
 
     let mut unsure = BTreeSet::new();
     let columns = match top.table("columns", found) {
@@ -126,13 +128,29 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
-    let schema = schema_of(&columns);
+    let schema = schema_of(&columns, format);
+    let changes = changes::read(top, format, &columns, &unsure, found);
 
     let event_time_name = top.text("event_time", found);
-    if let Some(name) = &event_time_name {
+    if let Some(name) = &event_time_name
+        && changes.is_some()
+        && name != "_source_time"
+    {
+        found.push((
+            top.byte("event_time"),
+            "the event time of a change is the time at which the source made it, since a delete \
+             has no other. Allowed: no event_time (or \"_source_time\", which is the same)"
+                .into(),
+        ));
+    } else if let Some(name) = &event_time_name
+        && changes.is_none()
+    {
         check_event_time(name, top.byte("event_time"), &columns, &unsure, found);
     }
-    let event_time = event_time_name.as_ref().and_then(|name| schema.index_of(name).ok());
+    let event_time = match &changes {
+        Some(_) => schema.index_of("_source_time").ok(),
+        None => event_time_name.as_ref().and_then(|name| schema.index_of(name).ok()),
+    };
     let max_disorder = top.parsed("max_disorder", duration, found).unwrap_or(MAX_DISORDER);
     let max_future = top.parsed("max_future", duration, found);
 
@@ -140,7 +158,7 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         file: page.file.clone(),
         kafka_topic: kafka_topic.unwrap_or_else(|| name.to_string()),
         name,
-        format: Format::Json,
+        format,
         columns,
         event_time,
         max_disorder,
@@ -148,6 +166,7 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         lake: None,
         stop_above: Some(STOP_ABOVE),
         keep_raw: false,
+        changes,
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
@@ -180,12 +199,22 @@ fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
     }
 }
 
-fn check_format(format: &str, byte: usize, found: &mut Found) {
-    if LATER_FORMATS.contains(&format) {
-        found.push((byte, format!("the format `{format}` is not supported yet. Allowed: json")));
-    } else if format != "json" {
-        found.push((byte, unknown("format", format, &["json"])));
+fn format_of(text: &str, byte: usize, found: &mut Found) -> Option<Format> {
+    let format = Format::parse(text);
+    if format.is_none() {
+        let names = Format::ALL.map(Format::as_str);
+        found.push((
+            byte,
+            match LATER_FORMATS.contains(&text) {
+                true => format!(
+                    "the format `{text}` is not supported yet. Allowed: {}",
+                    names.join(", ")
+                ),
+                false => unknown("format", text, &names),
+            },
+        ));
     }
+    format
 }
 
 fn check_event_time(
@@ -275,6 +304,7 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
         path_is_default: true,
         optional: false,
         pii: None,
+        encoding: Encoding::Plain,
     };
     if let Err(what) = check_name("column", row.key) {
         found.push((row.byte, what));
@@ -305,12 +335,18 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
             }
             column.pii = table.parsed("pii", pii, found);
             column.optional = table.boolean("optional", found).unwrap_or(false);
+            let encoding = |text: &str| {
+                let wrong =
+                    |fit| format!("`{text}` is the encoding of {fit}, not of {}", column.pg);
+                Encoding::parse(text)?.fitted(column.pg).map_err(wrong)
+            };
+            column.encoding = table.parsed("encoding", encoding, found).unwrap_or(Encoding::Plain);
         }
         other => found.push((
             row.byte,
             format!(
                 "column `{}` is a TOML {}. Allowed: \"type\", or {{ type = …, from = …, pii = …, \
-                 optional = … }}",
+                 optional = …, encoding = … }}",
                 row.key,
                 other.type_str()
             ),
