@@ -25,6 +25,7 @@ mod describe;
 mod fingerprint;
 mod generated;
 mod grouped;
+mod lake_file;
 mod mistake;
 mod scalar;
 mod sql;

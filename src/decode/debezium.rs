@@ -151,8 +151,7 @@ impl Debezium {
             }
             _ => {}
         };
-        members(payload, |name, raw| read(name, raw))
-            .map_err(|broken| not_json("value", broken))?;
+        members(payload, &mut read).map_err(|broken| not_json("value", broken))?;
         let operation = match op {
             _ if deleted => Operation::Delete,
             Some("c") => Operation::Insert,
