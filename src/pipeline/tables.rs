@@ -5,18 +5,38 @@
 use super::{counting, driver::Job, worker::Move};
 use crate::{
     catalog::{Model, Topic},
-    compute::{Counted, Refusal, Tables},
-    cut::{Cut, DeadLetter, Yield},
+    compute::{Counted, Refusal, Tables, lookup::Version},
+    cut::{Cut, DeadLetter, ReferenceUse, Yield},
     decode::Decoded,
     error::Result,
     record::{Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// The newest version of each reference. A cut looks up in what was the newest when it began.
+#[derive(Clone, Default)]
+pub struct References(Arc<RwLock<BTreeMap<Arc<str>, Arc<Version>>>>);
+
+impl References {
+    /// Gives the version before.
+    pub fn publish(&self, version: Arc<Version>) -> Option<Arc<Version>> {
+        let mut newest = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(version.reference.name.clone(), version)
+    }
+
+    pub fn newest(&self) -> Vec<Arc<Version>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
 
 pub struct TablesLane {
     topic: Arc<str>,
+    references: References,
     keep_raw: bool,
     tables: Tables,
     dead_letters: Vec<DeadLetter>,
@@ -27,11 +47,14 @@ pub struct TablesLane {
 }
 
 impl TablesLane {
-    pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
+    pub fn new(topic: &Topic, models: &[Arc<Model>], references: References) -> Result<Self> {
+        let mut tables = Tables::new(topic, models)?;
+        references.newest().iter().for_each(|version| tables.look_up_in(version));
         Ok(Self {
             topic: topic.name.clone(),
+            references,
             keep_raw: topic.keep_raw,
-            tables: Tables::new(topic, models)?,
+            tables,
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
@@ -52,7 +75,16 @@ impl TablesLane {
         self.dead_bytes = 0;
         self.records.clear();
         self.rows = 0;
-        self.tables.abandon()
+        self.tables.abandon()?;
+        self.renew_references();
+        Ok(())
+    }
+
+    /// Between two cuts.
+    fn renew_references(&mut self) {
+        for version in self.references.newest() {
+            self.tables.look_up_in(&version);
+        }
     }
 
     pub fn memory(&self) -> usize {
@@ -87,6 +119,19 @@ impl TablesLane {
             let counted = sealed.counts.remove(&key).unwrap_or_default();
             counts.insert(key, counted);
         }
+        let mut uses = Vec::new();
+        for (output, version) in self.tables.versions() {
+            uses.extend(moves.iter().filter(|moved| moved.output == output).map(|moved| {
+                ReferenceUse {
+                    output: output.clone(),
+                    partition: moved.partition,
+                    from: moved.span.from,
+                    reference: version.reference.name.clone(),
+                    version: version.id.clone(),
+                }
+            }));
+        }
+        self.renew_references();
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
@@ -94,9 +139,13 @@ impl TablesLane {
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
+        if !uses.is_empty() {
+            yields.push(Yield::References(uses));
+        }
         self.dead_bytes = 0;
         let cut = Cut { topic: self.topic.clone(), advances, yields };
-        Ok(Job { cut, late: sealed.late, rows: std::mem::take(&mut self.rows) })
+        let rows = std::mem::take(&mut self.rows);
+        Ok(Job { cut, late: sealed.late, misses: sealed.misses, rows })
     }
 }
 
