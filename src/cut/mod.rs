@@ -10,7 +10,7 @@
 
 use crate::{
     compute::Delta,
-    record::{Epoch, EventTime, Fates, Output, Partition, Span},
+    record::{Epoch, EventTime, Fates, Offset, Output, Partition, Span},
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -46,7 +46,19 @@ pub enum Yield {
         delta: Delta,
     },
     DeadLetters(Vec<DeadLetter>),
+    References(Vec<ReferenceUse>),
     Files(Vec<LakeFile>),
+}
+
+/// An output's records from this offset on were looked up in this version of a reference: a row of
+/// `highwater.reference_uses` where the version is another one than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceUse {
+    pub output: Output,
+    pub partition: Partition,
+    pub from: Offset,
+    pub reference: Arc<str>,
+    pub version: Arc<str>,
 }
 
 /// One row of `highwater.dead_letters`.

@@ -16,6 +16,7 @@ use super::{
     encode::Instant,
     merge::{Way, merge},
     postgres::{Parameter, Row, Session},
+    references,
 };
 use crate::{
     cut::{Advance, Cut, DeadLetter, LakeFile, Yield},
@@ -141,7 +142,8 @@ impl Warehouse {
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
             Yield::DeadLetters(_) => (1, ""),
-            Yield::Table { model, .. } => (2, model as &str),
+            Yield::References(_) => (2, ""),
+            Yield::Table { model, .. } => (3, model as &str),
         });
         let mut committed = Committed::default();
         self.lock_models(&session, &doing, cut).await?;
@@ -150,6 +152,9 @@ impl Warehouse {
                 Yield::Files(files) => add_files(&session, &doing, cut, files).await?,
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, cut, letters).await?
+                }
+                Yield::References(uses) => {
+                    references::add_uses(&session, &doing, &cut.topic, uses).await?
                 }
                 Yield::Table { model, delta } => {
                     let way = Way::CopyAbove(self.settings.insert_rows_max);

@@ -22,6 +22,7 @@
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
 //! | `merge` | a delta into its model's tables, statement by statement |
 //! | `manifest` | lake files and uploads after their cut |
+//! | `references` | versions of references, and who was looked up in which |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
@@ -39,6 +40,7 @@ mod keyed;
 mod listing;
 mod manifest;
 mod merge;
+pub mod references;
 mod schema;
 mod sets;
 mod sketches;

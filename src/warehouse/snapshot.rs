@@ -146,6 +146,10 @@ impl Snapshot {
         Ok(())
     }
 
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
     pub async fn end(self) -> Result<()> {
         self.session.roll_back("end verifying").await
     }
