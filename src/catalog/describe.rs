@@ -4,7 +4,7 @@
 
 use super::{
     Catalog, Column, Estimate, Extreme, Late, Merge, Model, ModelKind, PartitionFunction, PgType,
-    Place, Reference, Role, SketchKind, Topic,
+    Place, Reference, Role, SketchKind, Topic, ValueSet,
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
@@ -144,6 +144,10 @@ impl Model {
             Role::Part(Merge::Add) if column.pg == PgType::Double => {
                 "adds (its last digits depend on the order of arrival)".to_owned()
             }
+            Role::Part(Merge::Add) if self.counts_distinct(&column.name) => {
+                let table = ValueSet::table(&self.name, &column.name);
+                format!("adds the values that {table} did not hold yet")
+            }
             Role::Part(Merge::Add) => "adds".to_owned(),
             Role::Part(Merge::Least) => "least".to_owned(),
             Role::Part(Merge::Greatest) => "greatest".to_owned(),
@@ -182,6 +186,13 @@ impl Model {
                 (false, "_event_time") => "as it came".to_owned(),
                 (false, _) => "key".to_owned(),
             },
+        }
+    }
+
+    fn counts_distinct(&self, column: &str) -> bool {
+        match &self.kind {
+            ModelKind::Rows(_) => false,
+            ModelKind::Aggregate(aggregate) => aggregate.sets().any(|set| set.column == column),
         }
     }
 

@@ -83,13 +83,12 @@ impl Differences {
             )
         });
         let next: String = next.collect();
-        let values = list(self.columns.iter().enumerate(), |(i, (name, pg, last))| {
+        let values = list(self.columns.iter().enumerate(), |(i, (_, pg, last))| {
             let before = format!("(SELECT s.{} {})", quoted(last), with_value(last, "<", "DESC"));
-            format!(
-                "(m.{}::numeric - coalesce({before}, 0))::{pg} AS new_{i}, m.{} AS old_{i}",
-                quoted(last),
-                quoted(name)
-            )
+            format!("(m.last_{i}::numeric - coalesce({before}, 0))::{pg} AS new_{i}, m.old_{i}")
+        });
+        let stored = list(self.columns.iter().enumerate(), |(i, (name, _, last))| {
+            format!("s.{} AS last_{i}, s.{} AS old_{i}", quoted(last), quoted(name))
         });
         let numbered = |joint: &str, one: &dyn Fn(usize, &str) -> String| {
             let all = self.columns.iter().enumerate();
@@ -102,16 +101,19 @@ impl Differences {
                 "coalesce(v.new_{i} < 0 AND v.new_{i} IS DISTINCT FROM v.old_{i}, false)::integer"
             )
         });
+        // LIMIT makes each row one look into an index, however large the table is; the row that was
+        // found is changed where it lies, which nobody else changes meanwhile.
         format!(
             "WITH given AS (SELECT * FROM unnest({arrays}) AS g ({names})),
                touched AS (SELECT {names} FROM given{next}),
-               v AS (SELECT g.*, {values} FROM touched AS g
-                     JOIN {table} AS m ON {} AND m.{window} = g.{window}),
+               v AS MATERIALIZED (
+                 SELECT m.place, {values} FROM touched AS g CROSS JOIN LATERAL (
+                   SELECT s.ctid AS place, {stored} FROM {table} AS s
+                   WHERE {} AND s.{window} = g.{window} LIMIT 1) AS m),
                changed AS (UPDATE {table} AS t SET {sets} FROM v
-                           WHERE {} AND t.{window} = v.{window} AND ({differ}) RETURNING {below} AS below)
+                           WHERE t.ctid = v.place AND ({differ}) RETURNING {below} AS below)
              SELECT coalesce(sum(below), 0)::bigint FROM changed",
-            same("m", "g"),
-            same("t", "v"),
+            same("s", "g"),
         )
     }
 }

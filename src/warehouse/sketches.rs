@@ -64,8 +64,7 @@ impl Sketches {
     /// of the keys that are not NULL.
     pub fn read(&self, nulls: &[bool]) -> String {
         let given = there(&self.keys, nulls);
-        let names = list(&given, |(name, _)| format!("{}, ", quoted(name)));
-        let names = names.replace(", , ", ", ");
+        let names: String = given.iter().map(|(name, _)| format!("{}, ", quoted(name))).collect();
         let keys = match given.is_empty() {
             // All of them are NULL: that is one row.
             true => "(SELECT 1::bigint AS _place) AS g".to_owned(),
@@ -73,11 +72,13 @@ impl Sketches {
                 format!("unnest({}) WITH ORDINALITY AS g ({names}_place)", parameters(&given))
             }
         };
-        let columns = list(&self.columns, |(name, _)| format!("m.{}", quoted(name)));
+        let columns = list(&self.columns, |(name, _)| format!("s.{}", quoted(name)));
+        // LIMIT makes each row one look into the key's index, however large the table is.
         format!(
-            "SELECT g._place, {columns} FROM {keys} JOIN {} AS m ON {}",
+            "SELECT g._place, m.* FROM {keys} CROSS JOIN LATERAL (SELECT {columns} FROM {} AS s WHERE {} \
+             LIMIT 1) AS m",
             self.table,
-            same(&self.keys, nulls, "m", "g")
+            same(&self.keys, nulls, "s", "g")
         )
     }
 

@@ -127,6 +127,56 @@ fn a_part_has_the_type_that_cannot_overflow() {
 }
 
 #[test]
+fn what_an_aggregate_keeps_besides_its_column_is_hidden_and_shared() {
+    let m = model(&view(
+        "SELECT name, tumble(interval '1 hour') AS w, arg_max(n, at) AS top, count(DISTINCT id) AS ids, stddev(n) AS s,
+                var_pop(n) AS v, variance(ratio) AS r, delta(big) AS grown, approx_percentile(n, 0.5) AS half,
+                approx_percentile(n, 0.9) - approx_percentile(n, 0.5) AS tail FROM events GROUP BY name, w",
+    ));
+    let columns: Vec<String> =
+        m.columns.iter().map(|c| format!("{} {}", c.name, c.pg)).skip(3).collect();
+    assert_eq!(
+        columns,
+        [
+            "top integer",
+            "ids bigint",
+            "s numeric",
+            "v numeric",
+            "r double precision",
+            "grown numeric",
+            "half double precision",
+            "tail double precision",
+            "_top_by timestamptz",
+            "_top_time timestamptz",
+            "_top_partition integer",
+            "_top_offset bigint",
+            "_s_squares numeric",
+            "_s_sum numeric",
+            "_s_count bigint",
+            "_r_moments_count bigint",
+            "_r_moments_mean double precision",
+            "_r_moments_m2 double precision",
+            "_grown_last bigint",
+            "_grown_last_time timestamptz",
+            "_grown_last_partition integer",
+            "_grown_last_offset bigint",
+            "_half_sketch bytea",
+            "_tail_approx_percentile double precision",
+        ]
+    );
+    let text = m.describe();
+    for words in [
+        "adds the values that m__ids did not hold yet",
+        "of the row with the greatest _top_by, then the earliest event time",
+        "_grown_last minus that of the window before",
+        "about, from _half_sketch: within 1% of the value at 0.9",
+        "(\"_s_count\"::numeric * \"_s_squares\" - \"_s_sum\" * \"_s_sum\")",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+}
+
+#[test]
 fn keys_are_found_by_alias_place_and_expression() {
     for group_by in ["day_of", "1", "date_trunc('day', at)", "DATE_TRUNC('day', events.at)"] {
         let m = model(&view(&format!(
