@@ -222,8 +222,15 @@ impl Store {
             Place::Local(directory) => blocking(directory, Directory::probe).await,
             Place::Remote(remote) => {
                 let path = format!(".highwater/probe/{}", Uuid::new_v4());
-                let upload = remote.begin(&path).await?;
-                remote.abort(&path, &upload).await
+                let probed = async {
+                    let upload = remote.begin(&path).await?;
+                    remote.abort(&path, &upload).await
+                };
+                // What was never allowed is a mistake in the settings.
+                probed.await.map_err(|e| match e.context.contains(remote.credentials) {
+                    true => Error { kind: Kind::Halt, ..e },
+                    false => e,
+                })
             }
         }
     }
@@ -360,8 +367,10 @@ impl Remote {
             _ if text.contains("configured region") || text.contains("MalformedRegion") => {
                 halt("the bucket is in another region, set AWS_REGION")
             }
+            // Keys are rotated and rights given back; and MinIO says AccessDenied when it cleans up
+            // an emptied folder in the instant that it is written to (minio issue 15157).
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-                halt(self.credentials)
+                Error::retry(format!("{doing}: {}, lake={lake}", self.credentials))
             }
             StoreError::NotFound { .. } => halt("it is not there"),
             StoreError::InvalidPath { .. }
