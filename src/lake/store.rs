@@ -268,10 +268,13 @@ impl Remote {
         let parts = tags.iter().map(|tag| PartId { content_id: tag.clone() }).collect();
         let sealed = self.store.complete_multipart(&staged, &id, parts).await;
         sealed.map(drop).map_err(|e| {
+            // Where the first answer was lost, the client's own second try finds it ended.
+            let is_gone = is_absent(&e);
             let error = self.judged(format!("upload of {path} not ended"), e);
             match error.kind {
                 // Nothing is committed yet: the cut begins anew, with another upload.
                 Kind::Unknown | Kind::Fenced => Error { kind: Kind::Retry, ..error },
+                Kind::Halt if is_gone => Error { kind: Kind::Retry, ..error },
                 Kind::Retry | Kind::Halt | Kind::Config => error,
             }
         })
