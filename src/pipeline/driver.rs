@@ -6,7 +6,8 @@
 
 use super::{
     breaker::Breaker,
-    encoder::{self, LakeLane},
+    encoder::LakeLane,
+    owed,
     report::{self, Reporter, Standing, TopicStatus},
     tables::TablesLane,
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
@@ -265,15 +266,19 @@ impl Driver {
             Ok(fetched) => fetched,
             Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
         };
-        let records = fetched.records();
-        let decoded = self.decoder.decode(&records);
-        self.count(&records, &decoded);
-        if let Some(breaker) = &mut self.breaker
-            && breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
-        {
-            let why = breaker_sentence(&self.topic, &records, &decoded.rejects);
-            return self.decide(Input::Halt { why }, None);
+        let mut records = fetched.records();
+        let mut decoded = self.decoder.decode(&records);
+        let broken = self.breaker.as_mut().and_then(|breaker| {
+            breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
+        });
+        let mut broken_by = None;
+        if let Some(at) = broken {
+            broken_by = Some(breaker_sentence(&self.topic, &records, &decoded.rejects, at));
+            // What came before it is committed, so that its letters can be looked at.
+            records.truncate(at);
+            decoded = self.decoder.decode(&records);
         }
+        self.count(&records, &decoded);
         let mut arrivals = arrivals(&records);
         for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
@@ -282,7 +287,20 @@ impl Driver {
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
-        self.measure()
+        self.measure()?;
+        match broken_by {
+            None => Ok(()),
+            Some(why) => {
+                self.stopped(why);
+                self.decide(Input::Drain, None)
+            }
+        }
+    }
+
+    fn stopped(&mut self, why: String) {
+        tracing::error!(topic = %self.topic.name, "stopped: {why}");
+        metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string()).set(1.0);
+        self.reporter.stopped = Some(why);
     }
 
     fn measure(&mut self) -> Result<()> {
@@ -332,12 +350,7 @@ impl Driver {
             Effect::Acknowledge { offsets } => {
                 self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
             }
-            Effect::Stop { why } => {
-                tracing::error!(topic = %self.topic.name, "stopped: {why}");
-                metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string())
-                    .set(1.0);
-                self.reporter.stopped = Some(why);
-            }
+            Effect::Stop { why } => self.stopped(why),
         }
         Ok(())
     }
@@ -536,7 +549,7 @@ async fn take(
     };
     let marks = context.warehouse.take(&claim).await?;
     if let (Lane::Lake, Some(store)) = (lane, store) {
-        encoder::tidy(&topic.name, store, context).await?;
+        owed::tidy(&topic.name, store, &context.warehouse).await?;
     }
     Ok(marks)
 }
@@ -558,19 +571,20 @@ fn breaker_sentence(
     topic: &Topic,
     records: &[RawRecord<'_>],
     rejects: &[crate::decode::Reject],
+    at: usize,
 ) -> String {
     let share = topic.stop_above.unwrap_or(1.0) * 100.0;
-    let last = rejects.last().map(|reject| {
+    let last = rejects.iter().find(|reject| reject.record == at).map(|reject| {
         let record = &records[reject.record];
         let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
         format!(
-            "; the last one, {}/{}@{}:{column} {}",
+            "; it stands before {}/{}@{}:{column} {}",
             topic.kafka_topic, record.partition.0, record.offset, reject.reason
         )
     });
     format!(
         "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
-         producer (or raise stop_above) and start again: nothing of this batch was committed",
+         producer (or raise stop_above) and start again; those before it are in `highwater dead-letters list`",
         last.unwrap_or_default()
     )
 }

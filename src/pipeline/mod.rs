@@ -16,11 +16,13 @@
 //! P-5  A revoked partition is released only when nothing of it is open or in flight.
 
 pub mod driver;
+pub mod retry;
 pub mod worker;
 
 mod breaker;
 mod counting;
 mod encoder;
+mod owed;
 mod report;
 mod tables;
 

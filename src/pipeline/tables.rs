@@ -6,8 +6,8 @@ use super::{counting, driver::Job, worker::Move};
 use crate::{
     catalog::{Model, Topic},
     compute::{Counted, Refusal, Tables},
-    cut::{Cut, DeadLetter, Yield},
-    decode::Decoded,
+    cut::{Cut, DeadLetter, Raw, Yield},
+    decode::{Decoded, Reject},
     error::Result,
     record::{Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
@@ -69,10 +69,7 @@ impl TablesLane {
         self.rows += counting::add(&mut self.records, records, from);
         for refusal in self.tables.admit(records, decoded, from)? {
             let letter = dead_letter(fetched, records, refusal, self.keep_raw);
-            self.dead_bytes += letter.value.as_ref().map_or(0, Bytes::len)
-                + letter.key.as_ref().map_or(0, Bytes::len)
-                + letter.reason.len()
-                + 256;
+            self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
         }
         Ok(())
@@ -107,8 +104,13 @@ fn dead_letter(
     keep_raw: bool,
 ) -> DeadLetter {
     let record = &records[refusal.record];
-    let raw = |bytes: Option<&[u8]>| bytes.filter(|_| keep_raw).map(Bytes::copy_from_slice);
+    let raw = || Raw {
+        key: record.key.map(Bytes::copy_from_slice),
+        value: record.value.map(Bytes::copy_from_slice),
+        headers: fetched.headers(refusal.record),
+    };
     DeadLetter {
+        raw: keep_raw.then(raw),
         output: refusal.output,
         partition: record.partition,
         offset: record.offset,
@@ -116,10 +118,33 @@ fn dead_letter(
         class: refusal.class.as_str(),
         column: refusal.column,
         reason: refusal.reason,
-        key: raw(record.key),
-        value: raw(record.value),
-        headers: if keep_raw { fetched.headers(refusal.record) } else { Vec::new() },
+        refused_by: refusal.refused_by,
     }
+}
+
+/// What the lake refuses: the letters of decode, once more and without the record. The lane of
+/// tables, which may be behind or ahead, keeps that.
+pub fn lake_refusals<'a>(
+    records: &'a [RawRecord<'_>],
+    decoded: &'a Decoded,
+    from: &'a [(Partition, Offset)],
+) -> impl Iterator<Item = DeadLetter> + 'a {
+    let letter = |reject: &Reject| {
+        let record = &records[reject.record];
+        let (_, floor) = from.iter().find(|(p, _)| *p == record.partition)?;
+        (record.offset >= floor.0).then(|| DeadLetter {
+            output: Output::DeadLetters,
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            class: reject.class.as_str(),
+            column: reject.column.clone(),
+            reason: reject.reason.clone(),
+            raw: None,
+            refused_by: vec![(Output::Lake, None)],
+        })
+    };
+    decoded.rejects.iter().filter_map(letter)
 }
 
 /// What the lake counts: it takes every good record.
