@@ -71,6 +71,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         max_future: Some(Duration::from_secs(600)),
         lake: None,
         stop_above: None,
+        forward: None,
         keep_raw: true,
         schema: Arc::new(Schema::new(fields)),
     }

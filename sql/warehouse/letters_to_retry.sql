@@ -1,5 +1,6 @@
 -- A page of letters after a place, in order, with the outputs that count the record as dead. A page ends at so many
--- letters or bytes, but has one.
+-- letters or bytes, but has one. Letters that came after the beginning, those that the retry writes among them, wait
+-- for another.
 WITH page AS (
     SELECT d.partition, d."offset", d.output,
            row_number() OVER w AS number,
@@ -8,6 +9,7 @@ WITH page AS (
     WHERE d.topic = $1 AND ($2::text IS NULL OR d.output = $2) AND ($3::text IS NULL OR d.class = $3)
       AND ($4::integer[] IS NULL
            OR (d.partition, d."offset") IN (SELECT * FROM unnest($4::integer[], $5::bigint[])))
+      AND d.stored_at < $11
       AND (d.partition, d."offset", d.output) > ($6::integer, $7::bigint, $8::text)
     WINDOW w AS (ORDER BY d.partition, d."offset", d.output)
     ORDER BY d.partition, d."offset", d.output

@@ -31,6 +31,7 @@ mod sql;
 mod tests;
 mod toml_table;
 mod topic_file;
+mod topic_letters;
 
 pub use describe::describe;
 pub use mistake::Mistake;

@@ -5,16 +5,16 @@
 //! answers through the inbox.
 
 use super::{
-    breaker::Breaker,
+    breaker::{self, Breaker},
     encoder::LakeLane,
+    forward::Forwarder,
     owed,
     report::{self, Reporter, Standing, TopicStatus},
-    tables::TablesLane,
+    tables::{Job, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
     catalog::{Model, Topic},
-    cut::Cut,
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
@@ -72,13 +72,6 @@ impl Context {
     }
 }
 
-/// One cut of the tables, ready to commit.
-pub struct Job {
-    pub cut: Cut,
-    pub late: BTreeMap<Arc<str>, u64>,
-    pub rows: u64,
-}
-
 /// What a topic's pipeline is made of.
 pub struct Parts {
     pub topic: Arc<Topic>,
@@ -104,6 +97,7 @@ pub struct Driver {
     breaker: Option<Breaker>,
     tables: TablesLane,
     lake: Option<LakeLane>,
+    forwarder: Option<Forwarder>,
     store: Option<Store>,
     context: Context,
     inbox: Receiver<News>,
@@ -141,6 +135,8 @@ impl Driver {
             }
             (None, _) => None,
         };
+        let forward = topic.forward.clone();
+        let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
         report::register(&topic, &models, lanes, &KINDS.map(kind_label));
@@ -162,6 +158,7 @@ impl Driver {
             worker,
             tables,
             lake,
+            forwarder,
             store,
             context,
             inbox,
@@ -178,7 +175,7 @@ impl Driver {
             }
             self.decide(Input::Tick(self.origin.elapsed()), None)?;
             self.report();
-            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed() == 0) {
+            if self.worker.is_drained() && self.owes_nothing() {
                 return self.end();
             }
             if self.worker.wants_records() && self.lake_is_ready() {
@@ -230,7 +227,10 @@ impl Driver {
     /// Counts an answer on its way to the worker.
     fn note(&mut self, input: Input) -> Input {
         match &input {
-            Input::Committed { lane, .. } => self.reporter.committed(*lane),
+            Input::Committed { lane, .. } => {
+                self.reporter.committed(*lane);
+                self.look_for_letters(*lane == Lane::Tables);
+            }
             Input::Failed { lane, kind, why, .. } | Input::TakeFailed { lane, kind, why, .. } => {
                 tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
                 metrics::counter!("highwater_commits_refused_total",
@@ -253,6 +253,15 @@ impl Driver {
         input
     }
 
+    /// Tells who sends letters on that there may be some.
+    fn look_for_letters(&self, committed: bool) {
+        let Some(forwarder) = &self.forwarder else { return };
+        let held = self.worker.positions(Lane::Tables).into_iter().map(|(p, ..)| p).collect();
+        if committed || !forwarder.holds(&held) {
+            forwarder.look(held);
+        }
+    }
+
     fn decide(&mut self, input: Input, batch: Option<&Batch<'_>>) -> Result<()> {
         self.worker.handle(input);
         while let Some(effect) = self.worker.next_effect() {
@@ -273,7 +282,7 @@ impl Driver {
         });
         let mut broken_by = None;
         if let Some(at) = broken {
-            broken_by = Some(breaker_sentence(&self.topic, &records, &decoded.rejects, at));
+            broken_by = Some(breaker::sentence(&self.topic, &records, &decoded.rejects, at));
             // What came before it is committed, so that its letters can be looked at.
             records.truncate(at);
             decoded = self.decoder.decode(&records);
@@ -484,10 +493,17 @@ impl Driver {
     }
 
     fn is_caught_up(&self) -> bool {
-        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+        self.worker.is_caught_up() && self.owes_nothing()
+    }
+
+    /// Committed files are visible, dead letters sent on (or nobody takes them).
+    fn owes_nothing(&self) -> bool {
+        self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+            && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
     }
 
     fn publish_status(&mut self) {
+        self.look_for_letters(false);
         for lane in [Lane::Tables, Lane::Lake] {
             for (partition, admitted, committed) in self.worker.positions(lane) {
                 self.reporter.stands(Standing { lane, partition, admitted, committed });
@@ -503,26 +519,6 @@ impl Driver {
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
-    }
-}
-
-impl Job {
-    fn count(&self) {
-        let topic = self.cut.topic.to_string();
-        for (model, rows) in &self.late {
-            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
-                "model" => model.to_string())
-            .increment(*rows);
-        }
-        for advance in &self.cut.advances {
-            if let Output::Model(model) = &advance.output
-                && advance.fates.filtered > 0
-            {
-                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
-                    "model" => model.to_string())
-                .increment(advance.fates.filtered);
-            }
-        }
     }
 }
 
@@ -565,28 +561,6 @@ fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
         arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
-}
-
-fn breaker_sentence(
-    topic: &Topic,
-    records: &[RawRecord<'_>],
-    rejects: &[crate::decode::Reject],
-    at: usize,
-) -> String {
-    let share = topic.stop_above.unwrap_or(1.0) * 100.0;
-    let last = rejects.iter().find(|reject| reject.record == at).map(|reject| {
-        let record = &records[reject.record];
-        let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
-        format!(
-            "; it stands before {}/{}@{}:{column} {}",
-            topic.kafka_topic, record.partition.0, record.offset, reject.reason
-        )
-    });
-    format!(
-        "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
-         producer (or raise stop_above) and start again; those before it are in `highwater dead-letters list`",
-        last.unwrap_or_default()
-    )
 }
 
 const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];

@@ -2,7 +2,7 @@
 //!
 //! Owns: the open cut's yield and counts. Does not own: when it ends (`worker`).
 
-use super::{counting, driver::Job, worker::Move};
+use super::{counting, worker::Move};
 use crate::{
     catalog::{Model, Topic},
     compute::{Counted, Refusal, Tables},
@@ -23,7 +23,12 @@ pub struct TablesLane {
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
     records: BTreeMap<Partition, u64>,
-    rows: u64,
+}
+
+/// One cut of the tables, ready to commit.
+pub struct Job {
+    pub cut: Cut,
+    pub late: BTreeMap<Arc<str>, u64>,
 }
 
 impl TablesLane {
@@ -35,7 +40,6 @@ impl TablesLane {
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
-            rows: 0,
         })
     }
 
@@ -51,7 +55,6 @@ impl TablesLane {
         self.dead_letters.clear();
         self.dead_bytes = 0;
         self.records.clear();
-        self.rows = 0;
         self.tables.abandon()
     }
 
@@ -66,7 +69,7 @@ impl TablesLane {
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<()> {
-        self.rows += counting::add(&mut self.records, records, from);
+        counting::add(&mut self.records, records, from);
         for refusal in self.tables.admit(records, decoded, from)? {
             let letter = dead_letter(fetched, records, refusal, self.keep_raw);
             self.dead_bytes += letter.memory();
@@ -93,7 +96,27 @@ impl TablesLane {
         }
         self.dead_bytes = 0;
         let cut = Cut { topic: self.topic.clone(), advances, yields };
-        Ok(Job { cut, late: sealed.late, rows: std::mem::take(&mut self.rows) })
+        Ok(Job { cut, late: sealed.late })
+    }
+}
+
+impl Job {
+    pub fn count(&self) {
+        let topic = self.cut.topic.to_string();
+        for (model, rows) in &self.late {
+            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for advance in &self.cut.advances {
+            if let Output::Model(model) = &advance.output
+                && advance.fates.filtered > 0
+            {
+                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
+                    "model" => model.to_string())
+                .increment(advance.fates.filtered);
+            }
+        }
     }
 }
 

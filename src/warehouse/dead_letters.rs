@@ -80,6 +80,31 @@ impl Warehouse {
             refusals.iter().map(refusal).collect::<Result<_>>()?,
         ))
     }
+
+    /// The oldest letters of these partitions that were not sent on, and how many there are.
+    pub async fn letters_to_forward(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        limit: i64,
+    ) -> Result<(Vec<StoredDeadLetter>, u64)> {
+        let partitions: Vec<i32> = partitions.iter().map(|p| p.0).collect();
+        let sql = include_str!("../../sql/warehouse/letters_to_forward.sql");
+        let values: [Parameter; 3] = [&topic, &partitions, &limit];
+        let rows = self.read("read dead letters to forward", sql, &values).await?;
+        let waiting = rows.first().map_or(0, |row| row.get::<_, i64>(14) as u64);
+        Ok((rows.iter().map(stored).collect::<Result<_>>()?, waiting))
+    }
+
+    /// Kafka has confirmed these.
+    pub async fn forwarded(&self, topic: &str, letters: &[&StoredDeadLetter]) -> Result<()> {
+        let outputs: Vec<_> = letters.iter().map(|letter| letter.output.to_string()).collect();
+        let partitions: Vec<_> = letters.iter().map(|letter| letter.partition.0).collect();
+        let offsets: Vec<_> = letters.iter().map(|letter| letter.offset).collect();
+        let sql = include_str!("../../sql/warehouse/mark_forwarded.sql");
+        let values: [Parameter; 4] = [&topic, &outputs, &partitions, &offsets];
+        self.change("note dead letters as forwarded", sql, &values).await
+    }
 }
 
 fn stored(row: &Row) -> Result<StoredDeadLetter> {

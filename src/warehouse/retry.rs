@@ -46,6 +46,8 @@ pub struct RetryFilter {
     pub output: Option<String>,
     pub class: Option<String>,
     pub places: Option<Vec<(Partition, i64)>>,
+    /// Stored before, by the server's clock: microseconds since 1970.
+    pub before: i64,
 }
 
 /// A letter with all that a retry needs.
@@ -126,6 +128,12 @@ pub enum Retried {
 }
 
 impl Warehouse {
+    /// The server's clock: microseconds since 1970.
+    pub async fn now(&self) -> Result<i64> {
+        let rows = self.read("ask for the time", "SELECT clock_timestamp()", &[]).await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, Instant>(0).0))
+    }
+
     /// The next letters after a place, of those that somebody counts as dead.
     pub async fn letters_to_retry(
         &self,
@@ -136,9 +144,10 @@ impl Warehouse {
         let places = filter.places.as_ref();
         let partitions = places.map(|p| p.iter().map(|(p, _)| p.0).collect::<Vec<_>>());
         let offsets = places.map(|p| p.iter().map(|(_, offset)| *offset).collect::<Vec<_>>());
+        let before = Instant(filter.before);
         let (partition, offset, of) =
             after.map_or((-1, -1, ""), |k| (k.partition.0, k.offset, k.output.as_str()));
-        let values: [Parameter; 10] = [
+        let values: [Parameter; 11] = [
             &topic,
             &filter.output,
             &filter.class,
@@ -149,6 +158,7 @@ impl Warehouse {
             &of,
             &LETTERS_MAX,
             &LETTER_BYTES_MAX,
+            &before,
         ];
         let sql = include_str!("../../sql/warehouse/letters_to_retry.sql");
         let rows = self.read("read dead letters to retry", sql, &values).await?;

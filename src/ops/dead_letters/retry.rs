@@ -73,13 +73,18 @@ async fn retry_all(
 ) -> Result<Tally> {
     let (warehouse, store) = run::open(catalog, config).await?;
     let mut tally = Tally::default();
+    let before = warehouse.now().await?;
     for topic in catalog.topics.values() {
-        let places: Vec<_> = places.iter().filter(|p| *p.topic == *topic.name).collect();
-        let named = places.iter().map(|p| (p.partition, p.offset)).collect::<Vec<_>>();
+        let here: Vec<_> = places.iter().filter(|p| *p.topic == *topic.name).collect();
+        if here.is_empty() && !places.is_empty() {
+            continue;
+        }
+        let named = here.iter().map(|p| (p.partition, p.offset)).collect::<Vec<_>>();
         let filter = RetryFilter {
             output: filter.output.clone(),
             class: filter.class.clone(),
             places: (!named.is_empty()).then_some(named),
+            before,
         };
         let models: Vec<_> =
             catalog.models.values().filter(|m| m.topic == topic.name).cloned().collect();

@@ -15,9 +15,11 @@
 //! transaction markers is left before the end is asked of the consumer's position instead.
 
 mod lookup;
+mod producer;
 mod reader;
 
 pub use lookup::Lookup;
+pub use producer::{Producer, Sending};
 pub use reader::{Fetched, TopicReader};
 
 use crate::{
@@ -266,6 +268,7 @@ fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
 /// The consumer of all topics.
 pub struct Kafka {
     consumer: BaseConsumer<Group>,
+    settings: KafkaSettings,
     topics: Vec<String>,
     trouble: Mutex<Trouble>,
 }
@@ -299,7 +302,16 @@ impl Kafka {
         let queue = || Queue(unsafe { rd::rd_kafka_queue_new(consumer.client().native_ptr()) });
         let queues = topics.iter().map(|topic| (topic.clone(), queue())).collect();
         *consumer.context().queues.write().unwrap_or_else(PoisonError::into_inner) = queues;
-        Ok(Arc::new(Self { consumer, topics, trouble: Mutex::default() }))
+        Ok(Arc::new(Self {
+            consumer,
+            settings: settings.clone(),
+            topics,
+            trouble: Mutex::default(),
+        }))
+    }
+
+    pub fn settings(&self) -> &KafkaSettings {
+        &self.settings
     }
 
     /// Joins the group.
