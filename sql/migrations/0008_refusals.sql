@@ -1,6 +1,7 @@
 -- I-3: each output that counts a record as dead says so in a row of its own; the counts are marks.dead. `letter` is
 -- the output of the dead letter that holds the record. event_time_max is the partition's highest event time below
 -- the record, as the output saw it: a retry judges lateness by it, and `verify --deep` judges retried rows again.
+-- What decode refuses raises no watermark; what an expression refuses has raised it.
 -- A mark that is removed takes its refusals with it: its output will read those offsets anew.
 CREATE TABLE highwater.refusals (
     topic          text COLLATE "C" NOT NULL,
@@ -8,6 +9,7 @@ CREATE TABLE highwater.refusals (
     partition      integer NOT NULL,
     "offset"       bigint  NOT NULL,
     letter         text COLLATE "C" NOT NULL,
+    by_decode      boolean NOT NULL,
     event_time_max timestamptz,
     retried_at     timestamptz,
     PRIMARY KEY (topic, partition, "offset", output),
@@ -16,8 +18,8 @@ CREATE TABLE highwater.refusals (
 
 -- Of letters that are there: whoever has passed the offset has refused it. What their watermark was is not known, so
 -- a retry takes them as in time.
-INSERT INTO highwater.refusals (topic, output, partition, "offset", letter)
-SELECT d.topic, m.output, d.partition, d."offset", d.output
+INSERT INTO highwater.refusals (topic, output, partition, "offset", letter, by_decode)
+SELECT d.topic, m.output, d.partition, d."offset", d.output, d.output = 'dead_letters'
 FROM highwater.dead_letters d
 JOIN highwater.marks m ON m.topic = d.topic AND m.partition = d.partition
      AND m.first_offset <= d."offset" AND d."offset" < m.next_offset

@@ -139,6 +139,20 @@ impl Snapshot {
         rows.iter().map(retried).collect()
     }
 
+    /// Rows of the lake that a model has refused: topic, output, partition, offset.
+    pub async fn refused_alone(&self) -> Result<Vec<(String, String, i32, i64)>> {
+        let sql = include_str!("../../sql/warehouse/refused_alone.sql");
+        let rows = self.session.query("read what models refuse", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+    }
+
+    /// Records that a model has taken and the lake has not: topic, output, count.
+    pub async fn not_in_lake(&self) -> Result<Vec<(String, String, i64)>> {
+        let sql = include_str!("../../sql/warehouse/not_in_lake.sql");
+        let rows = self.session.query("read what the lake refuses", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
     /// An empty table beside the model's, of the same shape, seen by nobody else.
     pub async fn shadow(&mut self, model: &Arc<Model>) -> Result<()> {
         let name = format!("verify_{}", self.shadows.len());

@@ -23,7 +23,10 @@ use arrow::{
     datatypes::TimestampMicrosecondType,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Rows given to a model at a time.
 const ROWS: usize = 8_192;
@@ -50,6 +53,8 @@ struct RebuildModel {
     marks: BTreeMap<Partition, Mark>,
     /// What it took by a retry, with the highest event time to judge by.
     retried: BTreeMap<(i32, i64), Option<EventTime>>,
+    /// What it refused although the lake has it.
+    refused: BTreeSet<(i32, i64)>,
 }
 
 impl Rebuild {
@@ -66,7 +71,16 @@ impl Rebuild {
                 let marks = marks.filter(|m| m.topic == topic.name && m.output == output);
                 let marks: BTreeMap<Partition, Mark> =
                     marks.map(|m| (m.partition, m.mark)).collect();
-                match comparable(&marks, &lake) {
+                let name = output.to_string();
+                let missing =
+                    evidence.not_in_lake.iter().find(|(t, o, _)| **t == *topic.name && *o == name);
+                let comparable = comparable(&marks, &lake).and_then(|()| match missing {
+                    None => Ok(()),
+                    Some((.., count)) => Err(format!(
+                        "the lake refused {count} records that it took; `highwater dead-letters retry` puts that right"
+                    )),
+                });
+                match comparable {
                     Ok(()) => Some((model.clone(), marks)),
                     Err(why) => {
                         report.note(format!("{} was not rebuilt: {why}", model.name));
@@ -82,7 +96,12 @@ impl Rebuild {
                     let retried = evidence.retried.iter();
                     let retried = retried.filter(|r| r.topic == topic.name && r.output == output);
                     let retried = retried.map(|r| ((r.partition.0, r.offset), r.event_time_max));
-                    Ok(RebuildModel { model, tables, marks, retried: retried.collect() })
+                    let retried = retried.collect();
+                    let name = output.to_string();
+                    let refused = evidence.refused_alone.iter();
+                    let refused = refused.filter(|(t, o, ..)| **t == *topic.name && *o == name);
+                    let refused = refused.map(|(_, _, p, o)| (*p, *o)).collect();
+                    Ok(RebuildModel { model, tables, marks, retried, refused })
                 })
                 .collect();
             match built {
@@ -266,6 +285,7 @@ impl RebuildModel {
         let (partitions, offsets) = places(rows);
         let counts = |(p, o): (&i32, &i64)| {
             self.marks.get(&Partition(*p)).is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
+                && !self.refused.contains(&(*p, *o))
         };
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
         let rows = only(rows, &mask)?;

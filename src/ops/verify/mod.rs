@@ -112,6 +112,8 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         dead_letters: snapshot.dead_letters().await?,
         stray_letters: snapshot.stray_letters().await?,
         retried: snapshot.retried().await?,
+        refused_alone: snapshot.refused_alone().await?,
+        not_in_lake: snapshot.not_in_lake().await?,
     };
     shallow::counts(&evidence, &mut report);
     shallow::manifest(&evidence, &mut report);

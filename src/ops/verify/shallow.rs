@@ -24,6 +24,10 @@ pub struct Evidence {
     pub dead_letters: HashMap<(Arc<str>, Output, Partition), u64>,
     pub stray_letters: Vec<(String, String, i32, i64)>,
     pub retried: Vec<RetriedRow>,
+    /// Rows of the lake that a model has refused.
+    pub refused_alone: Vec<(String, String, i32, i64)>,
+    /// Of a model: records that it took and the lake refused.
+    pub not_in_lake: Vec<(String, String, i64)>,
 }
 
 impl Evidence {
