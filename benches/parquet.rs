@@ -63,6 +63,7 @@ fn topic() -> Arc<Topic> {
         }),
         stop_above: None,
         forward: None,
+        changes: None,
         keep_raw: true,
         schema,
     })

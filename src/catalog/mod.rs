@@ -19,11 +19,13 @@ pub mod topic;
 pub mod types;
 
 mod calls;
+mod changes;
 mod decompose;
 mod describe;
 mod fingerprint;
 mod generated;
 mod grouped;
+mod lake_file;
 mod mistake;
 mod scalar;
 mod sql;
@@ -33,6 +35,7 @@ mod toml_table;
 mod topic_file;
 mod topic_letters;
 
+pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{

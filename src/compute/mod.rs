@@ -18,7 +18,7 @@ mod tests;
 
 use crate::{
     catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
-    decode::{Decoded, Reject, RejectClass},
+    decode::{Decoded, RejectClass},
     error::Result,
     event_time::Lateness,
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
@@ -158,6 +158,7 @@ impl Tables {
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<Vec<Refusal>> {
+        self.admit_empty(records, decoded, from);
         let runs = runs(&decoded.rows, from);
         let mut courses = Courses::new(decoded, &runs);
         let mut refusals = self.admit_rejects(records, decoded, from, &mut courses);
@@ -216,9 +217,7 @@ impl Tables {
         let mut refusals = Vec::new();
         for reject in &decoded.rejects {
             let record = &records[reject.record];
-            let wanted =
-                |(p, from): &(Partition, Offset)| *p == record.partition && record.offset >= from.0;
-            if !from.iter().any(wanted) {
+            if !is_wanted(record, from) {
                 continue;
             }
             let mut refused_by = Vec::new();
@@ -243,6 +242,26 @@ impl Tables {
             }
         }
         refusals
+    }
+
+    /// What says nothing about a row is left out everywhere.
+    fn admit_empty(
+        &mut self,
+        records: &[RawRecord<'_>],
+        decoded: &Decoded,
+        from: &[(Partition, Offset)],
+    ) {
+        for &index in &decoded.empty {
+            let record = &records[index];
+            if !is_wanted(record, from) {
+                continue;
+            }
+            let outputs = self.models.iter_mut().map(|state| &mut state.standings);
+            for standings in outputs.chain([&mut self.dead_letters]) {
+                let standing = standing(standings, record.partition);
+                standing.fates.filtered += u64::from(record.offset >= standing.floor.0);
+            }
+        }
     }
 
     /// Ends the open cut and begins the next.
@@ -275,6 +294,10 @@ fn refused_by_model(
 ) -> Refusal {
     let refused_by = vec![(output.clone(), seen)];
     Refusal { record, output, refused_by, class: RejectClass::Model, column: None, reason }
+}
+
+fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
+    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
 }
 
 const ADOPTED: &str = "marks are adopted before records";
@@ -537,8 +560,15 @@ fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
     (below(rows.end) - below(rows.start)) as u64
 }
 
-/// Index of the record that a row was: rows are the records without the rejects, in order (D-1).
+/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
 fn record_of(row: usize, decoded: &Decoded) -> usize {
-    let rejected_before = |(before, reject): &(usize, &Reject)| reject.record <= row + before;
-    row + decoded.rejects.iter().enumerate().take_while(rejected_before).count()
+    let without_row = |upto: usize| {
+        decoded.rejects.partition_point(|reject| reject.record <= upto)
+            + decoded.empty.partition_point(|empty| *empty <= upto)
+    };
+    let mut record = row;
+    while row + without_row(record) > record {
+        record = row + without_row(record);
+    }
+    record
 }

@@ -209,12 +209,17 @@ impl Retrier {
     fn decide(&mut self, candidates: &[Candidate<'_>], marks: &[MarkRow]) -> Result<Plan> {
         let records: Vec<RawRecord<'_>> = candidates.iter().map(Candidate::record).collect();
         let decoded = self.decoder.decode(&records);
-        let mut good: Vec<&RetryLetter> = candidates.iter().map(|c| c.letter).collect();
-        let mut refused = Vec::new();
-        for reject in decoded.rejects.iter().rev() {
-            refused.push(refreshed(good.remove(reject.record), reject));
+        let (mut good, mut silent, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rejects = decoded.rejects.iter().peekable();
+        for (index, candidate) in candidates.iter().enumerate() {
+            match rejects.next_if(|reject| reject.record == index) {
+                Some(reject) => refused.push(refreshed(candidate.letter, reject)),
+                None if decoded.empty.binary_search(&index).is_ok() => {
+                    silent.push(candidate.letter)
+                }
+                None => good.push(candidate.letter),
+            }
         }
-        refused.reverse();
 
         let mut taken: BTreeMap<&LetterKey, Vec<Moved>> =
             good.iter().map(|letter| (&letter.key, Vec::new())).collect();
@@ -252,11 +257,14 @@ impl Retrier {
                 }
             };
             for (partition, fates) in fates {
-                let was_dead = fates.total();
-                let change = Change { output: output.clone(), partition, was_dead, fates };
-                if fates.dead < was_dead {
-                    changes.insert((output.clone(), partition), change);
-                }
+                change(&mut changes, output, partition, fates);
+            }
+        }
+        // What says nothing of a row, every output leaves out.
+        for letter in &silent {
+            for (output, _) in &letter.refused_by {
+                let fates = Fates { filtered: 1, ..Fates::default() };
+                change(&mut changes, output, letter.key.partition, fates);
             }
         }
         let mut plan = Plan {
@@ -269,7 +277,7 @@ impl Retrier {
             },
             lake: self.lake_rows(&good, &decoded, marks)?,
         };
-        for letter in good {
+        for letter in good.into_iter().chain(silent) {
             plan.take(letter, taken.remove(&letter.key).unwrap_or_default());
         }
         for letter in refused {
@@ -451,7 +459,14 @@ impl<'a> Concerned<'a> {
         }
         let rows = filter_record_batch(&decoded.rows, &BooleanArray::from(mask))
             .map_err(|e| Error::halt("filter rows to retry").because(e))?;
-        let decoded = Decoded { rows, event_times, rejects: Vec::new(), unknown_fields: 0 };
+        let decoded = Decoded {
+            rows,
+            event_times,
+            rejects: Vec::new(),
+            empty: Vec::new(),
+            before: None,
+            unknown_fields: 0,
+        };
         Ok(Self { letters, decoded, before, output })
     }
 
@@ -506,6 +521,20 @@ impl Candidate<'_> {
             value: self.value,
         }
     }
+}
+
+/// Dead offsets of an output and partition get these fates.
+fn change(
+    changes: &mut BTreeMap<(Output, Partition), Change>,
+    output: &Output,
+    partition: Partition,
+    fates: Fates,
+) {
+    let none =
+        || Change { output: output.clone(), partition, was_dead: 0, fates: Fates::default() };
+    let change = changes.entry((output.clone(), partition)).or_insert_with(none);
+    change.was_dead += fates.total();
+    change.fates += fates;
 }
 
 fn refreshed(letter: &RetryLetter, reject: &Reject) -> Refreshed {

@@ -386,7 +386,14 @@ fn only(rows: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch> {
 /// Rows as they were when they were decoded.
 fn decoded(topic: &Topic, rows: RecordBatch) -> Decoded {
     let event_times = event_times(topic, &rows);
-    Decoded { rows, event_times, rejects: Vec::new(), unknown_fields: 0 }
+    Decoded {
+        rows,
+        event_times,
+        rejects: Vec::new(),
+        empty: Vec::new(),
+        before: None,
+        unknown_fields: 0,
+    }
 }
 
 /// The declared column's, or Kafka's timestamp.
