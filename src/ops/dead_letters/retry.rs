@@ -184,7 +184,7 @@ impl Tally {
                 Outcome::TakenBut(outputs) => {
                     self.taken_but += 1;
                     let names: Vec<String> = outputs.iter().map(ToString::to_string).collect();
-                    ("taken, but", format!("refused by {}", names.join(", ")))
+                    ("taken, except", format!("by {}", names.join(", ")))
                 }
                 Outcome::Refused { class, column, reason } => {
                     self.refused += 1;
@@ -229,7 +229,7 @@ impl Tally {
         }
         let would = if dry_run { " would be" } else { "" };
         text.push_str(&format!(
-            "{}{would} taken, {}{would} taken but by a model, {} still refused, {} wait, {} lost\n",
+            "{}{would} taken, {}{would} taken except by a model, {} still refused, {} wait, {} lost\n",
             self.taken, self.taken_but, self.refused, self.waits, self.lost
         ));
         text
@@ -249,7 +249,7 @@ impl Tally {
         json!({
             "dry_run": dry_run,
             "taken": self.taken,
-            "taken_but_by_a_model": self.taken_but,
+            "taken_except_by_a_model": self.taken_but,
             "refused": self.refused,
             "wait": self.waits,
             "lost": self.lost,
