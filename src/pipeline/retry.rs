@@ -31,7 +31,7 @@ use crate::{
     warehouse::{
         MarkRow, Unfinished, Warehouse,
         retry::{
-            Change, LetterKey, Moved, Refreshed, Retried, Retry, RetryFiles, RetryFilter,
+            Change, LetterKey, Moved, RawBytes, Refreshed, Retried, Retry, RetryFiles, RetryFilter,
             RetryLetter,
         },
     },
@@ -184,7 +184,10 @@ impl Retrier {
     }
 
     /// Records that the letters do not hold.
-    async fn fetch(&self, letters: &[&RetryLetter]) -> Result<BTreeMap<(Partition, i64), Raw>> {
+    async fn fetch(
+        &self,
+        letters: &[&RetryLetter],
+    ) -> Result<BTreeMap<(Partition, i64), RawBytes>> {
         let mut wanted: BTreeMap<Partition, BTreeSet<i64>> = BTreeMap::new();
         for letter in letters.iter().filter(|letter| letter.raw.is_none()) {
             wanted.entry(letter.key.partition).or_default().insert(letter.key.offset);
@@ -499,7 +502,6 @@ impl<'a> Concerned<'a> {
 }
 
 type Through = (BTreeMap<Partition, Fates>, Option<RecordBatch>, Vec<(usize, String)>);
-type Raw = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// Every offset counts: which do is for the refusals to say.
 const BEGINNING: Mark = Mark {

@@ -50,6 +50,9 @@ pub struct RetryFilter {
     pub before: i64,
 }
 
+/// Key and value of a record.
+pub type RawBytes = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// A letter with all that a retry needs.
 #[derive(Debug, Clone)]
 pub struct RetryLetter {
@@ -59,7 +62,7 @@ pub struct RetryLetter {
     pub column: Option<String>,
     pub reason: String,
     /// None: not kept.
-    pub raw: Option<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    pub raw: Option<RawBytes>,
     /// Who counts it as dead, with the highest event time that each had seen before it.
     pub refused_by: Vec<(Output, Option<EventTime>)>,
 }

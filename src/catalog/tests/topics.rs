@@ -241,9 +241,7 @@ fn every_mistake_in_a_topic_file_has_its_line_and_says_what_is_allowed() {
             "no name of a Kafka topic",
         ),
         (
-            format!(
-                "topic = \"x\"\nformat = \"json\"\n[columns]\nx = \"text\"\n[dead_letters]\nforward = \"x\""
-            ),
+            "topic = \"x\"\nformat = \"json\"\n[columns]\nx = \"text\"\n[dead_letters]\nforward = \"x\"".to_owned(),
             6,
             "would be read by the topic that they come from",
         ),

@@ -103,7 +103,7 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
     let mut rows: BTreeMap<(Arc<str>, Partition), u64> = BTreeMap::new();
     // The hull of each cut's ranges: those of one cut interleave, those of two must not meet.
     let mut cuts: BTreeMap<(Arc<str>, Partition), BTreeMap<i64, Span>> = BTreeMap::new();
-    let mut retries: BTreeMap<(Arc<str>, Partition), Vec<(&str, Span)>> = BTreeMap::new();
+    let mut retries: BTreeMap<_, Vec<(&str, Span)>> = BTreeMap::new();
     for file in &evidence.files {
         let in_ranges: u64 = file.ranges.iter().map(|r| r.rows).sum();
         if in_ranges != file.rows {
