@@ -114,7 +114,9 @@ fn the_breaker_ends_a_run_until_caught_up_with_1() {
     let (code, text) = Running::start(world.command(&["run", "--until-caught-up"])).wait();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("topic taps: more than 5 %"), "{text}");
-    assert_eq!(world.number(&format!("{MARK} topic = 'taps'")), OUTPUTS * 600);
+    // The lake may not have been open yet: it reads them from its own mark the next time.
+    let tables = format!("{MARK} topic = 'taps' AND output <> 'lake'");
+    assert_eq!(world.number(&tables), (OUTPUTS - 1) * 600);
     assert_eq!(world.number("SELECT count(*) FROM highwater.dead_letters"), 500);
     world.assert_proof();
 }
