@@ -240,7 +240,8 @@ fn check_event_time(
     }
 }
 
-fn columns(
+/// The columns as declared; those with a mistake are unsure.
+pub(super) fn columns(
     table: &Table<'_>,
     unsure: &mut BTreeSet<String>,
     found: &mut Found,

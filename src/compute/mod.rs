@@ -11,8 +11,10 @@
 
 mod aggregate;
 mod course;
+pub mod lookup;
 mod plan;
 mod rows;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -25,12 +27,14 @@ use crate::{
 };
 use aggregate::Deltas;
 use arrow::{
-    array::{AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch},
+    array::{AsArray, BooleanArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
 use course::Courses;
+use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
+use runs::{Run, choose, runs};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -65,6 +69,8 @@ struct ModelState {
     standings: Standings,
     /// Rows since the last seal that came after their window was final.
     late: u64,
+    /// Rows since the last seal that found nothing in the reference.
+    misses: u64,
 }
 
 enum OpenModel {
@@ -94,6 +100,8 @@ pub struct SealedTables {
     pub counts: BTreeMap<(Output, Partition), Counted>,
     /// Per model: rows that came after their window was final (taken or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
+    /// Per model with a reference: rows that found nothing in it.
+    pub misses: BTreeMap<Arc<str>, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -142,9 +150,31 @@ impl Tables {
         for state in &mut self.models {
             state.standings.clear();
             state.late = 0;
+            state.misses = 0;
             state.open = OpenModel::new(&state.model, &state.plan)?;
         }
         Ok(())
+    }
+
+    /// From now on the models that join it look their records up in this version. To be called
+    /// between cuts: what a cut holds was made by one version.
+    pub fn look_up_in(&mut self, version: &Arc<Version>) {
+        for state in &mut self.models {
+            if let Some(lookup) = state.plan.lookup() {
+                lookup.set(version);
+            }
+        }
+    }
+
+    /// By model: the version in which its records are looked up.
+    pub fn versions(&mut self) -> Vec<(Output, Arc<Version>)> {
+        let mut versions = Vec::new();
+        for state in &mut self.models {
+            let output = state.output();
+            let version = state.plan.lookup().and_then(|lookup| lookup.version().cloned());
+            versions.extend(version.map(|version| (output, version)));
+        }
+        versions
     }
 
     pub fn memory(&self) -> usize {
@@ -267,6 +297,7 @@ impl Tables {
     /// Ends the open cut and begins the next.
     pub fn seal(&mut self) -> Result<SealedTables> {
         let (mut tables, mut late) = (Vec::new(), BTreeMap::new());
+        let mut misses = BTreeMap::new();
         let mut counts = BTreeMap::new();
         take_counts(&mut counts, &Output::DeadLetters, &mut self.dead_letters);
         for state in &mut self.models {
@@ -279,10 +310,13 @@ impl Tables {
             if late_rows > 0 {
                 late.insert(name.clone(), late_rows);
             }
+            if state.model.join.is_some() {
+                misses.insert(name.clone(), std::mem::take(&mut state.misses));
+            }
             let output = state.output();
             take_counts(&mut counts, &output, &mut state.standings);
         }
-        Ok(SealedTables { tables, counts, late })
+        Ok(SealedTables { tables, counts, late, misses })
     }
 }
 
@@ -339,7 +373,7 @@ impl ModelState {
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
         let max_disorder = topic.max_disorder;
-        Ok(Self { model: model.clone(), max_disorder, plan, open, standings, late: 0 })
+        Ok(Self { model: model.clone(), max_disorder, plan, open, standings, late: 0, misses: 0 })
     }
 
     fn output(&self) -> Output {
@@ -364,7 +398,8 @@ impl ModelState {
         };
 
         let chosen = choose(&runs, decoded.rows.num_rows());
-        let input = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        self.misses += misses;
         let (input, mut failures) = self.plan.filter(input)?;
         for run in &runs {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
@@ -489,42 +524,6 @@ impl OpenModel {
     }
 }
 
-/// Neighbouring rows of one partition, at least one.
-struct Run {
-    partition: Partition,
-    rows: Range<usize>,
-}
-
-impl Run {
-    fn len(&self) -> u64 {
-        self.rows.len() as u64
-    }
-
-    /// Its rows at or above the floor: offsets ascend within a run.
-    fn above(&self, batch: &RecordBatch, floor: Offset) -> Option<Self> {
-        let offsets = &offsets(batch)[self.rows.clone()];
-        let below = match offsets[0] >= floor.0 {
-            true => 0,
-            false => offsets.partition_point(|offset| *offset < floor.0),
-        };
-        let rows = self.rows.start + below..self.rows.end;
-        (!rows.is_empty()).then_some(Self { partition: self.partition, rows })
-    }
-}
-
-fn runs(batch: &RecordBatch, from: &[(Partition, Offset)]) -> Vec<Run> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    for chunk in partitions(batch).chunk_by(|a, b| a == b) {
-        let run = Run { partition: Partition(chunk[0]), rows: start..start + chunk.len() };
-        start = run.rows.end;
-        if let Some((_, floor)) = from.iter().find(|(p, _)| *p == run.partition) {
-            runs.extend(run.above(batch, *floor));
-        }
-    }
-    runs
-}
-
 /// `_partition` and `_offset` of each row.
 pub fn places(batch: &RecordBatch) -> (&[i32], &[i64]) {
     (partitions(batch), offsets(batch))
@@ -538,20 +537,6 @@ fn partitions(batch: &RecordBatch) -> &[i32] {
 /// `_offset`, by its place in every topic's schema.
 fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
-}
-
-/// The rows of these runs, of so many; None: all of them.
-fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
-    if runs.iter().map(|run| run.rows.len()).sum::<usize>() == rows {
-        return None;
-    }
-    let mut chosen = BooleanBufferBuilder::new(rows);
-    for run in runs {
-        chosen.append_n(run.rows.start - chosen.len(), false);
-        chosen.append_n(run.rows.len(), true);
-    }
-    chosen.append_n(rows - chosen.len(), false);
-    Some(BooleanArray::new(chosen.finish(), None))
 }
 
 /// How many of the failures, which ascend, are of these rows.

@@ -10,7 +10,7 @@ use super::{
     forward::Forwarder,
     owed,
     report::{self, Reporter, Standing, TopicStatus},
-    tables::{Job, TablesLane},
+    tables::{Job, References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
@@ -76,6 +76,8 @@ impl Context {
 pub struct Parts {
     pub topic: Arc<Topic>,
     pub models: Vec<Arc<Model>>,
+    /// Loaded already, each that a model joins.
+    pub references: References,
     pub secret: Option<Secret>,
     pub store: Option<Store>,
     pub worker: Settings,
@@ -121,9 +123,9 @@ struct Batch<'a> {
 
 impl Driver {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { topic, models, secret, store, worker, writer, context, inbox, status, targets } =
-            parts;
-        let tables = TablesLane::new(&topic, &models)?;
+        let Parts { topic, models, references, secret, store, .. } = parts;
+        let Parts { worker, writer, context, inbox, status, targets, .. } = parts;
+        let tables = TablesLane::new(&topic, &models, references)?;
         let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {

@@ -30,3 +30,4 @@ mod report;
 mod tables;
 
 pub use report::{PartitionStatus, TopicStatus};
+pub use tables::References;

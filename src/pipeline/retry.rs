@@ -134,7 +134,11 @@ impl Retrier {
         let mut outcomes = Vec::new();
         let mut ripe = Vec::new();
         for letter in letters {
-            match self.waits_for(&marks, &letter.key) {
+            let joined = letter.refused_by.iter().find(|(output, _)| self.looks_up(output));
+            let joined = joined.map(|(output, _)| {
+                format!("{output} looks its records up in a reference, which a retry cannot do")
+            });
+            match joined.or_else(|| self.waits_for(&marks, &letter.key)) {
                 Some(why) => outcomes.push((letter.key.clone(), Outcome::Waits(why))),
                 None => ripe.push(letter),
             }
@@ -162,6 +166,10 @@ impl Retrier {
         plan.outcomes.extend(outcomes);
         plan.outcomes.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(plan)
+    }
+
+    fn looks_up(&self, output: &Output) -> bool {
+        self.models.get(output).is_some_and(|(model, _)| model.join.is_some())
     }
 
     /// Why a record cannot be retried yet: one of today's outputs is still to read it.

@@ -5,18 +5,38 @@
 use super::{counting, worker::Move};
 use crate::{
     catalog::{Model, Topic},
-    compute::{Counted, Refusal, Tables},
-    cut::{Cut, DeadLetter, Raw, Yield},
+    compute::{Counted, Refusal, Tables, lookup::Version},
+    cut::{Cut, DeadLetter, Raw, ReferenceUse, Yield},
     decode::{Decoded, Reject},
     error::Result,
     record::{Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// The newest version of each reference. A cut looks up in what was the newest when it began.
+#[derive(Clone, Default)]
+pub struct References(Arc<RwLock<BTreeMap<Arc<str>, Arc<Version>>>>);
+
+impl References {
+    /// Gives the version before.
+    pub fn publish(&self, version: Arc<Version>) -> Option<Arc<Version>> {
+        let mut newest = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(version.reference.name.clone(), version)
+    }
+
+    pub fn newest(&self) -> Vec<Arc<Version>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
 
 pub struct TablesLane {
     topic: Arc<str>,
+    references: References,
     keep_raw: bool,
     tables: Tables,
     dead_letters: Vec<DeadLetter>,
@@ -29,14 +49,18 @@ pub struct TablesLane {
 pub struct Job {
     pub cut: Cut,
     pub late: BTreeMap<Arc<str>, u64>,
+    pub misses: BTreeMap<Arc<str>, u64>,
 }
 
 impl TablesLane {
-    pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
+    pub fn new(topic: &Topic, models: &[Arc<Model>], references: References) -> Result<Self> {
+        let mut tables = Tables::new(topic, models)?;
+        references.newest().iter().for_each(|version| tables.look_up_in(version));
         Ok(Self {
             topic: topic.name.clone(),
+            references,
             keep_raw: topic.keep_raw,
-            tables: Tables::new(topic, models)?,
+            tables,
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
@@ -55,7 +79,16 @@ impl TablesLane {
         self.dead_letters.clear();
         self.dead_bytes = 0;
         self.records.clear();
-        self.tables.abandon()
+        self.tables.abandon()?;
+        self.renew_references();
+        Ok(())
+    }
+
+    /// Between two cuts.
+    fn renew_references(&mut self) {
+        for version in self.references.newest() {
+            self.tables.look_up_in(&version);
+        }
     }
 
     pub fn memory(&self) -> usize {
@@ -87,6 +120,19 @@ impl TablesLane {
             let counted = sealed.counts.remove(&key).unwrap_or_default();
             counts.insert(key, counted);
         }
+        let mut uses = Vec::new();
+        for (output, version) in self.tables.versions() {
+            uses.extend(moves.iter().filter(|moved| moved.output == output).map(|moved| {
+                ReferenceUse {
+                    output: output.clone(),
+                    partition: moved.partition,
+                    from: moved.span.from,
+                    reference: version.reference.name.clone(),
+                    version: version.id.clone(),
+                }
+            }));
+        }
+        self.renew_references();
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
@@ -94,9 +140,12 @@ impl TablesLane {
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
+        if !uses.is_empty() {
+            yields.push(Yield::References(uses));
+        }
         self.dead_bytes = 0;
         let cut = Cut { topic: self.topic.clone(), advances, yields };
-        Ok(Job { cut, late: sealed.late })
+        Ok(Job { cut, late: sealed.late, misses: sealed.misses })
     }
 }
 
@@ -105,6 +154,11 @@ impl Job {
         let topic = self.cut.topic.to_string();
         for (model, rows) in &self.late {
             metrics::counter!("highwater_late_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for (model, rows) in &self.misses {
+            metrics::counter!("highwater_reference_misses_total", "topic" => topic.clone(),
                 "model" => model.to_string())
             .increment(*rows);
         }

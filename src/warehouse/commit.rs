@@ -16,6 +16,7 @@ use super::{
     dead_letters::add_dead_letters,
     encode::{Elements, Instant},
     postgres::{Parameter, Row, Session},
+    references,
     tables::Table,
 };
 use crate::{
@@ -125,7 +126,8 @@ impl Warehouse {
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
             Yield::DeadLetters(_) => (1, ""),
-            Yield::Table { model, .. } => (2, model as &str),
+            Yield::References(_) => (2, ""),
+            Yield::Table { model, .. } => (3, model as &str),
         });
         for one in yields {
             match one {
@@ -138,6 +140,9 @@ impl Warehouse {
                 }
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, &cut.topic, letters).await?
+                }
+                Yield::References(uses) => {
+                    references::add_uses(&session, &doing, &cut.topic, uses).await?
                 }
                 Yield::Table { model, rows } => {
                     self.merge(&session, &*self.table(model)?, rows).await?

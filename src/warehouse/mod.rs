@@ -22,6 +22,7 @@
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
 //! | `retry` | the transaction in which refused records are taken after all |
 //! | `listing` | reads for people: marks, any query |
+//! | `references` | versions of references, and who was looked up in which |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
@@ -34,6 +35,7 @@ mod commit;
 mod dead_letters;
 mod listing;
 mod manifest;
+pub mod references;
 pub mod retry;
 mod schema;
 pub mod snapshot;

@@ -8,6 +8,7 @@ mod http;
 mod lake;
 mod oyster;
 mod proxy;
+mod references;
 mod refusing;
 mod retention;
 mod simulation;

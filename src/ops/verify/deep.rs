@@ -7,15 +7,18 @@
 //! its place, and lets it raise no watermark; a model that was made later and took it in its place
 //! does as with any other. Memory: the rows of one cut, and all rows of retries.
 
-use super::{Report, shallow::Evidence};
+use super::{super::references::restored, Report, shallow::Evidence};
 use crate::{
     catalog::{Catalog, Model, Topic},
-    compute::{Tables, places},
+    compute::{Tables, lookup::Version, places},
     decode::Decoded,
     error::{Error, Result},
     lake::reader,
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
-    warehouse::snapshot::{ManifestFile, Snapshot},
+    warehouse::{
+        references,
+        snapshot::{ManifestFile, Snapshot},
+    },
 };
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch, UInt32Array},
@@ -55,6 +58,8 @@ struct RebuildModel {
     retried: BTreeMap<(i32, i64), Option<EventTime>>,
     /// What it refused although the lake has it.
     refused: BTreeSet<(i32, i64)>,
+    /// Of a model with a reference: from which offset on which version was used.
+    uses: BTreeMap<(Partition, Offset), Arc<Version>>,
 }
 
 impl Rebuild {
@@ -101,7 +106,14 @@ impl Rebuild {
                     let refused = evidence.refused_alone.iter();
                     let refused = refused.filter(|(t, o, ..)| **t == *topic.name && *o == name);
                     let refused = refused.map(|(_, _, p, o)| (*p, *o)).collect();
-                    Ok(RebuildModel { model, tables, marks, retried, refused })
+                    Ok(RebuildModel {
+                        model,
+                        tables,
+                        marks,
+                        retried,
+                        refused,
+                        uses: BTreeMap::new(),
+                    })
                 })
                 .collect();
             match built {
@@ -122,9 +134,27 @@ impl Rebuild {
         Self { topics }
     }
 
-    pub async fn begin(&self, snapshot: &mut Snapshot) -> Result<()> {
-        for model in self.topics.values().flat_map(|t| &t.models) {
+    pub async fn begin(&mut self, snapshot: &mut Snapshot, evidence: &Evidence) -> Result<()> {
+        for (topic, model) in
+            self.topics.iter_mut().flat_map(|(name, t)| t.models.iter_mut().map(move |m| (name, m)))
+        {
             snapshot.shadow(&model.model).await?;
+            let Some(join) = &model.model.join else { continue };
+            let output = Output::Model(model.model.name.clone());
+            let mut versions: BTreeMap<Arc<str>, Arc<Version>> = BTreeMap::new();
+            let of_model = evidence.references.iter();
+            for (_, used) in of_model.filter(|(t, used)| t == topic && used.output == output) {
+                let version = match versions.get(&used.version) {
+                    Some(version) => version.clone(),
+                    None => {
+                        let (name, id) = (&join.reference.name, &used.version);
+                        let content = references::content(snapshot, name, id).await?;
+                        let version = restored(&join.reference, id, &content)?;
+                        versions.entry(id.clone()).or_insert(Arc::new(version)).clone()
+                    }
+                };
+                model.uses.insert((used.partition, used.from), version);
+            }
         }
         Ok(())
     }
@@ -231,7 +261,9 @@ impl RebuildTopic {
         for start in (0..rows.num_rows()).step_by(ROWS) {
             let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
             for model in &mut self.models {
-                model.add(&self.topic, &piece)?;
+                for piece in model.by_version(&piece) {
+                    model.add(&self.topic, &piece)?;
+                }
             }
         }
         for model in &mut self.models {
@@ -280,6 +312,33 @@ impl RebuildTopic {
 }
 
 impl RebuildModel {
+    /// Pieces whose rows were looked up in one version.
+    fn by_version(&self, rows: &RecordBatch) -> Vec<RecordBatch> {
+        if self.uses.is_empty() {
+            return vec![rows.clone()];
+        }
+        let (partitions, offsets) = places(rows);
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        let version =
+            |row: usize| self.version_at(Partition(partitions[row]), Offset(offsets[row]));
+        for row in 1..=rows.num_rows() {
+            let same = |a: Option<&Arc<Version>>, b: Option<&Arc<Version>>| {
+                a.map(|version| &version.id) == b.map(|version| &version.id)
+            };
+            if row == rows.num_rows() || !same(version(row), version(start)) {
+                pieces.push(rows.slice(start, row - start));
+                start = row;
+            }
+        }
+        pieces
+    }
+
+    fn version_at(&self, partition: Partition, offset: Offset) -> Option<&Arc<Version>> {
+        let mut before = self.uses.range((partition, Offset(0))..=(partition, offset));
+        before.next_back().map(|(_, version)| version)
+    }
+
     /// Rows below the model's marks.
     fn add(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(rows);
@@ -289,7 +348,20 @@ impl RebuildModel {
         };
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
         let rows = only(rows, &mask)?;
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
         let (partitions, offsets) = places(&rows);
+        if self.model.join.is_some() {
+            let version = self.version_at(Partition(partitions[0]), Offset(offsets[0]));
+            let version = version.cloned().ok_or_else(|| {
+                Error::halt(format!(
+                    "no version of its reference is noted for {} from {}/{}@{}",
+                    self.model.name, topic.name, partitions[0], offsets[0]
+                ))
+            })?;
+            self.tables.look_up_in(&version);
+        }
         let retried = |(p, o): (&i32, &i64)| self.retried.contains_key(&(*p, *o));
         let retried: BooleanArray = partitions.iter().zip(offsets).map(retried).map(Some).collect();
         if retried.true_count() > 0 {
