@@ -6,6 +6,7 @@ mod faults;
 mod following;
 mod http;
 mod lake;
+mod outages;
 mod oyster;
 mod proxy;
 mod references;
