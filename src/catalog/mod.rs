@@ -38,6 +38,7 @@ mod sql;
 mod tests;
 mod toml_table;
 mod topic_file;
+mod topic_letters;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
