@@ -92,11 +92,8 @@ impl Model {
                         Duration::ZERO => "once its window has ended".to_owned(),
                         d => format!("{} after its window's end", show_duration(d)),
                     };
-                    let size = show_duration(window.size);
-                    writeln!(
-                        out,
-                        "one row per window of {size} and key; a record {after} is {late}"
-                    )
+                    let shape = &window.shape;
+                    writeln!(out, "one row per {shape} and key; a record {after} is {late}")
                 }
                 None => writeln!(out, "one row per key"),
             },

@@ -9,10 +9,10 @@
 //! `Greatest` leave NULLs out. Text compares by its bytes everywhere (`COLLATE "C"` in PostgreSQL).
 //! A NULL in a key is a key like any other (`NULLS NOT DISTINCT`), as GROUP BY has it.
 
-use super::{PgType, fingerprint::sha256};
+use super::{PgType, Window, fingerprint::sha256};
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 /// One `sql/models/NAME.sql`.
 #[derive(Debug, Clone)]
@@ -52,17 +52,6 @@ pub struct Aggregate {
     pub keys: Vec<Key>,
     /// Distinct parts; several columns may share one.
     pub parts: Vec<Part>,
-}
-
-/// `tumble(interval '…')`: windows `[start, start + size)` aligned to 1970-01-01 UTC.
-#[derive(Debug, Clone)]
-pub struct Window {
-    /// Its alias; columns `NAME_start` and `NAME_end`.
-    pub name: String,
-    pub size: Duration,
-    /// How long after its end a window still changes.
-    pub allowed_lateness: Duration,
-    pub late: Late,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::plan::{Input, Plan};
 use crate::{
     catalog::{Aggregate, Model, PartFunction, Role, types::timestamp},
     error::{Error, Result},
-    event_time::window_starts,
+    event_time::Windows,
 };
 use arrow::{
     array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray},
@@ -33,7 +33,7 @@ use datafusion::{
 use std::sync::Arc;
 
 pub struct Deltas {
-    window_us: Option<i64>,
+    windows: Option<Windows>,
     keys: usize,
     groups: Box<dyn GroupValues>,
     parts: Vec<OpenPart>,
@@ -62,9 +62,9 @@ enum From {
 impl Deltas {
     pub fn new(model: &Model, aggregate: &Aggregate, plan: &Plan) -> Result<Self> {
         let refused = |e| Error::config(format!("plan model {}", model.name)).because(e);
-        let window = aggregate.window.as_ref().map(|w| w.size.as_micros() as i64);
+        let windows = aggregate.window.as_ref().map(|w| Windows::new(&w.shape));
         let mut keys: Vec<Field> = Vec::new();
-        if window.is_some() {
+        if windows.is_some() {
             keys.push(Field::new("window", timestamp(), false));
         }
         for key in &aggregate.keys {
@@ -91,7 +91,7 @@ impl Deltas {
         }
         let (layout, fields) = layout(model, aggregate, &types);
         Ok(Self {
-            window_us: window,
+            windows,
             keys: aggregate.keys.len(),
             groups,
             parts,
@@ -108,8 +108,9 @@ impl Deltas {
         }
         let failed = |e| Error::halt("aggregate a batch").because(e);
         let mut keys = Vec::with_capacity(self.keys + 1);
-        if let Some(size) = self.window_us {
-            let starts = TimestampMicrosecondArray::from(window_starts(&input.event_times, size));
+        if let Some(windows) = &mut self.windows {
+            let starts = input.event_times.iter().map(|t| windows.start(t.0));
+            let starts = TimestampMicrosecondArray::from_iter_values(starts);
             keys.push(Arc::new(starts.with_timezone("UTC")) as ArrayRef);
         }
         keys.extend_from_slice(&input.columns[..self.keys]);
@@ -157,16 +158,15 @@ impl Deltas {
             .collect();
         let order = lexsort_to_indices(&by_key, None).map_err(sorted)?;
         let in_order = |array: &ArrayRef| take(array, &order, None).map_err(sorted);
-        let first_key = usize::from(self.window_us.is_some());
+        let first_key = usize::from(self.windows.is_some());
         let columns = self.layout.iter().map(|from| match from {
             From::WindowStart => in_order(&keys[0]),
             From::WindowEnd => {
-                let size = self.window_us.unwrap_or_default();
                 let starts = in_order(&keys[0])?;
-                let ends = starts
-                    .as_primitive::<TimestampMicrosecondType>()
-                    .unary(|t| t.saturating_add(size));
-                let ends: TimestampMicrosecondArray = ends;
+                let starts = starts.as_primitive::<TimestampMicrosecondType>();
+                let windows = self.windows.as_mut().expect("a window's end is of a window");
+                let ends = starts.values().iter().map(|t| windows.ends(*t).1);
+                let ends = TimestampMicrosecondArray::from_iter_values(ends);
                 Ok(Arc::new(ends.with_timezone("UTC")) as ArrayRef)
             }
             From::Key(i) => in_order(&keys[first_key + i]),

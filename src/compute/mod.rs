@@ -19,7 +19,7 @@ use crate::{
     catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, Reject, RejectClass},
     error::Result,
-    event_time::Lateness,
+    event_time::{Lateness, Verdict, Windows},
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
@@ -54,6 +54,8 @@ struct ModelState {
     model: Arc<Model>,
     plan: Plan,
     open: OpenModel,
+    /// As the model's window says; None: it has none.
+    windows: Option<Windows>,
     standings: Standings,
     /// Rows since the last seal that came after their window was final.
     late: u64,
@@ -260,7 +262,10 @@ impl ModelState {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        Ok(Self { model: model.clone(), plan, open, standings, late: 0 })
+        let mut state =
+            Self { model: model.clone(), plan, open, windows: None, standings, late: 0 };
+        state.windows = state.window().map(|window| Windows::new(&window.shape));
+        Ok(state)
     }
 
     fn output(&self) -> Output {
@@ -273,7 +278,7 @@ impl ModelState {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = self.judge(&decoded.event_times, &runs);
+        let verdicts = self.judge(&decoded.event_times, &runs);
 
         let chosen = choose(&runs, decoded.rows.num_rows());
         let input = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
@@ -282,7 +287,7 @@ impl ModelState {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             self.fates(run).filtered += run.len() - passed;
         }
-        let input = self.meet_late(input, &late, &runs)?;
+        let input = self.meet_late(input, &verdicts, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
@@ -305,44 +310,46 @@ impl ModelState {
         }
     }
 
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
-    /// row of the batch whether its window was final before it came; empty: none was.
-    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<bool> {
-        let Some(window) = self.window() else {
-            for run in runs {
-                standing(&mut self.standings, run.partition).observe(&times[run.rows.clone()]);
-            }
-            return Vec::new();
-        };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let (mut late, mut count) = (Vec::new(), 0);
+    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives what was
+    /// final before each row of the batch came; empty: nothing of any.
+    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
         for run in runs {
-            late.resize(run.rows.start, false);
             let lateness = &mut standing(&mut self.standings, run.partition).lateness;
-            count += lateness.judge(&times[run.rows.clone()], size, allowed, &mut late);
+            let of_run = &times[run.rows.clone()];
+            match (&mut self.windows, allowed) {
+                (Some(windows), Some(allowed)) => {
+                    lateness.judge(of_run, windows, allowed, run.rows.start, &mut verdicts);
+                }
+                _ => of_run.iter().max().into_iter().for_each(|max| lateness.observe(*max)),
+            }
         }
-        late.resize(if count == 0 { 0 } else { times.len() }, false);
-        late
+        if !verdicts.is_empty() {
+            verdicts.resize(times.len(), Verdict::InTime);
+        }
+        verdicts
     }
 
-    /// Counts the late rows, and takes them out where the model says so.
+    /// Counts the rows of which something was final, and takes the late ones out where the model
+    /// says so.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        late: &[bool],
+        verdicts: &[Verdict],
         runs: &[Run],
     ) -> Result<Input<'d>> {
-        if late.is_empty() {
+        if verdicts.is_empty() {
             return Ok(input);
         }
-        let in_time: BooleanArray =
-            (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
-        self.late += in_time.false_count() as u64;
+        let verdict = |row| verdicts[input.origin_of(row)];
+        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
         if self.window().is_none_or(|window| window.late == Late::Amend) {
             return Ok(input);
         }
-        let kept = input.keep(&in_time)?;
+        let taken: BooleanArray =
+            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
+        let kept = input.keep(&taken)?;
         for run in runs {
             self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
         }

@@ -15,3 +15,4 @@ mod taps;
 mod tidy;
 mod transactions;
 mod verify;
+mod windows;

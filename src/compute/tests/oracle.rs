@@ -80,11 +80,30 @@ enum Function {
     Max,
 }
 
+#[derive(Clone, Copy)]
+enum SaidWindow {
+    /// Of this size, beginning at multiples of it and, before 1972, this much later.
+    Tumble(i64, i64),
+}
+
+impl SaidWindow {
+    /// Of an event.
+    fn bounds(self, at: i64) -> (i64, i64) {
+        match self {
+            Self::Tumble(size, later) => {
+                let later = if at < 63_072_000 * SECOND { later } else { 0 };
+                let start = (at - later).div_euclid(size) * size + later;
+                (start, start + size)
+            }
+        }
+    }
+}
+
 /// A model, said in Rust.
 struct Said {
     statement: &'static str,
-    /// Size, allowed lateness, whether late events are dropped.
-    window: Option<(i64, i64, bool)>,
+    /// Its windows, allowed lateness, whether late events are dropped.
+    window: Option<(SaidWindow, i64, bool)>,
     /// Whether WHERE is true.
     filter: fn(&Event) -> Result<bool, Fails>,
     /// Keys, or the columns of a row; with `primary_key`, indexes in them.
@@ -135,6 +154,7 @@ fn big_over_small(e: &Event) -> Result<Value, Fails> {
     both(e.big, e.small, |a, b| a.checked_div(i64::from(b)))
 }
 
+/// In order of name, as the catalog has them.
 const SAID: &[Said] = &[
     Said {
         statement: "amended WITH (allowed_lateness = '5 seconds') AS
@@ -143,7 +163,7 @@ const SAID: &[Said] = &[
                    max(amount) AS amount_max, sum(big) FILTER (WHERE small > 0) AS big_small,
                    min(at) AS first
             FROM events WHERE k IS DISTINCT FROM 'b' GROUP BY w",
-        window: Some((60 * SECOND, 5 * SECOND, false)),
+        window: Some((SaidWindow::Tumble(60 * SECOND, 0), 5 * SECOND, false)),
         filter: |e| Ok(e.k != Some("b")),
         parts: &[
             (Function::Min, |e| text(e.txt)),
@@ -164,7 +184,7 @@ const SAID: &[Said] = &[
                    avg(amount) AS amount_avg, sum(n) AS n,
                    count(*) FILTER (WHERE n > 0) AS positive
             FROM events WHERE txt <> 'x' GROUP BY window, k",
-        window: Some((10 * SECOND, 3 * SECOND, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 3 * SECOND, true)),
         filter: |e| Ok(e.txt.is_some_and(|txt| txt != "x")),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -249,9 +269,19 @@ const SAID: &[Said] = &[
         statement: "nobody WITH (late = 'drop') AS
             SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
             FROM events WHERE k = 'nobody' GROUP BY window",
-        window: Some((10 * SECOND, 0, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 0, true)),
         filter: |_| Ok(false),
         parts: &[(Function::Count, one)],
+        ..PLAIN
+    },
+    Said {
+        // Liberia was 44 minutes and 30 seconds behind until 1972.
+        statement: "zoned WITH (late = 'drop') AS
+            SELECT tumble(interval '1 minute', 'Africa/Monrovia') AS window, k, sum(n) AS n
+            FROM events GROUP BY window, k",
+        window: Some((SaidWindow::Tumble(60 * SECOND, 30 * SECOND), 0, true)),
+        columns: &[|e| text(e.k)],
+        parts: &[(Function::Sum, |e| int(e.n))],
         ..PLAIN
     },
 ];
@@ -314,8 +344,8 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                     continue;
                 }
             }
-            if let Some((size, allowed, drop)) = said.window {
-                let end = at.div_euclid(size) * size + size;
+            if let Some((window, allowed, drop)) = said.window {
+                let (_, end) = window.bounds(at);
                 if highest.is_some_and(|highest| end + allowed + DISORDER <= highest) {
                     *out.late.entry(model.name.clone()).or_default() += 1;
                     if drop {
@@ -352,9 +382,9 @@ fn sort_key(refusal: &(Partition, i64, Output, RejectClass)) -> (Partition, i64,
 
 /// The row is window start, keys, window end, parts; `in_table_order` puts them right.
 fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: Vec<Value>) {
-    let bounds = said.window.map(|(size, ..)| {
-        let start = at.div_euclid(size) * size;
-        (Value::Int(start.into()), Value::Int((start + size).into()))
+    let bounds = said.window.map(|(window, ..)| {
+        let (start, end) = window.bounds(at);
+        (Value::Int(start.into()), Value::Int(end.into()))
     });
     let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(&columns).cloned().collect();
     let fresh = || {

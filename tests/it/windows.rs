@@ -1,0 +1,142 @@
+//! Windows of every shape through real Kafka, against answers that take one event at a time.
+
+use crate::support::{Lake, World};
+use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
+use std::collections::BTreeMap;
+
+const EVENTS: &str = r#"topic = "{topic}"
+format = "json"
+event_time = "at"
+max_disorder = "1h"
+
+[columns]
+k  = "text"
+n  = "integer"
+at = "timestamptz"
+
+[lake]
+roll = { age = "1s" }
+"#;
+
+/// An event: seconds since 1970, key, number.
+type Event = (i64, String, i64);
+
+fn world(name: &str, models: &[(&str, &str)]) -> Option<World> {
+    let world = World::empty(name, 3, Lake::Local)?;
+    world.declare("events", EVENTS);
+    for (model, sql) in models {
+        world.declare_model(model, &format!("CREATE MATERIALIZED VIEW {model} {sql}"));
+    }
+    Some(world)
+}
+
+fn records(events: &[Event]) -> Vec<(String, String)> {
+    let record = |(at, k, n): &Event| {
+        let at = chrono::DateTime::from_timestamp(*at, 0).expect("in the calendar");
+        let at = at.format("%Y-%m-%dT%H:%M:%SZ");
+        // Spread over the partitions by number: each key is in every partition.
+        (n.to_string(), format!(r#"{{"at":"{at}","k":"{k}","n":{n}}}"#))
+    };
+    events.iter().map(record).collect()
+}
+
+fn assert_verified(world: &World, tables: usize) {
+    world.assert_proof();
+    let proof = world.run(&["verify", "--deep"]);
+    let rebuilt = format!("{tables} tables rebuilt");
+    assert!(proof.contains("everything holds") && proof.contains(&rebuilt), "{proof}");
+}
+
+fn text(cells: &[&dyn ToString]) -> Vec<Option<String>> {
+    cells.iter().map(|cell| Some(cell.to_string())).collect()
+}
+
+const HOUR: i64 = 3_600;
+const DAY: i64 = 24 * HOUR;
+/// 2024-01-01, and the two instants of 2024 at which London set its clock.
+const NEW_YEAR: i64 = 1_704_067_200;
+const SUMMER: i64 = 1_711_846_800;
+const WINTER: i64 = 1_729_990_800;
+
+#[test]
+fn a_year_of_london_days_has_one_of_23_and_one_of_25_hours() {
+    let models = [
+        (
+            "daily",
+            "AS SELECT tumble(interval '1 day', 'Europe/London') AS window, k, count(*) AS events,
+             sum(n) AS n FROM events GROUP BY window, k",
+        ),
+        (
+            "hourly",
+            "AS SELECT tumble(interval '1 hour', 'Europe/London') AS window, count(*) AS events
+             FROM events GROUP BY window",
+        ),
+        (
+            "monthly",
+            "AS SELECT tumble(interval '1 month', 'Europe/London') AS window, count(*) AS events
+             FROM events GROUP BY window",
+        ),
+    ];
+    let Some(world) = world("london", &models) else { return };
+    let mut random = SmallRng::seed_from_u64(2024);
+    let mut events: Vec<Event> = (0..366 * 24 * 4)
+        .map(|n| {
+            let at = NEW_YEAR + n * HOUR / 4 + random.random_range(-1_800..1_800);
+            (at, format!("k{}", random.random_range(0..2)), n)
+        })
+        .collect();
+    // The very instants around both changes.
+    for at in [SUMMER, WINTER, WINTER - HOUR, WINTER + HOUR, WINTER + DAY, SUMMER - HOUR] {
+        events.extend([(at - 1, "k0".to_owned(), 1), (at, "k1".to_owned(), 1)]);
+    }
+    events.sort();
+    for piece in events.chunks_mut(500) {
+        piece.shuffle(&mut random);
+    }
+    world.produce(records(&events));
+    world.run_until_caught_up();
+
+    let is_summer = |at: i64| (SUMMER..WINTER).contains(&at);
+    let local = |at: i64| at + if is_summer(at) { HOUR } else { 0 };
+    let mut daily: BTreeMap<(i64, &str), (i64, i64)> = BTreeMap::new();
+    let mut hourly: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut monthly: BTreeMap<String, i64> = BTreeMap::new();
+    for (at, k, n) in &events {
+        let day = daily.entry((local(*at).div_euclid(DAY), k)).or_default();
+        *day = (day.0 + 1, day.1 + n);
+        *hourly.entry(at.div_euclid(HOUR) * HOUR).or_default() += 1;
+        let month = chrono::DateTime::from_timestamp(local(*at), 0).expect("in the calendar");
+        *monthly.entry(month.format("%Y-%m").to_string()).or_default() += 1;
+    }
+    let hours = |day: i64| match day {
+        // 2024-03-31 and 2024-10-27.
+        19_813 => 23,
+        20_023 => 25,
+        _ => 24,
+    };
+    let wanted: Vec<_> = daily
+        .iter()
+        .map(|((day, k), (events, n))| text(&[day, k, events, n, &hours(*day)]))
+        .collect();
+    let found = world.query(
+        "SELECT (window_start AT TIME ZONE 'Europe/London')::date - date '1970-01-01', k, events, n,
+                (extract(epoch FROM window_end - window_start) / 3600)::integer
+         FROM daily ORDER BY window_start, k",
+    );
+    assert_eq!(found, wanted);
+    let wanted: Vec<_> =
+        hourly.iter().map(|(start, events)| text(&[start, &HOUR, events])).collect();
+    let found = world.query(
+        "SELECT extract(epoch FROM window_start)::bigint,
+                extract(epoch FROM window_end - window_start)::bigint, events
+         FROM hourly ORDER BY window_start",
+    );
+    assert_eq!(found, wanted, "the hour that comes twice is two");
+    let wanted: Vec<_> = monthly.iter().map(|(month, events)| text(&[month, events])).collect();
+    let found = world.query(
+        "SELECT to_char(window_start AT TIME ZONE 'Europe/London', 'YYYY-MM'), events
+         FROM monthly ORDER BY window_start",
+    );
+    assert_eq!(found, wanted);
+    assert_verified(&world, 3);
+}
