@@ -71,7 +71,8 @@
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
 //! | part | of an aggregate: count, sum, min or max, which merge. Of an upload: a piece of a file |
-//! | window | a span of event time, start included: tumbling windows follow each other, from 1970-01-01 UTC on or by the clock of a zone |
+//! | window | a span of event time, start included: tumbling windows follow each other, from 1970-01-01 UTC on or by the clock of a zone; those of hop overlap |
+//! | pane | what windows of hop are put together from when a cut ends: events are aggregated once per pane |
 //! | watermark | a partition's highest event time minus the topic's `max_disorder` |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |

@@ -42,7 +42,7 @@ pub use model::{
 pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
 pub use types::PgType;
-pub use window::{Grid, Shape, Window};
+pub use window::{Grid, Hop, Shape, Window};
 
 use mistake::{Page, unknown};
 use scalar::Scalars;

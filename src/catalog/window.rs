@@ -1,4 +1,4 @@
-//! Windows: what a model declares with `tumble`, and how the call is read.
+//! Windows: what a model declares with `tumble` and `hop`, and how the calls are read.
 //!
 //! Owns: the shapes of windows, which sizes there are, where their words stand in the call. Does not
 //! own: the arithmetic of instants (`event_time`).
@@ -27,7 +27,7 @@ impl Window {
     /// no more (by `late = 'drop'`; else from then on a change is an amendment).
     pub fn closes_after(&self) -> Duration {
         match &self.shape {
-            Shape::Tumble(_) => self.allowed_lateness,
+            Shape::Tumble(_) | Shape::Hop(_) => self.allowed_lateness,
         }
     }
 }
@@ -36,6 +36,19 @@ impl Window {
 pub enum Shape {
     /// Each event is in one window, from one edge of the grid to the next.
     Tumble(Grid),
+    /// Windows overlap.
+    Hop(Hop),
+}
+
+/// Each window is so many panes in a row: events are aggregated once per pane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    pub pane: Grid,
+    /// Panes from one window's start to the next one's. More than 1 only of [`Grid::Fixed`], where
+    /// panes are counted from 1970-01-01.
+    pub slide: u32,
+    /// Panes of a window, at least `slide`.
+    pub size: u32,
 }
 
 impl fmt::Display for Shape {
@@ -43,6 +56,10 @@ impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tumble(grid) => write!(f, "window of {grid}"),
+            Self::Hop(hop) => {
+                let (size, slide) = (hop.pane.length(hop.size), hop.pane.length(hop.slide));
+                write!(f, "window of {size}, one every {slide}{}", hop.pane.place())
+            }
         }
     }
 }
@@ -70,12 +87,29 @@ const MONTHS_MAX: u32 = 1_200;
 impl fmt::Display for Grid {
     /// `5 min`, `1 d in Europe/London`, `3 months in UTC`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.length(1), self.place())
+    }
+}
+
+impl Grid {
+    /// So many windows in a row.
+    fn length(&self, count: u32) -> String {
         match self {
-            Self::Fixed(size) => f.write_str(&show_duration(*size)),
-            Self::Clock(size, zone) => write!(f, "{} in {zone}", show_duration(*size)),
-            Self::Days(days, zone) => write!(f, "{days} d in {zone}"),
-            Self::Months(1, zone) => write!(f, "1 month in {zone}"),
-            Self::Months(months, zone) => write!(f, "{months} months in {zone}"),
+            Self::Fixed(size) | Self::Clock(size, _) => show_duration(*size * count),
+            Self::Days(days, _) => format!("{} d", days * count),
+            Self::Months(months, _) => match months * count {
+                1 => "1 month".to_owned(),
+                months => format!("{months} months"),
+            },
+        }
+    }
+
+    fn place(&self) -> String {
+        match self {
+            Self::Fixed(_) => String::new(),
+            Self::Clock(_, zone) | Self::Days(_, zone) | Self::Months(_, zone) => {
+                format!(" in {zone}")
+            }
         }
     }
 }
@@ -100,6 +134,68 @@ pub(super) fn tumble(function: &Function) -> Result<Shape, String> {
         }
         _ => Err(format!("tumble takes one interval and perhaps a time zone. {TUMBLE}")),
     }
+}
+
+const HOP: &str = "Allowed: hop(interval '5 minutes', interval '1 hour'), hop(interval '1 day', interval '1 week', \
+                   'Europe/London'): how often a window begins, and its size";
+
+/// Panes of one window: a record's row in a cut becomes at most so many.
+const PANES_MAX: u64 = 1_000;
+
+/// `hop(slide, size [, zone])`.
+pub(super) fn hop(function: &Function) -> Result<Shape, String> {
+    let arguments = arguments(function);
+    let (slide, size, zone) = match arguments.as_deref() {
+        Some([Argument::Interval(slide), Argument::Interval(size)]) => (slide, size, None),
+        Some([Argument::Interval(slide), Argument::Interval(size), Argument::Text(name)]) => {
+            (slide, size, Some(zone(name)?))
+        }
+        _ => return Err(format!("hop takes two intervals and perhaps a time zone. {HOP}")),
+    };
+    let (slide, size) = (length(slide)?, length(size)?);
+    let written = (slide, size);
+    let (slide_units, size_units) = match written {
+        (Length::Fixed(slide), Length::Fixed(size)) => {
+            (slide.as_micros() as u64, size.as_micros() as u64)
+        }
+        (Length::Months(slide), Length::Months(size)) => (u64::from(slide), u64::from(size)),
+        _ => return Err(format!("hop mixes months with days or hours. {HOP}")),
+    };
+    if slide_units > size_units {
+        return Err(format!(
+            "hop begins a window less often than one ends: events in between would be in none. {HOP}"
+        ));
+    }
+    let divides = size_units.is_multiple_of(slide_units);
+    let pane_units = match (written, zone) {
+        (_, _) if divides => slide_units,
+        ((Length::Fixed(_), _), None) => gcd(slide_units, size_units),
+        // In a zone panes differ in length, and cannot be counted from 1970 on.
+        _ => {
+            return Err(
+                "the slide of hop does not divide its size. Allowed in a time zone and of months: a \
+                 size that is a multiple of the slide"
+                    .to_owned(),
+            );
+        }
+    };
+    let panes = size_units / pane_units;
+    if panes > PANES_MAX {
+        return Err(format!(
+            "a window of hop would be put together from {panes} panes. Allowed: {PANES_MAX}; a longer \
+             slide, or one that divides the size"
+        ));
+    }
+    let pane = match slide {
+        Length::Fixed(_) => Length::Fixed(Duration::from_micros(pane_units)),
+        Length::Months(_) => slide,
+    };
+    let pane = grid(pane, zone)?;
+    Ok(Shape::Hop(Hop { pane, slide: (slide_units / pane_units) as u32, size: panes as u32 }))
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 enum Argument {

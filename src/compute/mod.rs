@@ -10,6 +10,7 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod combine;
 mod plan;
 mod rows;
 #[cfg(test)]
@@ -295,7 +296,7 @@ impl ModelState {
             self.fates(run).accepted += input.count_within(&run.rows);
             self.fates(run).dead += count_within(&failures, &run.rows);
         }
-        self.open.add(&input)?;
+        self.open.add(&input, &verdicts)?;
         Ok(failures)
     }
 
@@ -367,9 +368,9 @@ impl OpenModel {
         })
     }
 
-    fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         match self {
-            Self::Aggregate(deltas) => deltas.add(input),
+            Self::Aggregate(deltas) => deltas.add(input, verdicts),
             Self::Rows(rows) => rows.add(input),
         }
     }

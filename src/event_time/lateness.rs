@@ -46,6 +46,8 @@ impl Watermark {
 pub enum Verdict {
     /// Nothing.
     InTime,
+    /// Windows that begin before this one of those that take it.
+    From(EventTime),
     /// Every window that takes it.
     Late,
 }
@@ -74,10 +76,14 @@ impl Lateness {
         verdicts: &mut Vec<Verdict>,
     ) {
         for (row, t) in times.iter().enumerate() {
-            let (_, end) = windows.ends(t.0);
-            if self.watermark.is_final(end, allowed_lateness_us) {
+            let (first_end, last_end) = windows.ends(t.0);
+            if self.watermark.is_final(first_end, allowed_lateness_us) {
+                let is_final = |end| self.watermark.is_final(end, allowed_lateness_us);
                 verdicts.resize(first + row, Verdict::InTime);
-                verdicts.push(Verdict::Late);
+                verdicts.push(match is_final(last_end) {
+                    true => Verdict::Late,
+                    false => Verdict::From(EventTime(windows.first_open(t.0, is_final))),
+                });
             }
             self.watermark.observe(*t);
         }

@@ -198,9 +198,39 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
             "the window is not in GROUP BY",
         ),
         (
-            "SELECT hop(interval '1 h', interval '2 h') AS w, count(*) AS c FROM events GROUP BY w",
+            "SELECT hop(interval '1 h') AS w, count(*) AS c FROM events GROUP BY w",
             2,
-            "hop is not supported yet",
+            "hop takes two intervals",
+        ),
+        (
+            "SELECT\n hop(interval '2 h', interval '1 h') AS w, count(*) AS c FROM events GROUP BY w",
+            3,
+            "events in between would be in none",
+        ),
+        (
+            "SELECT hop(interval '1 s', interval '1 h') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "put together from 3600 panes. Allowed: 1000",
+        ),
+        (
+            "SELECT hop(interval '7 s', interval '1 h 1 s') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "put together from 3601 panes",
+        ),
+        (
+            "SELECT hop(interval '4 h', interval '6 h', 'UTC') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "the slide of hop does not divide its size",
+        ),
+        (
+            "SELECT hop(interval '1 day', interval '1 month') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "mixes months with days",
+        ),
+        (
+            "SELECT hop_start(interval '1 day') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "hop_start is not supported",
         ),
         (
             "SELECT tumble(interval '1 h') AS w,\n tumble(interval '2 h') AS v, count(*) AS c FROM events GROUP BY w, v",

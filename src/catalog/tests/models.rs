@@ -106,6 +106,26 @@ fn a_window_is_read_with_its_zone() {
             Shape::Tumble(Grid::Months(12, Tz::America__New_York)),
             "window of 12 months in America/New_York",
         ),
+        (
+            "hop(interval '5 minutes', interval '1 hour')",
+            Shape::Hop(Hop { pane: Grid::Fixed(hours(1) / 12), slide: 1, size: 12 }),
+            "window of 1 h, one every 5 min",
+        ),
+        (
+            "hop(interval '10 minutes', interval '25 minutes')",
+            Shape::Hop(Hop { pane: Grid::Fixed(hours(1) / 12), slide: 2, size: 5 }),
+            "window of 25 min, one every 10 min",
+        ),
+        (
+            "hop(interval '1 day', interval '1 week', 'Europe/London')",
+            Shape::Hop(Hop { pane: Grid::Days(1, Tz::Europe__London), slide: 1, size: 7 }),
+            "window of 7 d, one every 1 d in Europe/London",
+        ),
+        (
+            "hop(interval '1 month', interval '1 year')",
+            Shape::Hop(Hop { pane: Grid::Months(1, Tz::UTC), slide: 1, size: 12 }),
+            "window of 12 months, one every 1 month in UTC",
+        ),
     ] {
         let m = model(&view(&format!("SELECT {call} AS w, count(*) AS n FROM events GROUP BY w")));
         assert_eq!(aggregate(&m).window.as_ref().unwrap().shape, shape, "{call}");

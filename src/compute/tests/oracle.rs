@@ -84,16 +84,23 @@ enum Function {
 enum SaidWindow {
     /// Of this size, beginning at multiples of it and, before 1972, this much later.
     Tumble(i64, i64),
+    /// One as often as the first, of the size of the second.
+    Hop(i64, i64),
 }
 
 impl SaidWindow {
-    /// Of an event.
-    fn bounds(self, at: i64) -> (i64, i64) {
+    /// All that hold an event, ascending.
+    fn of(self, at: i64) -> Vec<(i64, i64)> {
         match self {
             Self::Tumble(size, later) => {
                 let later = if at < 63_072_000 * SECOND { later } else { 0 };
                 let start = (at - later).div_euclid(size) * size + later;
-                (start, start + size)
+                vec![(start, start + size)]
+            }
+            Self::Hop(slide, size) => {
+                let last = at.div_euclid(slide) * slide;
+                let starts = (0..=size / slide).rev().map(|back| last - back * slide);
+                starts.map(|start| (start, start + size)).filter(|(_, end)| at < *end).collect()
             }
         }
     }
@@ -239,6 +246,32 @@ const SAID: &[Said] = &[
         ..PLAIN
     },
     Said {
+        statement: "hopped WITH (allowed_lateness = '2 seconds', late = 'drop') AS
+            SELECT hop(interval '4 seconds', interval '18 seconds') AS window, k, count(*) AS rows,
+                   sum(big) AS big, min(txt) AS txt_min, max(ratio) AS ratio_max, avg(amount) AS amount
+            FROM events WHERE n > 0 OR small > 0 GROUP BY window, k",
+        window: Some((SaidWindow::Hop(4 * SECOND, 18 * SECOND), 2 * SECOND, true)),
+        filter: |e| Ok(e.n > Some(0) || e.small > Some(0)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, ratio),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "hopped_amended AS
+            SELECT hop(interval '10 seconds', interval '30 seconds') AS window, sum(n) AS n
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Hop(10 * SECOND, 30 * SECOND), 0, false)),
+        parts: &[(Function::Sum, |e| int(e.n))],
+        ..PLAIN
+    },
+    Said {
         statement: "latest WITH (primary_key = 'n, k') AS
             SELECT k, txt, -big AS negative, n, CAST(amount AS integer) AS narrow FROM events
             WHERE n < 3",
@@ -344,14 +377,18 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                     continue;
                 }
             }
+            let mut windows = vec![None];
             if let Some((window, allowed, drop)) = said.window {
-                let (_, end) = window.bounds(at);
-                if highest.is_some_and(|highest| end + allowed + DISORDER <= highest) {
+                let all = window.of(at);
+                let mut open = all.clone();
+                open.retain(|(_, end)| highest.is_none_or(|most| end + allowed + DISORDER > most));
+                if open.len() < all.len() {
                     *out.late.entry(model.name.clone()).or_default() += 1;
-                    if drop {
-                        fates.late += 1;
-                        continue;
-                    }
+                }
+                windows = if drop { open } else { all }.into_iter().map(Some).collect();
+                if windows.is_empty() {
+                    fates.late += 1;
+                    continue;
                 }
             }
             let columns: Result<Vec<_>, _> = said.columns.iter().map(|c| c(event)).collect();
@@ -364,7 +401,11 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
             fates.accepted += 1;
             let table = out.tables.entry(model.name.clone()).or_default();
             match said.primary_key {
-                None => group(said, table, at, columns, parts),
+                None => {
+                    for window in windows {
+                        group(said, table, window, &columns, &parts);
+                    }
+                }
                 Some(key) => keep(table, key, columns, (at, *partition, *offset)),
             }
         }
@@ -381,12 +422,15 @@ fn sort_key(refusal: &(Partition, i64, Output, RejectClass)) -> (Partition, i64,
 }
 
 /// The row is window start, keys, window end, parts; `in_table_order` puts them right.
-fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: Vec<Value>) {
-    let bounds = said.window.map(|(window, ..)| {
-        let (start, end) = window.bounds(at);
-        (Value::Int(start.into()), Value::Int(end.into()))
-    });
-    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(&columns).cloned().collect();
+fn group(
+    said: &Said,
+    table: &mut Merged,
+    window: Option<(i64, i64)>,
+    columns: &[Value],
+    parts: &[Value],
+) {
+    let bounds = window.map(|(start, end)| (Value::Int(start.into()), Value::Int(end.into())));
+    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(columns).cloned().collect();
     let fresh = || {
         let ends = bounds.iter().map(|(_, end)| end.clone());
         let zero = |(function, _): &(Function, Eval)| match function {
@@ -399,9 +443,10 @@ fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: V
     let first = row.len() - parts.len();
     for (stored, ((function, _), new)) in row[first..].iter_mut().zip(said.parts.iter().zip(parts))
     {
-        if new == Value::Null {
+        if *new == Value::Null {
             continue;
         }
+        let new = new.clone();
         *stored = match (function, &*stored) {
             (Function::Count, stored) => add(stored, &Value::Int(1)),
             (_, Value::Null) => new,
