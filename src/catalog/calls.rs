@@ -58,8 +58,8 @@ const EVERY_VALUE: &str = "cannot be merged: it needs every value of the group a
                            group is kept. Allowed: count, sum, min, max, avg";
 const GROWS: &str = "cannot be merged: its result depends on the order of all rows and grows without limit. Allowed: \
                      count, sum, min, max, avg";
-const OTHER_WINDOW: &str =
-    "is not supported. Allowed: tumble(interval '…'), hop(interval '…', interval '…')";
+const OTHER_WINDOW: &str = "is not supported. Allowed: tumble(interval '…'), hop(interval '…', interval '…'), \
+                            session(interval '…'); columns NAME_start and NAME_end follow";
 const RANKING: &str =
     "is a window function, which is not supported. Allowed: tumble(interval '…') with GROUP BY";
 
@@ -72,9 +72,9 @@ fn meaning(function: &Function) -> Meaning {
         "avg" | "mean" => Meaning::Aggregate(Aggregate::Avg),
         "tumble" => Meaning::Window(window::tumble),
         "hop" => Meaning::Window(window::hop),
-        "session" | "tumble_start" | "tumble_end" | "hop_start" | "hop_end" => {
-            Meaning::Refused(OTHER_WINDOW)
-        }
+        "session" => Meaning::Window(window::session),
+        "tumble_start" | "tumble_end" | "hop_start" | "hop_end" | "session_start"
+        | "session_end" => Meaning::Refused(OTHER_WINDOW),
         "stddev" | "stddev_pop" | "stddev_samp" | "variance" | "var" | "var_pop" | "var_samp"
         | "var_sample" | "covar_pop" | "covar_samp" | "corr" | "first_value" | "last_value"
         | "nth_value" | "first" | "last" | "any_value" | "approx_distinct" | "bit_and"

@@ -7,9 +7,10 @@
 //!
 //! Merging: `Add` of two NULLs is NULL (a sum of nothing), of one NULL the other; `Least` and
 //! `Greatest` leave NULLs out. Text compares by its bytes everywhere (`COLLATE "C"` in PostgreSQL).
+//! Sessions of a key that touch become one row, their parts merging the same way.
 //! A NULL in a key is a key like any other (`NULLS NOT DISTINCT`), as GROUP BY has it.
 
-use super::{PgType, Window, fingerprint::sha256};
+use super::{PgType, Shape, Window, fingerprint::sha256};
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
 use std::{path::PathBuf, sync::Arc};
@@ -35,6 +36,16 @@ impl Model {
     /// topic's columns that it reads. Another one means that the table must be rebuilt.
     pub fn fingerprint(&self) -> String {
         sha256(&self.declaration)
+    }
+
+    /// Whether its rows are sessions, which grow and join where windows else stand still.
+    pub fn is_of_sessions(&self) -> bool {
+        match &self.kind {
+            ModelKind::Aggregate(Aggregate { window: Some(window), .. }) => {
+                matches!(window.shape, Shape::Session { .. })
+            }
+            ModelKind::Aggregate(_) | ModelKind::Rows(_) => false,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Windows: what a model declares with `tumble` and `hop`, and how the calls are read.
+//! Windows: what a model declares with `tumble`, `hop` and `session`, and how the calls are read.
 //!
 //! Owns: the shapes of windows, which sizes there are, where their words stand in the call. Does not
 //! own: the arithmetic of instants (`event_time`).
@@ -28,6 +28,9 @@ impl Window {
     pub fn closes_after(&self) -> Duration {
         match &self.shape {
             Shape::Tumble(_) | Shape::Hop(_) => self.allowed_lateness,
+            // A record touches a session up to its end, and is late a gap and the allowance after
+            // its own time.
+            Shape::Session { gap } => *gap + self.allowed_lateness,
         }
     }
 }
@@ -38,6 +41,8 @@ pub enum Shape {
     Tumble(Grid),
     /// Windows overlap.
     Hop(Hop),
+    /// Events of a key with at most this between one and the next; it ends as long after the last.
+    Session { gap: Duration },
 }
 
 /// Each window is so many panes in a row: events are aggregated once per pane.
@@ -59,6 +64,9 @@ impl fmt::Display for Shape {
             Self::Hop(hop) => {
                 let (size, slide) = (hop.pane.length(hop.size), hop.pane.length(hop.slide));
                 write!(f, "window of {size}, one every {slide}{}", hop.pane.place())
+            }
+            Self::Session { gap } => {
+                write!(f, "session with gaps of up to {}", show_duration(*gap))
             }
         }
     }
@@ -196,6 +204,19 @@ pub(super) fn hop(function: &Function) -> Result<Shape, String> {
 
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// `session(gap)`.
+pub(super) fn session(function: &Function) -> Result<Shape, String> {
+    let allowed = "Allowed: session(interval '30 minutes'), the longest time between two events of one session";
+    let arguments = arguments(function);
+    let Some([Argument::Interval(gap)]) = arguments.as_deref() else {
+        return Err(format!("session takes one interval and nothing else. {allowed}"));
+    };
+    match length(gap)? {
+        Length::Fixed(gap) => Ok(Shape::Session { gap }),
+        Length::Months(_) => Err(format!("a gap of months has no fixed length. {allowed}")),
+    }
 }
 
 enum Argument {

@@ -6,6 +6,7 @@
 use super::{
     combine::Combined,
     plan::{Input, Plan},
+    sessions::Sessions,
 };
 use crate::{
     catalog::{Aggregate, Late, Model, PartFunction, Role, types::timestamp},
@@ -44,6 +45,8 @@ const COMBINED_ROWS: usize = 65_536;
 
 pub struct Deltas {
     windows: Option<Windows>,
+    /// None but of sessions.
+    sessions: Option<Sessions>,
     /// Whether rows come with windows that are final for them and must not take them.
     drops: bool,
     keys: SchemaRef,
@@ -82,6 +85,8 @@ enum From {
 /// The groups of a delta, unsorted: keys, after the window's start where there is one, and parts.
 struct Grouped {
     keys: Vec<ArrayRef>,
+    /// Of windows.
+    ends: Option<ArrayRef>,
     parts: Vec<ArrayRef>,
 }
 
@@ -121,8 +126,13 @@ impl Deltas {
             });
         }
         let (layout, fields) = layout(model, aggregate, &types);
+        let sessions = match &windows {
+            Some(Windows::Session(gap)) => Some(Sessions::new(*gap)),
+            Some(Windows::Tumble(_) | Windows::Hop(_)) | None => None,
+        };
         Ok(Self {
             windows,
+            sessions,
             drops: aggregate.window.as_ref().is_some_and(|w| w.late == Late::Drop),
             keys: Arc::new(keys),
             groups,
@@ -143,7 +153,7 @@ impl Deltas {
         let mut keys = Vec::with_capacity(key_count + 2);
         let times = || input.event_times.iter();
         match &mut self.windows {
-            None => {}
+            None | Some(Windows::Session(_)) => {}
             Some(Windows::Tumble(edges)) => {
                 keys.push(instants(times().map(|t| edges.around(t.0).0)));
             }
@@ -159,8 +169,20 @@ impl Deltas {
             }
         }
         keys.extend_from_slice(&input.columns[..key_count]);
-        self.groups.intern(&keys, &mut self.indexes).map_err(failed)?;
-        let groups = self.groups.len();
+        match keys.is_empty() {
+            true => self.indexes = vec![0; input.rows],
+            false => self.groups.intern(&keys, &mut self.indexes).map_err(failed)?,
+        }
+        let groups = match &mut self.sessions {
+            None => self.groups.len(),
+            // From here on a row's group is its piece of a session of its key.
+            Some(sessions) => {
+                for (index, t) in self.indexes.iter_mut().zip(input.event_times.iter()) {
+                    *index = sessions.piece(*index, t.0);
+                }
+                sessions.pieces()
+            }
+        };
         let mut next = key_count;
         for part in &mut self.parts {
             let values: ArrayRef = match part.has_arg {
@@ -183,16 +205,19 @@ impl Deltas {
     }
 
     pub fn memory(&self) -> usize {
-        self.groups.size() + self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>()
+        let parts = self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>();
+        self.groups.size() + parts + self.sessions.as_ref().map_or(0, Sessions::memory)
     }
 
     /// The cut's delta: one row per group, sorted by key.
     pub fn finish(&mut self) -> Result<RecordBatch> {
-        if self.groups.is_empty() {
+        let pieces = self.sessions.as_ref().map_or(0, Sessions::pieces);
+        if self.groups.is_empty() && pieces == 0 {
             return Ok(RecordBatch::new_empty(self.schema.clone()));
         }
-        let Grouped { keys, parts } = match self.windows {
+        let Grouped { keys, ends, parts } = match self.windows {
             Some(Windows::Hop(_)) => self.windows_of_panes()?,
+            Some(Windows::Session(_)) => self.sessions_of_pieces()?,
             Some(Windows::Tumble(_)) | None => self.as_they_are()?,
         };
         let sorted = |e| Error::halt("sort a delta by key").because(e);
@@ -203,18 +228,13 @@ impl Deltas {
         let order = lexsort_to_indices(&by_key, None).map_err(sorted)?;
         let in_order = |array: &ArrayRef| take(array, &order, None).map_err(sorted);
         let first_key = usize::from(self.windows.is_some());
-        let mut columns = Vec::with_capacity(self.layout.len());
-        for from in &self.layout {
-            columns.push(match from {
-                From::WindowStart => in_order(&keys[0])?,
-                From::WindowEnd => {
-                    let starts = in_order(&keys[0])?;
-                    ends(self.windows.as_mut().expect("an end is of a window"), &starts)
-                }
-                From::Key(i) => in_order(&keys[first_key + i])?,
-                From::Part(i) => in_order(&parts[*i])?,
-            });
-        }
+        let columns = self.layout.iter().map(|from| match from {
+            From::WindowStart => in_order(&keys[0]),
+            From::WindowEnd => in_order(ends.as_ref().expect("an end is of a window")),
+            From::Key(i) => in_order(&keys[first_key + i]),
+            From::Part(i) => in_order(&parts[*i]),
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
         RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| Error::halt("build a delta").because(e))
     }
@@ -228,8 +248,34 @@ impl Deltas {
     fn as_they_are(&mut self) -> Result<Grouped> {
         let failed = |e| Error::halt("finish an aggregate").because(e);
         let keys = self.emit()?;
+        let ends = match &mut self.windows {
+            Some(Windows::Tumble(edges)) => {
+                let starts = keys[0].as_primitive::<TimestampMicrosecondType>().values();
+                Some(instants(starts.iter().map(|start| edges.around(*start).1)))
+            }
+            Some(Windows::Hop(_) | Windows::Session(_)) | None => None,
+        };
         let parts = self.parts.iter_mut().map(|p| p.accumulator.evaluate(EmitTo::All));
-        Ok(Grouped { keys, parts: parts.collect::<Result<Vec<_>, _>>().map_err(failed)? })
+        Ok(Grouped { keys, ends, parts: parts.collect::<Result<Vec<_>, _>>().map_err(failed)? })
+    }
+
+    /// Pieces that turned out to be of one session go together.
+    fn sessions_of_pieces(&mut self) -> Result<Grouped> {
+        let failed = |e| Error::halt("put sessions together").because(e);
+        let values = match self.keys.fields().is_empty() {
+            true => Vec::new(),
+            false => self.emit()?,
+        };
+        let sessions = self.sessions.as_mut().expect("pieces are of sessions").take();
+        let mut combined = Combined::new(&mut self.parts)?;
+        let sources = UInt32Array::from_iter_values(0..sessions.session_of_piece.len() as u32);
+        combined.add(&sources, &sessions.session_of_piece, sessions.keys.len())?;
+        let rows = UInt32Array::from(sessions.keys);
+        let mut keys = vec![instants(sessions.starts)];
+        for key in &values {
+            keys.push(take(key, &rows, None).map_err(failed)?);
+        }
+        Ok(Grouped { keys, ends: Some(instants(sessions.ends)), parts: combined.finish()? })
     }
 
     /// Each pane's group goes into the windows that the pane is of, less those that were final for
@@ -260,26 +306,21 @@ impl Deltas {
             combined.add(&rows, &self.indexes, windows.len())?;
         }
         let keys = windows.emit(EmitTo::All).map_err(failed)?;
-        Ok(Grouped { keys, parts: combined.finish()? })
+        let starts = keys[0].as_primitive::<TimestampMicrosecondType>().values();
+        let ends = Some(instants(starts.iter().map(|start| hops.end(*start))));
+        Ok(Grouped { keys, ends, parts: combined.finish()? })
     }
 }
 
 /// Instants that stand before the keys in a group.
 fn before(windows: Option<&Windows>) -> usize {
     match windows {
-        None => 0,
+        // Sessions are found within their key.
+        None | Some(Windows::Session(_)) => 0,
         // The window's start.
         Some(Windows::Tumble(_)) => 1,
         // The pane's, and that of the first window that takes the row.
         Some(Windows::Hop(_)) => 2,
-    }
-}
-
-fn ends(windows: &mut Windows, starts: &ArrayRef) -> ArrayRef {
-    let starts = starts.as_primitive::<TimestampMicrosecondType>().values().iter();
-    match windows {
-        Windows::Tumble(edges) => instants(starts.map(|start| edges.around(*start).1)),
-        Windows::Hop(hops) => instants(starts.map(|start| hops.end(*start))),
     }
 }
 

@@ -13,6 +13,7 @@ mod aggregate;
 mod combine;
 mod plan;
 mod rows;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -63,7 +64,7 @@ struct ModelState {
 }
 
 enum OpenModel {
-    Aggregate(Deltas),
+    Aggregate(Box<Deltas>),
     Rows(LatestRows),
 }
 
@@ -362,7 +363,7 @@ impl OpenModel {
     fn new(model: &Model, plan: &Plan) -> Result<Self> {
         Ok(match &model.kind {
             ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Deltas::new(model, aggregate, plan)?)
+                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
             }
             ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
         })

@@ -10,6 +10,8 @@ use crate::catalog::{Grid, Hop, Shape};
 pub enum Windows {
     Tumble(Edges),
     Hop(Hops),
+    /// Of this gap. By itself an event makes a session from its time to a gap after it.
+    Session(i64),
 }
 
 impl Windows {
@@ -17,6 +19,7 @@ impl Windows {
         match shape {
             Shape::Tumble(grid) => Self::Tumble(Edges::new(*grid)),
             Shape::Hop(hop) => Self::Hop(Hops::new(*hop)),
+            Shape::Session { gap } => Self::Session(gap.as_micros() as i64),
         }
     }
 
@@ -32,6 +35,10 @@ impl Windows {
                 let windows = hops.of(t);
                 (windows[0].1, windows[windows.len() - 1].1)
             }
+            Self::Session(gap) => {
+                let end = t.saturating_add(*gap);
+                (end, end)
+            }
         }
     }
 
@@ -39,6 +46,7 @@ impl Windows {
     pub fn first_open(&mut self, t: i64, is_final: impl Fn(i64) -> bool) -> i64 {
         match self {
             Self::Tumble(edges) => edges.around(t).0,
+            Self::Session(_) => t,
             Self::Hop(hops) => {
                 let windows = hops.of(t);
                 let closed = windows.partition_point(|(_, end)| is_final(*end));

@@ -18,6 +18,7 @@
 //! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
@@ -32,6 +33,7 @@ mod commit;
 mod listing;
 mod manifest;
 mod schema;
+mod sessions;
 pub mod snapshot;
 mod tls;
 

@@ -1,6 +1,6 @@
 //! Windows of every shape through real Kafka, against answers that take one event at a time.
 
-use crate::support::{Lake, World};
+use crate::support::{Lake, Running, World, data, lines};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use std::collections::BTreeMap;
 
@@ -221,4 +221,86 @@ fn windows_that_overlap_hold_what_each_of_them_should() {
         "some are late for some windows only: {late} {held}"
     );
     assert_verified(&world, 3);
+}
+
+/// The sessions of a Sunday's taps: (key, first, last), taps, fares, least of the other column.
+type Sessions = BTreeMap<(String, i64, i64), (i64, Option<i64>, String)>;
+
+fn sessions(taps: &[serde_json::Value], key: &str, other: &str, gap: i64) -> Sessions {
+    let word = |tap: &serde_json::Value, name: &str| tap[name].as_str().expect(name).to_owned();
+    let mut by_key: BTreeMap<String, Vec<(i64, Option<i64>, String)>> = BTreeMap::new();
+    for tap in taps {
+        let at =
+            chrono::DateTime::parse_from_rfc3339(tap["eventTime"].as_str().expect("eventTime"));
+        let tapped = (at.expect("an instant").timestamp(), tap["fare"].as_i64(), word(tap, other));
+        by_key.entry(word(tap, key)).or_default().push(tapped);
+    }
+    let mut sessions = Sessions::new();
+    for (key, mut taps) in by_key {
+        taps.sort();
+        for session in taps.chunk_by(|a, b| b.0 - a.0 <= gap) {
+            let fare = session.iter().filter_map(|tap| tap.1).reduce(|a, b| a + b);
+            let least = session.iter().map(|tap| tap.2.clone()).min().expect("a tap");
+            let place = (key.clone(), session[0].0, session[session.len() - 1].0);
+            sessions.insert(place, (session.len() as i64, fare, least));
+        }
+    }
+    sessions
+}
+
+#[test]
+fn sessions_of_the_oyster_sunday_are_those_of_a_slow_look() {
+    let Some(data) = data() else { return };
+    // Column and member of the key, and of what is looked for the least of.
+    let (token, stop) = (("token_id", "tokenId"), ("stop_id", "stopId"));
+    let models = [("journeys", token, stop, 7_200), ("at_stops", stop, token, 240)];
+    let Some(world) = World::new("sessions", 6, Lake::Local, "oyster_taps", &[]) else { return };
+    for (model, (key, _), (other, _), gap) in models {
+        world.declare_model(
+            model,
+            &format!(
+                "CREATE MATERIALIZED VIEW {model} AS
+                 SELECT session(interval '{gap} seconds') AS session, {key}, count(*) AS taps,
+                        sum(fare) AS fare, min({other}) AS least
+                 FROM oyster_taps GROUP BY session, {key}"
+            ),
+        );
+    }
+    let taps = lines(&data.join("oyster_sunday_taps.jsonl.zst"));
+    let parsed: Vec<serde_json::Value> =
+        taps.iter().map(|tap| serde_json::from_str(tap).expect("JSON")).collect();
+    // By tap, not by token: both ends of a journey are in partitions of their own, and two
+    // processes meet in one session.
+    let word = |tap: &serde_json::Value| tap["tapId"].as_str().expect("tapId").to_owned();
+    world.produce(parsed.iter().map(word).zip(taps));
+    let run = || {
+        let mut command = world.command(&["run", "--until-caught-up"]);
+        command.env("HIGHWATER_COMMIT_INTERVAL", "50ms").env("HIGHWATER_CATCH_UP_INTERVAL", "50ms");
+        command.args(["--kafka", "queued.min.messages=2000,fetch.message.max.bytes=200000"]);
+        Running::start(command)
+    };
+    for process in [run(), run()] {
+        let (code, text) = process.wait();
+        assert_eq!(code, Some(0), "{text}");
+    }
+    for (model, (key, member), (_, other_member), gap) in models {
+        let wanted = sessions(&parsed, member, other_member, gap);
+        let found = world.query(&format!(
+            "SELECT {key}, extract(epoch FROM session_start)::bigint,
+                    extract(epoch FROM session_end)::bigint - {gap}, taps, fare, least FROM {model}"
+        ));
+        let number =
+            |cell: &Option<String>| cell.as_ref().map(|c| c.parse::<i64>().expect("number"));
+        let found: Vec<_> = found
+            .iter()
+            .map(|row| {
+                let text = |i: usize| row[i].clone().expect("not NULL");
+                let whole = |i: usize| number(&row[i]).expect("not NULL");
+                ((text(0), whole(1), whole(2)), (whole(3), number(&row[4]), text(5)))
+            })
+            .collect();
+        assert_eq!(found.len(), wanted.len(), "sessions of {model}");
+        assert_eq!(found.into_iter().collect::<Sessions>(), wanted, "{model}");
+    }
+    assert_verified(&world, 2);
 }

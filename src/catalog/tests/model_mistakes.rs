@@ -228,6 +228,26 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
             "mixes months with days",
         ),
         (
+            "SELECT\n session(interval '1 h', 'UTC') AS w, count(*) AS c FROM events GROUP BY w",
+            3,
+            "session takes one interval",
+        ),
+        (
+            "SELECT session(interval '1 month') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "a gap of months",
+        ),
+        (
+            "SELECT session(interval '0 s') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "one millisecond or more",
+        ),
+        (
+            "SELECT session(interval '1 h') AS w,\n hop(interval '1 h', interval '2 h') AS v, count(*) AS c FROM events GROUP BY w, v",
+            3,
+            "a second window",
+        ),
+        (
             "SELECT hop_start(interval '1 day') AS w, count(*) AS c FROM events GROUP BY w",
             2,
             "hop_start is not supported",

@@ -126,10 +126,29 @@ fn a_window_is_read_with_its_zone() {
             Shape::Hop(Hop { pane: Grid::Months(1, Tz::UTC), slide: 1, size: 12 }),
             "window of 12 months, one every 1 month in UTC",
         ),
+        (
+            "session(interval '90 minutes')",
+            Shape::Session { gap: hours(3) / 2 },
+            "session with gaps of up to 1 h 30 min",
+        ),
     ] {
         let m = model(&view(&format!("SELECT {call} AS w, count(*) AS n FROM events GROUP BY w")));
         assert_eq!(aggregate(&m).window.as_ref().unwrap().shape, shape, "{call}");
         assert!(m.describe().contains(&format!("one row per {told} and key")), "{}", m.describe());
+    }
+}
+
+#[test]
+fn a_session_is_final_a_gap_and_the_allowance_after_its_end() {
+    let m = model(
+        "CREATE MATERIALIZED VIEW m WITH (allowed_lateness = '30 minutes') AS
+         SELECT session(interval '2 hours') AS s, name, count(*) AS n FROM events GROUP BY s, name",
+    );
+    let window = aggregate(&m).window.as_ref().unwrap();
+    assert_eq!(window.closes_after(), Duration::from_secs(9_000));
+    assert!(m.is_of_sessions());
+    for told in ["a record 2 h 30 min behind the watermark", "the last event and the gap"] {
+        assert!(m.describe().contains(told), "{}", m.describe());
     }
 }
 

@@ -86,6 +86,9 @@ enum SaidWindow {
     Tumble(i64, i64),
     /// One as often as the first, of the size of the second.
     Hop(i64, i64),
+    /// Of this gap. What it is of one event decides whether that is late; the rest is known when
+    /// all are.
+    Session(i64),
 }
 
 impl SaidWindow {
@@ -102,6 +105,7 @@ impl SaidWindow {
                 let starts = (0..=size / slide).rev().map(|back| last - back * slide);
                 starts.map(|start| (start, start + size)).filter(|(_, end)| at < *end).collect()
             }
+            Self::Session(gap) => vec![(at, at + gap)],
         }
     }
 }
@@ -308,6 +312,34 @@ const SAID: &[Said] = &[
         ..PLAIN
     },
     Said {
+        statement: "session WITH (allowed_lateness = '5 seconds', late = 'drop') AS
+            SELECT session(interval '7 seconds') AS s, k, count(*) AS rows, sum(big) AS big,
+                   min(txt) AS txt_min, max(at) AS last, avg(amount) AS amount,
+                   count(*) FILTER (WHERE n > 0) AS positive
+            FROM events WHERE n <> 5 GROUP BY s, k",
+        window: Some((SaidWindow::Session(7 * SECOND), 5 * SECOND, true)),
+        filter: |e| Ok(e.n.is_some_and(|n| n != 5)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, |e| int(e.at)),
+            (Function::Count, |e| int(e.n.filter(|n| *n > 0))),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "session_of_all AS
+            SELECT session(interval '1 second') AS window, sum(n) AS n, max(ratio) AS ratio
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Session(SECOND), 0, false)),
+        parts: &[(Function::Sum, |e| int(e.n)), (Function::Max, ratio)],
+        ..PLAIN
+    },
+    Said {
         // Liberia was 44 minutes and 30 seconds behind until 1972.
         statement: "zoned WITH (late = 'drop') AS
             SELECT tumble(interval '1 minute', 'Africa/Monrovia') AS window, k, sum(n) AS n
@@ -339,8 +371,13 @@ struct Outcome {
 /// Records of one partition: (offset, event), ascending.
 type Log = Vec<(i64, Event)>;
 
+/// An event that a model takes: its time, and an argument for each part.
+type Taken = (i64, Vec<Value>);
+
 fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
     let mut out = Outcome::default();
+    // Of models of sessions: the events of each key.
+    let mut of_sessions: BTreeMap<(usize, Vec<Value>), Vec<Taken>> = BTreeMap::new();
     for ((output, partition), mark) in marks {
         let mut seen: Vec<i64> = mark.event_time_max.iter().map(|t| t.0).collect();
         let mut fates = Fates::default();
@@ -399,6 +436,10 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                 continue;
             };
             fates.accepted += 1;
+            if let Some((SaidWindow::Session(_), ..)) = said.window {
+                of_sessions.entry((index, columns)).or_default().push((at, parts));
+                continue;
+            }
             let table = out.tables.entry(model.name.clone()).or_default();
             match said.primary_key {
                 None => {
@@ -412,6 +453,18 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
         out.fates.insert((output.clone(), *partition), fates);
         let highest = seen.into_iter().max().map(EventTime);
         out.event_time_max.insert((output.clone(), *partition), highest);
+    }
+    for ((index, columns), mut events) in of_sessions {
+        let said = &SAID[index];
+        let Some((SaidWindow::Session(gap), ..)) = said.window else { unreachable!() };
+        let table = out.tables.entry(DECLARED.models[index].name.clone()).or_default();
+        events.sort_by_key(|(at, _)| *at);
+        for session in events.chunk_by(|(a, _), (b, _)| b - a <= gap) {
+            let window = (session[0].0, session[session.len() - 1].0 + gap);
+            for (_, parts) in session {
+                group(said, table, Some(window), &columns, parts);
+            }
+        }
     }
     out.refusals.sort_by_key(sort_key);
     out
