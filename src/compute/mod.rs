@@ -61,7 +61,7 @@ struct ModelState {
     /// As the model's window says; None: it has none.
     windows: Option<Windows>,
     standings: Standings,
-    /// Rows since the last seal that came after their window was final.
+    /// Rows since the last seal of which a window was final before they came.
     late: u64,
     /// Rows since the last seal that found nothing in the reference.
     misses: u64,
@@ -89,7 +89,7 @@ pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
     pub tables: Vec<(Arc<str>, RecordBatch)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows that came after their window was final (taken or dropped).
+    /// Per model: rows of which a window was final before they came (taken or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
     /// Per model with a reference: rows that found nothing in it.
     pub misses: BTreeMap<Arc<str>, u64>,

@@ -1,4 +1,6 @@
 //! Edges against an oracle that looks at the clock minute by minute, over changes of the clock.
+//!
+//! Mutant it has caught: an edge that the clock skips forward over forgotten.
 
 use super::grid::Edges;
 use crate::catalog::Grid;

@@ -6,7 +6,8 @@
 //!
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
-//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps.
+//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps;
+//! the first window still open left out of those that take a late event.
 
 use super::{
     Declared, Value, declared, instant, mark,

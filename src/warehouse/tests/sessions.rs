@@ -1,5 +1,7 @@
 //! Sessions in their tables: whatever the order of cuts and whoever commits them, what touches is
 //! one row (M-2).
+//!
+//! Mutant it has caught: no lock, so that two processes add neighbours unseen.
 
 use super::{merging::instants, *};
 use crate::catalog::{Late, Shape, Window};
