@@ -53,6 +53,9 @@ impl Topic {
             ),
             None => writeln!(out, "  stops        never, however many dead letters there are"),
         };
+        if let Some(to) = &self.forward {
+            let _ = writeln!(out, "  forwards     dead letters to the Kafka topic {to}");
+        }
         out
     }
 

@@ -35,6 +35,7 @@ mod sql;
 mod tests;
 mod toml_table;
 mod topic_file;
+mod topic_letters;
 mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
