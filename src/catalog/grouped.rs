@@ -4,8 +4,8 @@
 //! aggregate (see `parts`), the text of generated columns (see `generated`).
 
 use super::{
-    Aggregate, Column, Key, ModelKind, PgType, Role, Window,
-    calls::{has_aggregate, has_tumble, tumble},
+    Aggregate, Column, Key, ModelKind, PgType, Role, Shape, Window,
+    calls::{self, has_aggregate, has_window},
     decompose::{KEYS_MAX, Options, fit_for_key},
     mistake::Page,
     parts::{Bare, Parts},
@@ -42,18 +42,18 @@ pub(super) fn aggregate(
     for item in &statement.items {
         let text = item.expr.to_string();
         let grouped = group_by.iter().any(|(key, _)| *key == text);
-        if let Some(size) = tumble(&item.expr) {
+        if let Some(shape) = calls::window(&item.expr) {
             let name = item.name().unwrap_or("window").to_owned();
-            match size {
+            match shape {
                 Err(what) => page.line(item.line, what),
                 Ok(_) if !grouped => page.line(
                     item.line,
-                    format!("tumble is not in GROUP BY. Allowed: GROUP BY {name}"),
+                    format!("the window is not in GROUP BY. Allowed: GROUP BY {name}"),
                 ),
                 Ok(_) if window.is_some() => {
-                    page.line(item.line, "a second window. Allowed: one tumble per model")
+                    page.line(item.line, "a second window. Allowed: one window per model")
                 }
-                Ok(size) => window = Some((name.clone(), size)),
+                Ok(shape) => window = Some((name.clone(), shape)),
             }
             selected.insert(text);
             slots.push(Slot::Window(name));
@@ -137,6 +137,15 @@ pub(super) fn aggregate(
         );
     }
 
+    if let Some((_, shape)) = &window {
+        for item in &statement.items {
+            for call in calls::aggregates(&item.expr, item.line) {
+                if let Some(why) = unfit(shape, call.aggregate) {
+                    page.line(call.line, why);
+                }
+            }
+        }
+    }
     if parts.has_differences() && window.is_none() && page.mistakes.len() == before {
         page.line(
             statement.line,
@@ -145,15 +154,15 @@ pub(super) fn aggregate(
         );
     }
     let mut options = Options::new(&statement.options);
-    let grouped_by_window = group_by.iter().any(|(key, _)| key.starts_with("tumble("));
+    let windowed = statement.items.iter().any(|item| has_window(&item.expr));
     let window = match window {
-        Some((name, size)) => {
+        Some((name, shape)) => {
             let (allowed_lateness, late) = options.lateness(page);
             options.finish(page, &["allowed_lateness", "late"], "a windowed model");
-            Some(Window { name, size, allowed_lateness, late })
+            Some(Window { name, shape, allowed_lateness, late })
         }
         // A window that is wrong is still one: its options are not.
-        None if grouped_by_window || page.mistakes.len() > before => None,
+        None if windowed || page.mistakes.len() > before => None,
         None => {
             options.finish(page, &[], "a model with GROUP BY but without a window");
             None
@@ -164,6 +173,33 @@ pub(super) fn aggregate(
     }
     let parts = parts.into_parts();
     Some((ModelKind::Aggregate(Aggregate { window, keys, parts }), columns))
+}
+
+/// Why an aggregate cannot be kept in windows of this shape.
+fn unfit(shape: &Shape, aggregate: calls::Aggregate) -> Option<&'static str> {
+    use calls::Aggregate as A;
+    match (shape, aggregate) {
+        (Shape::Tumble(_), _) => None,
+        (Shape::Hop(_), A::Delta) => Some(
+            "delta(x) with hop: windows that overlap have no window before them, from which a counter grew. \
+             Allowed: tumble(interval '…'); first_value(x) and last_value(x) with hop",
+        ),
+        (Shape::Hop(_), _) => None,
+        (Shape::Session { .. }, A::Delta) => Some(
+            "delta(x) with session: a late record may join a session with the one before it, from which a \
+             counter grew. Allowed: tumble(interval '…'); last_value(x) - first_value(x) with session",
+        ),
+        (Shape::Session { .. }, A::CountDistinct) => Some(
+            "count(DISTINCT …) with session: when two sessions become one, the values counted for each would \
+             have to become one set. Allowed: tumble, hop; or a model of rows without GROUP BY, and \
+             count(DISTINCT …) in the query that reads it",
+        ),
+        (Shape::Session { .. }, A::ApproxDistinct | A::ApproxPercentile) => Some(
+            "a sketch with session: sessions become one in PostgreSQL, which cannot unite sketches. Allowed: \
+             tumble, hop; count, avg, stddev, min, max with session",
+        ),
+        (Shape::Session { .. }, _) => None,
+    }
 }
 
 /// The keys as the text of their expressions, with their lines: ordinals and aliases resolved.
@@ -207,7 +243,7 @@ fn group_by(
                     item.alias.as_deref() == Some(&ident.value)
                         || item.alias.is_none()
                             && ident.value == "window"
-                            && tumble(&item.expr).is_some()
+                            && calls::window(&item.expr).is_some()
                 });
                 match alias {
                     Some(item) => item_of(item),
@@ -231,12 +267,10 @@ fn group_by(
             );
             continue;
         }
-        if has_tumble(&expr) && tumble(&expr).is_none() {
+        if has_window(&expr) && calls::window(&expr).is_none() {
             page.line(
                 line,
-                format!(
-                    "GROUP BY {key} computes with a window. Allowed: tumble(interval '…') alone"
-                ),
+                format!("GROUP BY {key} computes with a window. Allowed: the window alone"),
             );
             continue;
         }

@@ -11,6 +11,7 @@
 //!                                          ├─► decompose ─► Model      each with all mistakes
 //! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
 //!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
+//!                                                ├ window     what windows there are
 //!                                                ├ parts      what an aggregate needs, …
 //!                                                ├ kept       … and the columns of that
 //!                                                └ generated  what PostgreSQL computes from parts
@@ -39,18 +40,20 @@ mod tests;
 mod toml_table;
 mod topic_file;
 mod topic_letters;
+mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{
     Aggregate, Column, Estimate, Extreme, Key, Late, Merge, Model, ModelKind, Moments, Part,
-    PartColumn, PartFunction, Pick, Rank, Role, Rows, SketchKind, ValueSet, Window,
+    PartColumn, PartFunction, Pick, Rank, Role, Rows, SketchKind, ValueSet,
 };
 pub use reference::{FileKind, Join, Place, Reference};
 pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
 pub use types::PgType;
+pub use window::{Grid, Hop, Shape, Window};
 
 use mistake::{Page, unknown};
 use reference::ReferenceDraft;

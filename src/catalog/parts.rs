@@ -9,7 +9,7 @@
 //! part keeps besides its first column is hidden too.
 
 use super::{
-    Column, Estimate, Key, Part, PgType, Role, SketchKind,
+    Column, Estimate, Key, Part, PgType, Role, Shape, SketchKind,
     calls::{self, Aggregate, Call, Spread},
     generated::{Generator, Leaves, Piece, Wrong, quoted, quotient, unbracketed},
     kept::{Kept, Wanted, kept},
@@ -21,7 +21,6 @@ use datafusion::{
     logical_expr::{Case, Expr, lit},
     sql::sqlparser::ast::{Expr as Ast, Value},
 };
-use std::time::Duration;
 
 struct PartDraft {
     /// What makes it the same part: function, arguments, filter.
@@ -245,7 +244,7 @@ impl<'s, 't> Parts<'s, 't> {
         ast: &Ast,
         keys: &[Key],
         key_texts: &[String],
-        window: &Option<(String, Duration)>,
+        window: &Option<(String, Shape)>,
     ) -> Option<Column> {
         let line = line_of(ast, 1);
         let refused = calls::refused(ast, line);
@@ -351,7 +350,7 @@ struct Found<'f, 'p, 's, 't> {
     alias: &'f str,
     keys: &'f [Key],
     key_texts: &'f [String],
-    window: &'f Option<(String, Duration)>,
+    window: &'f Option<(String, Shape)>,
 }
 
 impl Found<'_, '_, '_, '_> {

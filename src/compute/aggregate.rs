@@ -1,53 +1,46 @@
 //! GROUP BY over a cut: DataFusion's hash tables, and an accumulator per part, fed batch by batch.
 //!
-//! Owns: the groups of the open cut, the delta's columns, the parts that DataFusion counts.
-//! Does not own: the others (`picked`, `distinct`, `sketch`), merging deltas with stored rows, windows as a
-//! notion (`event_time`).
+//! Owns: the groups of the open cut, the delta's columns. Does not own: what is kept of each group
+//! (`parts`), merging deltas with stored rows, windows as a notion (`event_time`).
 
 use super::{
     Delta,
-    distinct::Distinct,
-    picked::Picked,
+    combine::Combined,
+    parts::{Open, OpenPart, Rows},
     plan::{Input, Plan},
-    sketch::{self, Sketches},
+    sessions::Sessions,
+    sketch,
 };
 use crate::{
-    catalog::{Aggregate, Estimate, Model, Part, PartFunction, Role, types::timestamp},
+    catalog::{Aggregate, Estimate, Late, Model, Role, types::timestamp},
     error::{Error, Result},
-    event_time::window_starts,
+    event_time::{Verdict, Windows},
 };
 use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch,
-        TimestampMicrosecondArray,
-    },
-    compute::{SortColumn, cast, lexsort_to_indices, take},
-    datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimestampMicrosecondType},
+    array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array},
+    compute::{SortColumn, lexsort_to_indices, take},
+    datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
 };
 use datafusion::{
     error::DataFusionError,
-    functions_aggregate::{
-        bool_and_or::{bool_and_udaf, bool_or_udaf},
-        count::count_udaf,
-        min_max::{max_udaf, min_udaf},
-        sum::sum_udaf,
-        variance::var_samp_udaf,
-    },
-    logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator},
-    physical_expr::{aggregate::AggregateExprBuilder, expressions::Column},
-    physical_plan::{
-        PhysicalExpr,
-        aggregates::{
-            group_values::{GroupValues, new_group_values},
-            order::GroupOrdering,
-        },
+    logical_expr::EmitTo,
+    physical_plan::aggregates::{
+        group_values::{GroupValues, new_group_values},
+        order::GroupOrdering,
     },
 };
 use std::sync::Arc;
 
+/// Rows that are made of panes at a time.
+const COMBINED_ROWS: usize = 65_536;
+
 pub struct Deltas {
-    window_us: Option<i64>,
-    keys: usize,
+    windows: Option<Windows>,
+    /// None but of sessions.
+    sessions: Option<Sessions>,
+    /// Whether rows come with windows that are final for them and must not take them.
+    drops: bool,
+    keys: SchemaRef,
     groups: Box<dyn GroupValues>,
     parts: Vec<OpenPart>,
     /// The delta's columns: where each comes from.
@@ -55,45 +48,6 @@ pub struct Deltas {
     schema: SchemaRef,
     /// Group of each row of the last batch; kept for its memory.
     indexes: Vec<usize>,
-}
-
-struct OpenPart {
-    open: Open,
-    args: usize,
-    has_filter: bool,
-}
-
-/// What a part has of the open cut.
-enum Open {
-    /// One value per group, by DataFusion.
-    Value(Box<dyn GroupsAccumulator>),
-    /// Count, mean and squared differences: the state of DataFusion's variance.
-    Moments(Box<dyn GroupsAccumulator>),
-    Picked(Picked),
-    /// The set for this column.
-    Distinct(Distinct),
-    Sketches(Sketches),
-}
-
-/// The rows of a batch, as one part sees them.
-pub struct Rows<'r> {
-    /// The part's arguments, of equal length.
-    pub args: &'r [ArrayRef],
-    pub filter: Option<&'r BooleanArray>,
-    /// Of each row.
-    pub groups: &'r [usize],
-    /// How many groups there are.
-    pub count: usize,
-    /// For event times and places.
-    pub input: &'r Input<'r>,
-}
-
-impl Rows<'_> {
-    /// Rows whose filter is true.
-    pub fn kept(&self) -> impl Iterator<Item = usize> {
-        let kept = |row: &usize| self.filter.is_none_or(|f| f.is_valid(*row) && f.value(*row));
-        (0..self.groups.len()).filter(kept)
-    }
 }
 
 /// Where a column of the delta comes from.
@@ -108,19 +62,32 @@ enum From {
     Estimate(usize, Estimate),
 }
 
+/// The groups of a delta, unsorted: keys, after the window's start where there is one, and parts.
+struct Grouped {
+    keys: Vec<ArrayRef>,
+    /// Of windows.
+    ends: Option<ArrayRef>,
+    /// Columns of each.
+    parts: Vec<Vec<ArrayRef>>,
+}
+
+fn group_values(keys: &Schema, before: usize) -> Result<Box<dyn GroupValues>, DataFusionError> {
+    let instants = (0..before).map(|i| Arc::new(Field::new(format!("_{i}"), timestamp(), false)));
+    let fields: Vec<_> = instants.chain(keys.fields().iter().cloned()).collect();
+    new_group_values(Arc::new(Schema::new(fields)), &GroupOrdering::None)
+}
+
+fn instants(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+}
+
 impl Deltas {
     pub fn new(model: &Model, aggregate: &Aggregate, plan: &Plan) -> Result<Self> {
         let refused = |e| Error::config(format!("plan model {}", model.name)).because(e);
-        let window = aggregate.window.as_ref().map(|w| w.size.as_micros() as i64);
-        let mut keys: Vec<Field> = Vec::new();
-        if window.is_some() {
-            keys.push(Field::new("window", timestamp(), false));
-        }
-        for key in &aggregate.keys {
-            keys.push(Field::new(&key.name, key.pg.arrow(), true));
-        }
-        let groups =
-            new_group_values(Arc::new(Schema::new(keys)), &GroupOrdering::None).map_err(refused)?;
+        let keys = aggregate.keys.iter().map(|k| Field::new(&k.name, k.pg.arrow(), true));
+        let keys = Schema::new(keys.collect::<Vec<_>>());
+        let windows = aggregate.window.as_ref().map(|w| Windows::new(&w.shape));
+        let groups = group_values(&keys, before(windows.as_ref())).map_err(refused)?;
         let mut next = aggregate.keys.len();
         let mut parts = Vec::new();
         for part in &aggregate.parts {
@@ -130,9 +97,15 @@ impl Deltas {
             parts.push(OpenPart { open, args: part.args.len(), has_filter: part.filter.is_some() });
         }
         let (layout, fields) = layout(model, aggregate);
+        let sessions = match &windows {
+            Some(Windows::Session(gap)) => Some(Sessions::new(*gap)),
+            Some(Windows::Tumble(_) | Windows::Hop(_)) | None => None,
+        };
         Ok(Self {
-            window_us: window,
-            keys: aggregate.keys.len(),
+            windows,
+            sessions,
+            drops: aggregate.window.as_ref().is_some_and(|w| w.late == Late::Drop),
+            keys: Arc::new(keys),
             groups,
             parts,
             layout,
@@ -141,21 +114,47 @@ impl Deltas {
         })
     }
 
-    /// Adds evaluated rows.
-    pub fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    /// Adds evaluated rows; `verdicts` go by the rows of the batch that they were.
+    pub fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         if input.rows == 0 {
             return Ok(());
         }
         let failed = |e| Error::halt("aggregate a batch").because(e);
-        let mut keys = Vec::with_capacity(self.keys + 1);
-        if let Some(size) = self.window_us {
-            let starts = TimestampMicrosecondArray::from(window_starts(&input.event_times, size));
-            keys.push(Arc::new(starts.with_timezone("UTC")) as ArrayRef);
+        let key_count = self.keys.fields().len();
+        let mut keys = Vec::with_capacity(key_count + 2);
+        let times = || input.event_times.iter();
+        match &mut self.windows {
+            None | Some(Windows::Session(_)) => {}
+            Some(Windows::Tumble(edges)) => {
+                keys.push(instants(times().map(|t| edges.around(t.0).0)));
+            }
+            Some(Windows::Hop(hops)) => {
+                keys.push(instants(times().map(|t| hops.pane(t.0))));
+                // Mostly the same for every row: no window of theirs is final.
+                let verdicts = if self.drops { verdicts } else { &[] };
+                let from = (0..input.rows).map(|row| match verdicts.get(input.origin_of(row)) {
+                    Some(Verdict::From(start)) => start.0,
+                    Some(Verdict::InTime | Verdict::Late) | None => i64::MIN,
+                });
+                keys.push(instants(from));
+            }
         }
-        keys.extend_from_slice(&input.columns[..self.keys]);
-        self.groups.intern(&keys, &mut self.indexes).map_err(failed)?;
-        let groups = self.groups.len();
-        let mut next = self.keys;
+        keys.extend_from_slice(&input.columns[..key_count]);
+        match keys.is_empty() {
+            true => self.indexes = vec![0; input.rows],
+            false => self.groups.intern(&keys, &mut self.indexes).map_err(failed)?,
+        }
+        let groups = match &mut self.sessions {
+            None => self.groups.len(),
+            // From here on a row's group is its piece of a session of its key.
+            Some(sessions) => {
+                for (index, t) in self.indexes.iter_mut().zip(input.event_times.iter()) {
+                    *index = sessions.piece(*index, t.0);
+                }
+                sessions.pieces()
+            }
+        };
+        let mut next = key_count;
         for part in &mut self.parts {
             let mut args = &input.columns[next..next + part.args];
             if args.is_empty() {
@@ -174,18 +173,21 @@ impl Deltas {
     }
 
     pub fn memory(&self) -> usize {
-        self.groups.size() + self.parts.iter().map(|p| p.open.memory()).sum::<usize>()
+        let parts = self.parts.iter().map(|p| p.open.memory()).sum::<usize>();
+        self.groups.size() + parts + self.sessions.as_ref().map_or(0, Sessions::memory)
     }
 
     /// The cut's delta: one row per group, sorted by key.
     pub fn finish(&mut self) -> Result<Delta> {
-        let failed = |e| Error::halt("finish an aggregate").because(e);
-        if self.groups.is_empty() {
+        let pieces = self.sessions.as_ref().map_or(0, Sessions::pieces);
+        if self.groups.is_empty() && pieces == 0 {
             return Ok(Delta::of(RecordBatch::new_empty(self.schema.clone())));
         }
-        let count = self.groups.len();
-        let keys = self.groups.emit(EmitTo::All).map_err(failed)?;
-        self.groups.clear_shrink(0);
+        let Grouped { keys, ends, parts } = match self.windows {
+            Some(Windows::Hop(_)) => self.windows_of_panes()?,
+            Some(Windows::Session(_)) => self.sessions_of_pieces()?,
+            Some(Windows::Tumble(_)) | None => self.as_they_are()?,
+        };
         let sorted = |e| Error::halt("sort a delta by key").because(e);
         let by_key: Vec<_> = keys
             .iter()
@@ -194,19 +196,10 @@ impl Deltas {
         let order = lexsort_to_indices(&by_key, None).map_err(sorted)?;
         let in_order = |array: &ArrayRef| take(array, &order, None).map_err(sorted);
         let keys = keys.iter().map(in_order).collect::<Result<Vec<_>>>()?;
-        let parts = self.parts.iter_mut().map(|p| p.open.finish(count));
-        let parts = parts.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let first_key = usize::from(self.window_us.is_some());
+        let first_key = usize::from(self.windows.is_some());
         let columns = self.layout.iter().map(|from| match from {
             From::WindowStart => Ok(keys[0].clone()),
-            From::WindowEnd => {
-                let size = self.window_us.unwrap_or_default();
-                let ends = keys[0]
-                    .as_primitive::<TimestampMicrosecondType>()
-                    .unary(|t| t.saturating_add(size));
-                let ends: TimestampMicrosecondArray = ends;
-                Ok(Arc::new(ends.with_timezone("UTC")) as ArrayRef)
-            }
+            From::WindowEnd => in_order(ends.as_ref().expect("an end is of a window")),
             From::Key(i) => Ok(keys[first_key + i].clone()),
             From::Part(part, column) => in_order(&parts[*part][*column]),
             From::Estimate(part, estimate) => {
@@ -224,91 +217,91 @@ impl Deltas {
         }
         Ok(Delta { rows, sets })
     }
-}
 
-impl Open {
-    fn new(part: &Part, args: Vec<DataType>) -> Result<Self, DataFusionError> {
-        let value = |function| Ok(Self::Value(accumulator(function, args.first())?));
-        match part.function {
-            PartFunction::Count => value(count_udaf()),
-            PartFunction::Sum => value(sum_udaf()),
-            PartFunction::Min => value(min_udaf()),
-            PartFunction::Max => value(max_udaf()),
-            PartFunction::And => value(bool_and_udaf()),
-            PartFunction::Or => value(bool_or_udaf()),
-            PartFunction::Moments => Ok(Self::Moments(accumulator(var_samp_udaf(), args.first())?)),
-            PartFunction::Pick(pick) => Ok(Self::Picked(Picked::new(pick, &args)?)),
-            PartFunction::CountDistinct(_) => Ok(Self::Distinct(Distinct::new(&args)?)),
-            PartFunction::Sketch(kind) => Ok(Self::Sketches(Sketches::new(kind))),
-        }
+    fn emit(&mut self) -> Result<Vec<ArrayRef>> {
+        let keys = self.groups.emit(EmitTo::All);
+        self.groups.clear_shrink(0);
+        keys.map_err(|e| Error::halt("finish an aggregate").because(e))
     }
 
-    fn add(&mut self, rows: &Rows<'_>) -> Result<(), DataFusionError> {
-        match self {
-            Self::Value(accumulator) | Self::Moments(accumulator) => {
-                accumulator.update_batch(rows.args, rows.groups, rows.filter, rows.count)
+    fn as_they_are(&mut self) -> Result<Grouped> {
+        let failed = |e| Error::halt("finish an aggregate").because(e);
+        let count = self.groups.len();
+        let keys = self.emit()?;
+        let ends = match &mut self.windows {
+            Some(Windows::Tumble(edges)) => {
+                let starts = keys[0].as_primitive::<TimestampMicrosecondType>().values();
+                Some(instants(starts.iter().map(|start| edges.around(*start).1)))
             }
-            Self::Picked(picked) => picked.add(rows),
-            Self::Distinct(distinct) => distinct.add(rows),
-            Self::Sketches(sketches) => sketches.add(rows),
-        }
+            Some(Windows::Hop(_) | Windows::Session(_)) | None => None,
+        };
+        let parts = self.parts.iter_mut().map(|p| p.open.finish(count));
+        Ok(Grouped { keys, ends, parts: parts.collect::<Result<Vec<_>, _>>().map_err(failed)? })
     }
 
-    /// The part's columns, a value per group; nothing of the cut is left, but for a set's values.
-    fn finish(&mut self, count: usize) -> Result<Vec<ArrayRef>, DataFusionError> {
-        match self {
-            Self::Value(accumulator) => Ok(vec![accumulator.evaluate(EmitTo::All)?]),
-            Self::Moments(accumulator) => moments(&accumulator.state(EmitTo::All)?),
-            Self::Picked(picked) => picked.finish(count),
-            Self::Sketches(sketches) => Ok(vec![sketches.finish(count)]),
-            // What is new is known where the values are.
-            Self::Distinct(_) => Ok(vec![Arc::new(Int64Array::from(vec![0; count]))]),
+    /// Pieces that turned out to be of one session go together.
+    fn sessions_of_pieces(&mut self) -> Result<Grouped> {
+        let failed = |e| Error::halt("put sessions together").because(e);
+        let values = match self.keys.fields().is_empty() {
+            true => Vec::new(),
+            false => self.emit()?,
+        };
+        let sessions = self.sessions.as_mut().expect("pieces are of sessions").take();
+        let mut combined = Combined::new(&mut self.parts)?;
+        let sources = UInt32Array::from_iter_values(0..sessions.session_of_piece.len() as u32);
+        combined.add(&sources, &sessions.session_of_piece, sessions.keys.len())?;
+        let rows = UInt32Array::from(sessions.keys);
+        let mut keys = vec![instants(sessions.starts)];
+        for key in &values {
+            keys.push(take(key, &rows, None).map_err(failed)?);
         }
+        Ok(Grouped { keys, ends: Some(instants(sessions.ends)), parts: combined.finish()? })
     }
 
-    fn memory(&self) -> usize {
-        match self {
-            Self::Value(accumulator) | Self::Moments(accumulator) => accumulator.size(),
-            Self::Picked(picked) => picked.memory(),
-            Self::Distinct(distinct) => distinct.memory(),
-            Self::Sketches(sketches) => sketches.memory(),
+    /// Each pane's group goes into the windows that the pane is of, less those that were final for
+    /// its rows. Once per pane, key and window, however many rows there were.
+    fn windows_of_panes(&mut self) -> Result<Grouped> {
+        let failed = |e| Error::halt("put panes together").because(e);
+        let panes = self.emit()?;
+        let mut combined = Combined::new(&mut self.parts)?;
+        let mut windows = group_values(&self.keys, 1).map_err(failed)?;
+        let Some(Windows::Hop(hops)) = &mut self.windows else { unreachable!("panes are of hop") };
+        let values = |i: usize| panes[i].as_primitive::<TimestampMicrosecondType>().values();
+        let (mut sources, mut starts): (Vec<u32>, Vec<i64>) = (Vec::new(), Vec::new());
+        let count = panes[0].len();
+        for (source, (pane, from)) in values(0).iter().zip(values(1)).enumerate() {
+            for (start, _) in hops.of(*pane).iter().filter(|(start, _)| start >= from) {
+                sources.push(source as u32);
+                starts.push(*start);
+            }
+            if sources.len() < COMBINED_ROWS && source + 1 < count {
+                continue;
+            }
+            let rows = UInt32Array::from(std::mem::take(&mut sources));
+            let mut keys = vec![instants(std::mem::take(&mut starts))];
+            for key in &panes[2..] {
+                keys.push(take(key, &rows, None).map_err(|e| failed(e.into()))?);
+            }
+            windows.intern(&keys, &mut self.indexes).map_err(failed)?;
+            combined.add(&rows, &self.indexes, windows.len())?;
         }
+        let keys = windows.emit(EmitTo::All).map_err(failed)?;
+        let starts = keys[0].as_primitive::<TimestampMicrosecondType>().values();
+        let ends = Some(instants(starts.iter().map(|start| hops.end(*start))));
+        Ok(Grouped { keys, ends, parts: combined.finish()? })
     }
 }
 
-/// Within these bounds neither PostgreSQL's arithmetic of doubles nor ours leaves their range when
-/// two rows merge: it would fail there, where IEEE 754 has infinity.
-const MEAN_MAX: f64 = 1e140;
-const SQUARES: std::ops::RangeInclusive<f64> = 1e-280..=1e290;
-
-fn moments(state: &[ArrayRef]) -> Result<Vec<ArrayRef>, DataFusionError> {
-    let counts = cast(&state[0], &DataType::Int64)?;
-    let means = state[1].as_primitive::<Float64Type>().values();
-    let squares = state[2].as_primitive::<Float64Type>().values();
-    let (means, squares): (Vec<f64>, Vec<f64>) = means
-        .iter()
-        .zip(squares)
-        .map(|(mean, squares)| match squares {
-            _ if mean.is_nan() || mean.abs() > MEAN_MAX => (f64::NAN, f64::NAN),
-            s if s.is_nan() || s > SQUARES.end() => (f64::NAN, f64::NAN),
-            s if s < SQUARES.start() => (*mean, 0.0),
-            s => (*mean, *s),
-        })
-        .unzip();
-    let double = |values: Vec<f64>| Arc::new(Float64Array::from(values)) as ArrayRef;
-    Ok(vec![counts, double(means), double(squares)])
-}
-
-fn accumulator(
-    function: Arc<AggregateUDF>,
-    arg: Option<&DataType>,
-) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
-    let arg = arg.unwrap_or(&DataType::Int64).clone();
-    let schema = Arc::new(Schema::new(vec![Field::new("arg", arg, true)]));
-    let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new("arg", 0));
-    let expr =
-        AggregateExprBuilder::new(function, vec![column]).schema(schema).alias("part").build()?;
-    expr.create_groups_accumulator()
+/// Instants that stand before the keys in a group.
+fn before(windows: Option<&Windows>) -> usize {
+    match windows {
+        // Sessions are found within their key.
+        None | Some(Windows::Session(_)) => 0,
+        // The window's start.
+        Some(Windows::Tumble(_)) => 1,
+        // The pane's, and that of the first window that takes the row.
+        Some(Windows::Hop(_)) => 2,
+    }
 }
 
 fn layout(model: &Model, aggregate: &Aggregate) -> (Vec<From>, Vec<Field>) {

@@ -2,7 +2,7 @@
 //!
 //! Owns: the set of (group, value). Does not own: which of them are new to the table (`warehouse`).
 
-use super::aggregate::Rows;
+use super::parts::Rows;
 use crate::error::{Error, Result};
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, UInt64Array},
@@ -26,6 +26,18 @@ pub struct Distinct {
     /// Kept for its memory.
     indexes: Vec<usize>,
 }
+
+/// Pairs that were taken out, by group.
+pub struct Pairs {
+    values: ArrayRef,
+    /// Indexes of values, those of a group beside each other.
+    order: Vec<u32>,
+    /// Where those of each group begin in `order`, and where the last end.
+    starts: Vec<u32>,
+}
+
+/// Pairs that go into other groups at a time.
+const MERGED_PAIRS: usize = 65_536;
 
 impl Distinct {
     pub fn new(args: &[DataType]) -> Result<Self, DataFusionError> {
@@ -59,6 +71,64 @@ impl Distinct {
             return Ok(());
         }
         self.pairs.intern(&pair, &mut self.indexes)
+    }
+
+    /// Takes out the pairs.
+    pub fn take(&mut self) -> Result<Pairs, DataFusionError> {
+        let pairs = self.pairs.emit(EmitTo::All)?;
+        self.pairs.clear_shrink(0);
+        let groups = pairs[0].as_primitive::<UInt64Type>().values();
+        let count = groups.iter().max().map_or(0, |most| *most as usize + 1);
+        let mut starts = vec![0u32; count + 1];
+        for group in groups {
+            starts[*group as usize + 1] += 1;
+        }
+        for group in 0..count {
+            starts[group + 1] += starts[group];
+        }
+        let mut free = starts.clone();
+        let mut order = vec![0u32; groups.len()];
+        for (index, group) in groups.iter().enumerate() {
+            let place = &mut free[*group as usize];
+            order[*place as usize] = index as u32;
+            *place += 1;
+        }
+        Ok(Pairs { values: pairs[1].clone(), order, starts })
+    }
+
+    /// Each value of these groups is one of the groups `targets`.
+    pub fn merge(
+        &mut self,
+        held: &Pairs,
+        sources: &[u32],
+        targets: &[usize],
+    ) -> Result<(), DataFusionError> {
+        let (mut groups, mut values): (Vec<u64>, Vec<u32>) = (Vec::new(), Vec::new());
+        for (source, target) in sources.iter().zip(targets) {
+            let source = *source as usize;
+            // The last groups may have had no value.
+            let Some(end) = held.starts.get(source + 1) else { continue };
+            values.extend(&held.order[held.starts[source] as usize..*end as usize]);
+            groups.resize(values.len(), *target as u64);
+            if values.len() >= MERGED_PAIRS {
+                self.intern(held, &mut groups, &mut values)?;
+            }
+        }
+        self.intern(held, &mut groups, &mut values)
+    }
+
+    fn intern(
+        &mut self,
+        held: &Pairs,
+        groups: &mut Vec<u64>,
+        values: &mut Vec<u32>,
+    ) -> Result<(), DataFusionError> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let values = take(&held.values, &UInt32Array::from(std::mem::take(values)), None)?;
+        let groups: ArrayRef = Arc::new(UInt64Array::from(std::mem::take(groups)));
+        self.pairs.intern(&[groups, values], &mut self.indexes)
     }
 
     pub fn memory(&self) -> usize {

@@ -10,13 +10,16 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod combine;
 mod course;
 mod distinct;
 pub mod lookup;
+mod parts;
 mod picked;
 mod plan;
 mod rows;
 mod runs;
+mod sessions;
 pub mod sketch;
 #[cfg(test)]
 mod tests;
@@ -25,7 +28,7 @@ use crate::{
     catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
-    event_time::Lateness,
+    event_time::{Lateness, Verdict, Windows},
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
@@ -37,7 +40,7 @@ use course::Courses;
 use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
-use runs::{Run, choose, runs};
+use runs::{Run, choose, record_of, runs};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -69,15 +72,17 @@ struct ModelState {
     max_disorder: Duration,
     plan: Plan,
     open: OpenModel,
+    /// As the model's window says; None: it has none.
+    windows: Option<Windows>,
     standings: Standings,
-    /// Rows since the last seal that came after their window was final.
+    /// Rows since the last seal of which a window was final before they came.
     late: u64,
     /// Rows since the last seal that found nothing in the reference.
     misses: u64,
 }
 
 enum OpenModel {
-    Aggregate(Deltas),
+    Aggregate(Box<Deltas>),
     Rows(LatestRows),
 }
 
@@ -101,7 +106,7 @@ pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
     pub tables: Vec<(Arc<str>, Delta)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows that came after their window was final (taken or dropped).
+    /// Per model: rows of which a window was final before they came (taken or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
     /// Per model with a reference: rows that found nothing in it.
     pub misses: BTreeMap<Arc<str>, u64>,
@@ -393,8 +398,18 @@ impl ModelState {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        let max_disorder = topic.max_disorder;
-        Ok(Self { model: model.clone(), max_disorder, plan, open, standings, late: 0, misses: 0 })
+        let mut state = Self {
+            model: model.clone(),
+            max_disorder: topic.max_disorder,
+            plan,
+            open,
+            windows: None,
+            standings,
+            late: 0,
+            misses: 0,
+        };
+        state.windows = state.window().map(|window| Windows::new(&window.shape));
+        Ok(state)
     }
 
     fn output(&self) -> Output {
@@ -413,7 +428,7 @@ impl ModelState {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = match retried {
+        let verdicts = match retried {
             None => self.judge(&decoded.event_times, &runs),
             Some(before) => self.judge_retried(&decoded.event_times, before),
         };
@@ -426,7 +441,7 @@ impl ModelState {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             self.fates(run).filtered += run.len() - passed;
         }
-        let input = self.meet_late(input, &late, &runs)?;
+        let input = self.meet_late(input, &verdicts, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
@@ -434,7 +449,7 @@ impl ModelState {
             self.fates(run).accepted += input.count_within(&run.rows);
             self.fates(run).dead += count_within(&failures, &run.rows);
         }
-        self.open.add(&input)?;
+        self.open.add(&input, &verdicts)?;
         Ok(failures)
     }
 
@@ -449,36 +464,40 @@ impl ModelState {
         }
     }
 
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
-    /// row of the batch whether its window was final before it came; empty: none was.
-    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<bool> {
-        let Some(window) = self.window() else {
-            for run in runs {
-                standing(&mut self.standings, run.partition).observe(&times[run.rows.clone()]);
-            }
-            return Vec::new();
-        };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let (mut late, mut count) = (Vec::new(), 0);
+    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives what was
+    /// final before each row of the batch came; empty: nothing of any.
+    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
         for run in runs {
-            late.resize(run.rows.start, false);
             let lateness = &mut standing(&mut self.standings, run.partition).lateness;
-            count += lateness.judge(&times[run.rows.clone()], size, allowed, &mut late);
+            let of_run = &times[run.rows.clone()];
+            match (&mut self.windows, allowed) {
+                (Some(windows), Some(allowed)) => {
+                    lateness.judge(of_run, windows, allowed, run.rows.start, &mut verdicts);
+                }
+                _ => of_run.iter().max().into_iter().for_each(|max| lateness.observe(*max)),
+            }
         }
-        late.resize(if count == 0 { 0 } else { times.len() }, false);
-        late
+        if !verdicts.is_empty() {
+            verdicts.resize(times.len(), Verdict::InTime);
+        }
+        verdicts
     }
 
     /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&self, times: &[EventTime], before: &[Option<EventTime>]) -> Vec<bool> {
-        let Some(window) = self.window() else { return Vec::new() };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let late = |(time, before): (&EventTime, &Option<EventTime>)| {
-            Lateness::new(*before, self.max_disorder).late(*time, size, allowed)
-        };
-        times.iter().zip(before).map(late).collect()
+    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
+        let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else { return verdicts };
+        for (row, (time, before)) in times.iter().zip(before).enumerate() {
+            let mut lateness = Lateness::new(*before, self.max_disorder);
+            lateness.judge(std::slice::from_ref(time), windows, allowed, row, &mut verdicts);
+        }
+        if !verdicts.is_empty() {
+            verdicts.resize(times.len(), Verdict::InTime);
+        }
+        verdicts
     }
 
     fn event_time_maxima(&self, runs: &[Run]) -> BTreeMap<Partition, Option<EventTime>> {
@@ -489,23 +508,25 @@ impl ModelState {
         runs.iter().map(max).collect()
     }
 
-    /// Counts the late rows, and takes them out where the model says so.
+    /// Counts the rows of which something was final, and takes the late ones out where the model
+    /// says so.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        late: &[bool],
+        verdicts: &[Verdict],
         runs: &[Run],
     ) -> Result<Input<'d>> {
-        if late.is_empty() {
+        if verdicts.is_empty() {
             return Ok(input);
         }
-        let in_time: BooleanArray =
-            (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
-        self.late += in_time.false_count() as u64;
+        let verdict = |row| verdicts[input.origin_of(row)];
+        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
         if self.window().is_none_or(|window| window.late == Late::Amend) {
             return Ok(input);
         }
-        let kept = input.keep(&in_time)?;
+        let taken: BooleanArray =
+            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
+        let kept = input.keep(&taken)?;
         for run in runs {
             self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
         }
@@ -517,15 +538,15 @@ impl OpenModel {
     fn new(model: &Model, plan: &Plan) -> Result<Self> {
         Ok(match &model.kind {
             ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Deltas::new(model, aggregate, plan)?)
+                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
             }
             ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
         })
     }
 
-    fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         match self {
-            Self::Aggregate(deltas) => deltas.add(input),
+            Self::Aggregate(deltas) => deltas.add(input, verdicts),
             Self::Rows(rows) => rows.add(input),
         }
     }
@@ -564,17 +585,4 @@ fn offsets(batch: &RecordBatch) -> &[i64] {
 fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
     let below = |end| failures.partition_point(|(row, _)| *row < end);
     (below(rows.end) - below(rows.start)) as u64
-}
-
-/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
-fn record_of(row: usize, decoded: &Decoded) -> usize {
-    let without_row = |upto: usize| {
-        decoded.rejects.partition_point(|reject| reject.record <= upto)
-            + decoded.empty.partition_point(|empty| *empty <= upto)
-    };
-    let mut record = row;
-    while row + without_row(record) > record {
-        record = row + without_row(record);
-    }
-    record
 }

@@ -6,7 +6,7 @@
 //!
 //! Numbers compare as PostgreSQL has it: -0 equals 0, NaN equals itself and is above all.
 
-use super::aggregate::Rows;
+use super::parts::Rows;
 use crate::catalog::{Extreme, Pick, types::timestamp};
 use arrow::{
     array::{
@@ -33,7 +33,8 @@ pub struct Picked {
     memory: usize,
 }
 
-struct Best {
+#[derive(Clone)]
+pub struct Best {
     by: Option<OwnedRow>,
     place: Place,
     value: OwnedRow,
@@ -72,13 +73,7 @@ impl Picked {
             _ => None,
         };
         let pick = self.pick;
-        let better = |by: Option<(&[u8], &[u8])>, places: (Place, Place)| {
-            let by = by.map_or(Ordering::Equal, |(a, b)| a.cmp(b));
-            let by = if pick.by() == Some(Extreme::Least) { by.reverse() } else { by };
-            let places = places.0.cmp(&places.1);
-            by.then(if pick.place() == Extreme::Least { places.reverse() } else { places })
-                == Ordering::Greater
-        };
+        let better = |by, places| better(pick, by, places);
         // The best row of each group in this batch; only those are looked at closer.
         let mut here: Vec<Option<u32>> = vec![None; rows.count];
         for row in rows.kept() {
@@ -119,6 +114,40 @@ impl Picked {
             }
         }
         Ok(())
+    }
+
+    /// Takes out the rows chosen.
+    pub fn take(&mut self) -> Vec<Option<Best>> {
+        self.memory = 0;
+        std::mem::take(&mut self.best)
+    }
+
+    /// Lets what was chosen in these groups compete in the groups `targets`, `count` by now. It was
+    /// taken out of this very part, whose converters read it.
+    pub fn merge(
+        &mut self,
+        held: &[Option<Best>],
+        sources: &[u32],
+        targets: &[usize],
+        count: usize,
+    ) {
+        self.best.resize_with(count, || None);
+        for (source, target) in sources.iter().zip(targets) {
+            // The last groups may have had no row to choose from.
+            let Some(Some(new)) = held.get(*source as usize) else { continue };
+            let known = &mut self.best[*target];
+            let wins = known.as_ref().is_none_or(|known| {
+                let by = new.by.as_ref().zip(known.by.as_ref());
+                let by = by.map(|(new, known)| (new.as_ref(), known.as_ref()));
+                better(self.pick, by, (new.place, known.place))
+            });
+            if wins {
+                self.memory += new.bytes();
+                if let Some(before) = known.replace(new.clone()) {
+                    self.memory -= before.bytes();
+                }
+            }
+        }
     }
 
     pub fn memory(&self) -> usize {
@@ -167,6 +196,15 @@ impl Picked {
         columns.push(Arc::new(offsets));
         Ok(columns)
     }
+}
+
+/// Whether the first row of each pair wins over the second.
+fn better(pick: Pick, by: Option<(&[u8], &[u8])>, places: (Place, Place)) -> bool {
+    let by = by.map_or(Ordering::Equal, |(a, b)| a.cmp(b));
+    let by = if pick.by() == Some(Extreme::Least) { by.reverse() } else { by };
+    let places = places.0.cmp(&places.1);
+    by.then(if pick.place() == Extreme::Least { places.reverse() } else { places })
+        == Ordering::Greater
 }
 
 /// The type that a converter gives back.

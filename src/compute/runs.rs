@@ -1,9 +1,12 @@
 //! Neighbouring rows of one partition: what a batch is taken apart into.
 //!
-//! Owns: runs, and which of their rows are above a floor. Does not own: what becomes of a row.
+//! Owns: runs, which of their rows are above a floor, which record a row was. Does not own: what becomes of a row.
 
 use super::{offsets, partitions};
-use crate::record::{Offset, Partition};
+use crate::{
+    decode::Decoded,
+    record::{Offset, Partition},
+};
 use arrow::array::{BooleanArray, BooleanBufferBuilder, RecordBatch};
 use std::ops::Range;
 
@@ -55,4 +58,17 @@ pub(super) fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
     }
     chosen.append_n(rows - chosen.len(), false);
     Some(BooleanArray::new(chosen.finish(), None))
+}
+
+/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
+pub(super) fn record_of(row: usize, decoded: &Decoded) -> usize {
+    let without_row = |upto: usize| {
+        decoded.rejects.partition_point(|reject| reject.record <= upto)
+            + decoded.empty.partition_point(|empty| *empty <= upto)
+    };
+    let mut record = row;
+    while row + without_row(record) > record {
+        record = row + without_row(record);
+    }
+    record
 }

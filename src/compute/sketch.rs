@@ -9,7 +9,7 @@
 //! bin, which add. So M-2 holds of the estimates; of the bytes it does not (HyperLogLog keeps short
 //! lists in order of arrival, DDSketch a sum).
 
-use super::aggregate::Rows;
+use super::parts::Rows;
 use crate::{
     catalog::{Estimate, SketchKind},
     error::{Error, Result},
@@ -36,7 +36,8 @@ pub struct Sketches {
     groups: Vec<Option<Sketch>>,
 }
 
-enum Sketch {
+#[derive(Clone)]
+pub enum Sketch {
     Distinct(HllSketch),
     Quantiles(Box<DDSketch>),
 }
@@ -72,6 +73,24 @@ impl Sketch {
         }
     }
 
+    /// Takes the other in.
+    fn unite(&mut self, other: &Self) -> Result<()> {
+        let failed = |e: String| Error::halt(format!("unite two sketches: {e}"));
+        match (self, other) {
+            (Self::Distinct(a), Self::Distinct(b)) => {
+                let mut union = HllUnion::new(LG_K).map_err(|e| failed(e.to_string()))?;
+                union.update(a);
+                union.update(b);
+                *a = union.to_sketch(HllType::Hll8);
+                Ok(())
+            }
+            (Self::Quantiles(a), Self::Quantiles(b)) => {
+                a.merge(b).map_err(|e| failed(e.to_string()))
+            }
+            _ => Err(failed("they are of two kinds".to_owned())),
+        }
+    }
+
     fn memory(&self) -> usize {
         match self {
             Self::Distinct(hll) => hll.estimated_size(),
@@ -98,6 +117,31 @@ impl Sketches {
                 Some(Sketch::Distinct(hll)) => values.count(row, hll),
                 Some(Sketch::Quantiles(dd)) => values.place(row, dd),
                 None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out the sketches.
+    pub fn take(&mut self) -> Vec<Option<Sketch>> {
+        std::mem::take(&mut self.groups)
+    }
+
+    /// Unites the sketches of these groups with those of the groups `targets`, `count` by now.
+    pub fn merge(
+        &mut self,
+        held: &[Option<Sketch>],
+        sources: &[u32],
+        targets: &[usize],
+        count: usize,
+    ) -> Result<()> {
+        self.groups.resize_with(count, || None);
+        for (source, target) in sources.iter().zip(targets) {
+            // The last groups may have had no value.
+            let Some(Some(new)) = held.get(*source as usize) else { continue };
+            match &mut self.groups[*target] {
+                Some(known) => known.unite(new)?,
+                empty => *empty = Some(new.clone()),
             }
         }
         Ok(())
@@ -174,20 +218,9 @@ impl Values {
 
 /// Both sketches as one.
 pub fn united(kind: SketchKind, a: &[u8], b: &[u8]) -> Result<Vec<u8>> {
-    let failed = |e: String| Error::halt(format!("unite two sketches: {e}"));
-    match (Sketch::read(kind, a)?, Sketch::read(kind, b)?) {
-        (Sketch::Distinct(a), Sketch::Distinct(b)) => {
-            let mut union = HllUnion::new(LG_K).map_err(|e| failed(e.to_string()))?;
-            union.update(&a);
-            union.update(&b);
-            Ok(union.to_sketch(HllType::Hll8).serialize())
-        }
-        (Sketch::Quantiles(mut a), Sketch::Quantiles(b)) => {
-            a.merge(&b).map_err(|e| failed(e.to_string()))?;
-            Ok(a.to_java_bytes())
-        }
-        _ => Err(failed("they are of two kinds".to_owned())),
-    }
+    let mut united = Sketch::read(kind, a)?;
+    united.unite(&Sketch::read(kind, b)?)?;
+    Ok(united.bytes())
 }
 
 /// What is read off each sketch: a number of values is 0 where there is none, a percentile NULL.

@@ -132,7 +132,8 @@ impl Warehouse {
             let _ = session.roll_back(&doing).await;
             return Err(refusal);
         }
-        // Every process goes through tables in the same order, and through a table by key (W-2).
+        // Every process goes through tables in the same order, and through a table by key (W-2) or
+        // under its model's lock (W-8).
         let mut yields: Vec<_> = cut.yields.iter().collect();
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),

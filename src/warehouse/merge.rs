@@ -27,7 +27,7 @@ const ARRAY_ROWS: usize = 20_000;
 /// The way of the rows.
 #[derive(Debug, Clone, Copy)]
 pub enum Way {
-    /// Arrays as parameters, in pieces.
+    /// Arrays as parameters, in pieces. One transaction may merge several deltas of a model.
     Arrays,
     /// Arrays for up to so many rows, COPY through a temporary table for more. Only where COMMIT
     /// empties the temporary table.
@@ -136,7 +136,17 @@ async fn upsert(
             "{doing}: the delta has other columns than the table, given={given:?} wanted={wanted:?}"
         )));
     }
+    if rows.num_rows() == 0 {
+        return Ok(());
+    }
     let columns = elements(&table.columns, rows)?;
+    if let Some(sessions) = &table.sessions {
+        sessions.merge(session, doing, &columns, rows.num_rows()).await?;
+        return match way {
+            Way::Arrays => sessions.empty(session, doing).await,
+            Way::CopyAbove(_) => Ok(()),
+        };
+    }
     if !way.copies(rows.num_rows()) {
         for from in (0..rows.num_rows()).step_by(ARRAY_ROWS) {
             let to = (from + ARRAY_ROWS).min(rows.num_rows());

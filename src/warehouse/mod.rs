@@ -21,6 +21,7 @@
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
 //! | `merge` | a delta into its model's tables, statement by statement |
+//! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
 //! | `retry` | the transaction in which refused records are taken after all |
@@ -46,6 +47,7 @@ mod merge;
 pub mod references;
 pub mod retry;
 mod schema;
+mod sessions;
 mod sets;
 mod sketches;
 pub mod snapshot;

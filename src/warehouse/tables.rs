@@ -7,8 +7,14 @@
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes, as in the
 //!      process that made the delta.
 
-use super::{differences::Differences, merging::merged, sets, sketches::Sketches};
-use crate::catalog::{Model, ModelKind, PgType, Role};
+use super::{
+    differences::Differences,
+    merging::merged,
+    sessions::{self, Sessions},
+    sets,
+    sketches::Sketches,
+};
+use crate::catalog::{Column, Merge, Model, ModelKind, PgType, Role};
 use sha2::{Digest, Sha256};
 use std::{fmt, fmt::Write as _, sync::Arc};
 
@@ -30,6 +36,8 @@ pub struct Table {
     pub comment: String,
     /// The comment's text: another one means that the rows were made by another definition.
     pub definition: String,
+    /// Of sessions: what merges them, instead of the next three.
+    pub sessions: Option<Sessions>,
     /// One array parameter per column.
     pub merge_arrays: String,
     /// None where rows are only appended: then COPY goes straight into the table.
@@ -139,6 +147,7 @@ impl Table {
         let arrays = columns.iter().enumerate();
         let arrays = list(arrays, |(i, (_, pg))| format!("${}::{}[]", i + 1, array_type(*pg)));
         let conflict = conflict(model, &key);
+        let sessions = sessions_of(model, &columns, &conflict);
         let (staging, copy) = if conflict.is_empty() {
             (None, format!("COPY {name} ({names}) FROM STDIN (FORMAT binary)"))
         } else {
@@ -164,6 +173,7 @@ impl Table {
             merge_arrays: format!(
                 "INSERT INTO {name} AS t ({names}) SELECT * FROM unnest({arrays}){conflict}"
             ),
+            sessions,
             staging,
             copy,
             sets: sets::of(model, &key),
@@ -191,7 +201,7 @@ impl Table {
 impl Table {
     /// Whether what a cut writes depends on what other cuts have written: they take turns then.
     pub fn takes_turns(&self) -> bool {
-        self.differences.is_some() || self.sketches.is_some()
+        self.differences.is_some() || self.sketches.is_some() || self.sessions.is_some()
     }
 }
 
@@ -278,12 +288,13 @@ fn key(model: &Model) -> Vec<String> {
     if appended {
         return vec!["_partition".into(), "_offset".into()];
     }
-    let key: Vec<_> = model
-        .columns
-        .iter()
-        .filter(|c| matches!(c.role, Role::WindowStart | Role::Key))
-        .map(|c| c.name.clone())
-        .collect();
+    let is_key = |c: &&Column| matches!(c.role, Role::WindowStart | Role::Key);
+    let mut key: Vec<_> = model.columns.iter().filter(is_key).collect();
+    if model.is_of_sessions() {
+        // A stored session is looked for by its key first.
+        key.sort_by_key(|c| c.role == Role::WindowStart);
+    }
+    let key: Vec<_> = key.into_iter().map(|c| c.name.clone()).collect();
     if key.is_empty() { vec![ONLY.into()] } else { key }
 }
 
@@ -349,10 +360,19 @@ fn conflict(model: &Model, key: &[String]) -> String {
         ModelKind::Aggregate(_) => {
             let sets = model.columns.iter().filter_map(|c| {
                 let name = quoted(&c.name);
-                if let Role::Estimate(..) = c.role {
-                    return Some(format!("{name} = excluded.{name}"));
-                }
-                let Role::Part(merge) = &c.role else { return None };
+                let merge = match &c.role {
+                    Role::Part(merge) => merge,
+                    // A session ends with the later of two that are one.
+                    Role::WindowEnd if model.is_of_sessions() => &Merge::Greatest,
+                    Role::Estimate(..) => return Some(format!("{name} = excluded.{name}")),
+                    Role::WindowStart
+                    | Role::WindowEnd
+                    | Role::Key
+                    | Role::Derived(_)
+                    | Role::Difference(_)
+                    | Role::Value
+                    | Role::Position => return None,
+                };
                 Some(format!("{name} = {}", merged(&c.name, merge, "t", "excluded")))
             });
             (sets.collect(), String::new())
@@ -362,6 +382,25 @@ fn conflict(model: &Model, key: &[String]) -> String {
         return format!("\nON CONFLICT ({target}) DO NOTHING");
     }
     format!("\nON CONFLICT ({target}) DO UPDATE SET\n  {}{guard}", sets.join(",\n  "))
+}
+
+fn sessions_of(model: &Model, columns: &[(String, PgType)], conflict: &str) -> Option<Sessions> {
+    if !model.is_of_sessions() {
+        return None;
+    }
+    let of = |role: Role| model.columns.iter().filter(move |c| c.role == role);
+    let name = |role: Role| of(role).map(|c| c.name.as_str()).next().unwrap_or_default();
+    let keys: Vec<_> = of(Role::Key).map(|c| c.name.clone()).collect();
+    let digest = hex(&Sha256::digest(format!("{} {columns:?} {keys:?}", model.name)));
+    Some(Sessions::new(&sessions::Shape {
+        name: &model.name,
+        columns,
+        start: name(Role::WindowStart),
+        end: name(Role::WindowEnd),
+        keys: &keys,
+        conflict,
+        digest: &digest[..20],
+    }))
 }
 
 fn wanted(model: &Model, key: &[String]) -> Vec<Found> {
@@ -414,6 +453,16 @@ mod tests {
         );
         assert!(!table.merge_arrays.contains("\"window_end\" ="), "{}", table.merge_arrays);
         assert!(!table.merge_arrays.contains("\"mean\""), "derived columns do not travel");
+    }
+
+    #[test]
+    fn sessions_are_known_by_their_keys_and_then_their_start() {
+        let table = Table::new(&crate::warehouse::tests::sessions::sessions("journeys", true));
+        let key = "UNIQUE NULLS NOT DISTINCT (\"card\", \"zone\", \"s_start\")";
+        assert!(table.create.contains(key), "{}", table.create);
+        let end = "\"s_end\" = greatest(t.\"s_end\", excluded.\"s_end\")";
+        assert!(table.merge_arrays.contains(end), "{}", table.merge_arrays);
+        assert!(table.sessions.is_some() && Table::new(&aggregate("taps_5m")).sessions.is_none());
     }
 
     #[test]

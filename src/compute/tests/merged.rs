@@ -2,7 +2,7 @@
 
 use super::{Value, values};
 use crate::{
-    catalog::{Extreme, Merge, Model, ModelKind, Rank, Role},
+    catalog::{Column, Extreme, Merge, Model, ModelKind, Rank, Role},
     compute::Delta,
 };
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
@@ -46,6 +46,10 @@ impl Merged {
             let key = key_of(model, &row);
             assert!(last.as_ref().is_none_or(|last| *last < key), "{last:?} then {key:?}");
             last = Some(key.clone());
+            if model.is_of_sessions() {
+                self.join(model, row);
+                continue;
+            }
             let mut stored = match self.0.entry(key) {
                 Entry::Vacant(entry) => {
                     entry.insert(row);
@@ -55,17 +59,8 @@ impl Merged {
             };
             match &model.kind {
                 ModelKind::Aggregate(_) => {
-                    let before = stored.get().clone();
-                    for (index, column) in columns.iter().enumerate() {
-                        let Role::Part(merge) = &column.role else { continue };
-                        stored.get_mut()[index] = match merge {
-                            Merge::Win(rank) if wins(rank, &named, &before, &row) => {
-                                row[index].clone()
-                            }
-                            Merge::Win(_) => before[index].clone(),
-                            merge => merged(merge, &before[index], &row[index]),
-                        };
-                    }
+                    let both = merged_row(&columns, stored.get(), &row);
+                    stored.insert(both);
                 }
                 ModelKind::Rows(rows) => {
                     assert!(!rows.primary_key.is_empty(), "appended twice: {row:?}");
@@ -77,6 +72,43 @@ impl Merged {
             }
         }
     }
+}
+
+impl Merged {
+    /// Takes out the stored sessions that touch this one, and puts one row for all.
+    fn join(&mut self, model: &Model, mut session: Vec<Value>) {
+        let columns: Vec<_> = model.columns.iter().filter(|c| c.role.travels()).collect();
+        let roles: Vec<_> = columns.iter().map(|c| &c.role).collect();
+        let of = |role: Role| roles.iter().position(|r| **r == role).expect("a window's column");
+        let (start, end) = (of(Role::WindowStart), of(Role::WindowEnd));
+        let new = session.clone();
+        let touches = |row: &Vec<Value>| {
+            let same = |i: usize| *roles[i] != Role::Key || row[i] == new[i];
+            (0..roles.len()).all(same) && row[start] <= new[end] && new[start] <= row[end]
+        };
+        let touched: Vec<_> =
+            self.0.iter().filter(|(_, row)| touches(row)).map(|(key, _)| key.clone()).collect();
+        for key in touched {
+            let stored = self.0.remove(&key).expect("it was just there");
+            let mut both = merged_row(&columns, &stored, &session);
+            both[start] = merged(&Merge::Least, &stored[start], &session[start]);
+            both[end] = merged(&Merge::Greatest, &stored[end], &session[end]);
+            session = both;
+        }
+        self.0.insert(key_of(model, &session), session);
+    }
+}
+
+/// Two rows as one: by the first where nothing says how.
+fn merged_row(columns: &[&Column], a: &[Value], b: &[Value]) -> Vec<Value> {
+    let names: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+    let one = |(index, column): (usize, &&Column)| match &column.role {
+        Role::Part(Merge::Win(rank)) if wins(rank, &names, a, b) => b[index].clone(),
+        Role::Part(Merge::Win(_)) => a[index].clone(),
+        Role::Part(merge) => merged(merge, &a[index], &b[index]),
+        _ => a[index].clone(),
+    };
+    columns.iter().enumerate().map(one).collect()
 }
 
 /// In the order that deltas are sorted by: windows and keys as GROUP BY sorts them, positions.

@@ -6,7 +6,8 @@
 //!
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
-//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps.
+//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps;
+//! the first window still open left out of those that take a late event.
 
 use super::{
     Declared, Value, declared, instant, mark,
@@ -93,11 +94,41 @@ impl Function {
     }
 }
 
+#[derive(Clone, Copy)]
+enum SaidWindow {
+    /// Of this size, beginning at multiples of it and, before 1972, this much later.
+    Tumble(i64, i64),
+    /// One as often as the first, of the size of the second.
+    Hop(i64, i64),
+    /// Of this gap. What it is of one event decides whether that is late; the rest is known when
+    /// all are.
+    Session(i64),
+}
+
+impl SaidWindow {
+    /// All that hold an event, ascending.
+    fn of(self, at: i64) -> Vec<(i64, i64)> {
+        match self {
+            Self::Tumble(size, later) => {
+                let later = if at < 63_072_000 * SECOND { later } else { 0 };
+                let start = (at - later).div_euclid(size) * size + later;
+                vec![(start, start + size)]
+            }
+            Self::Hop(slide, size) => {
+                let last = at.div_euclid(slide) * slide;
+                let starts = (0..=size / slide).rev().map(|back| last - back * slide);
+                starts.map(|start| (start, start + size)).filter(|(_, end)| at < *end).collect()
+            }
+            Self::Session(gap) => vec![(at, at + gap)],
+        }
+    }
+}
+
 /// A model, said in Rust.
 struct Said {
     statement: &'static str,
-    /// Size, allowed lateness, whether late events are dropped.
-    window: Option<(i64, i64, bool)>,
+    /// Its windows, allowed lateness, whether late events are dropped.
+    window: Option<(SaidWindow, i64, bool)>,
     /// Whether WHERE is true.
     filter: fn(&Event) -> Result<bool, Fails>,
     /// Keys, or the columns of a row; with `primary_key`, indexes in them.
@@ -148,6 +179,7 @@ fn big_over_small(e: &Event) -> Result<Value, Fails> {
     both(e.big, e.small, |a, b| a.checked_div(i64::from(b)))
 }
 
+/// In order of name, as the catalog has them.
 const SAID: &[Said] = &[
     Said {
         statement: "amended WITH (allowed_lateness = '5 seconds') AS
@@ -156,7 +188,7 @@ const SAID: &[Said] = &[
                    max(amount) AS amount_max, sum(big) FILTER (WHERE small > 0) AS big_small,
                    min(at) AS first
             FROM events WHERE k IS DISTINCT FROM 'b' GROUP BY w",
-        window: Some((60 * SECOND, 5 * SECOND, false)),
+        window: Some((SaidWindow::Tumble(60 * SECOND, 0), 5 * SECOND, false)),
         filter: |e| Ok(e.k != Some("b")),
         parts: &[
             (Function::Min, |e| text(e.txt)),
@@ -180,7 +212,7 @@ const SAID: &[Said] = &[
                    bool_or(small > 1) AS some_large,
                    count(DISTINCT n) FILTER (WHERE big > 0) * 2 AS twice
             FROM events WHERE k <> 'b' GROUP BY r, w",
-        window: Some((30 * SECOND, 0, false)),
+        window: Some((SaidWindow::Tumble(30 * SECOND, 0), 0, false)),
         filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
         columns: &[|e| int(e.n.map(|n| n % 2))],
         parts: &[
@@ -203,7 +235,7 @@ const SAID: &[Said] = &[
                    avg(amount) AS amount_avg, sum(n) AS n,
                    count(*) FILTER (WHERE n > 0) AS positive
             FROM events WHERE txt <> 'x' GROUP BY window, k",
-        window: Some((10 * SECOND, 3 * SECOND, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 3 * SECOND, true)),
         filter: |e| Ok(e.txt.is_some_and(|txt| txt != "x")),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -258,6 +290,48 @@ const SAID: &[Said] = &[
         ..PLAIN
     },
     Said {
+        statement: "hopped WITH (allowed_lateness = '2 seconds', late = 'drop') AS
+            SELECT hop(interval '4 seconds', interval '18 seconds') AS window, k, count(*) AS rows,
+                   sum(big) AS big, min(txt) AS txt_min, max(ratio) AS ratio_max, avg(amount) AS amount,
+                   count(DISTINCT txt) AS texts, last_value(small) FILTER (WHERE n > 0) AS last_small,
+                   arg_max(big, amount) AS big_of_most, bool_and(n > 1) AS all_large
+            FROM events WHERE n > 0 OR small > 0 GROUP BY window, k",
+        window: Some((SaidWindow::Hop(4 * SECOND, 18 * SECOND), 2 * SECOND, true)),
+        filter: |e| Ok(e.n > Some(0) || e.small > Some(0)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, ratio),
+            (Function::Distinct, |e| text(e.txt)),
+            (Function::Pick(Pick::Last, |e| e.n > Some(0), None), |e| int(e.small)),
+            (Function::Pick(Pick::GreatestBy, |_| true, Some(|e| int(e.amount))), |e| int(e.big)),
+            (Function::Min, |e| Ok(e.n.map_or(Value::Null, |n| Value::Bool(n > 1)))),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "hopped_amended AS
+            SELECT hop(interval '10 seconds', interval '30 seconds') AS window, sum(n) AS n,
+                   first_value(txt) AS first_txt, arg_min(at, ratio) AS at_of_least,
+                   count(DISTINCT n) FILTER (WHERE big > 0) AS numbers,
+                   bool_or(small > 1) AS some_large, count(DISTINCT k) AS ks
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Hop(10 * SECOND, 30 * SECOND), 0, false)),
+        parts: &[
+            (Function::Sum, |e| int(e.n)),
+            (Function::Pick(Pick::First, |_| true, None), |e| text(e.txt)),
+            (Function::Pick(Pick::LeastBy, |_| true, Some(ratio)), |e| int(e.at)),
+            (Function::Distinct, |e| int(e.n.filter(|_| e.big > Some(0)))),
+            (Function::Max, |e| Ok(e.small.map_or(Value::Null, |s| Value::Bool(s > 1)))),
+            (Function::Distinct, |e| text(e.k)),
+        ],
+        ..PLAIN
+    },
+    Said {
         statement: "latest WITH (primary_key = 'n, k') AS
             SELECT k, txt, -big AS negative, n, CAST(amount AS integer) AS narrow FROM events
             WHERE n < 3",
@@ -288,9 +362,62 @@ const SAID: &[Said] = &[
         statement: "nobody WITH (late = 'drop') AS
             SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
             FROM events WHERE k = 'nobody' GROUP BY window",
-        window: Some((10 * SECOND, 0, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 0, true)),
         filter: |_| Ok(false),
         parts: &[(Function::Count, one)],
+        ..PLAIN
+    },
+    Said {
+        statement: "session WITH (allowed_lateness = '5 seconds', late = 'drop') AS
+            SELECT session(interval '7 seconds') AS s, k, count(*) AS rows, sum(big) AS big,
+                   min(txt) AS txt_min, max(at) AS last, avg(amount) AS amount,
+                   count(*) FILTER (WHERE n > 0) AS positive,
+                   last_value(n) - first_value(n) AS grew, arg_min(txt, amount) AS txt_of_least,
+                   arg_max(big, ratio) FILTER (WHERE small > 0) AS big_of_most,
+                   bool_or(n > 1) AS some_large, bool_and(big > 0) AS all_positive
+            FROM events WHERE n <> 5 GROUP BY s, k",
+        window: Some((SaidWindow::Session(7 * SECOND), 5 * SECOND, true)),
+        filter: |e| Ok(e.n.is_some_and(|n| n != 5)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, |e| int(e.at)),
+            (Function::Count, |e| int(e.n.filter(|n| *n > 0))),
+            (Function::Pick(Pick::LeastBy, |_| true, Some(|e| int(e.amount))), |e| text(e.txt)),
+            (Function::Pick(Pick::GreatestBy, |e| e.small > Some(0), Some(ratio)), |e| int(e.big)),
+            (Function::Max, |e| Ok(e.n.map_or(Value::Null, |n| Value::Bool(n > 1)))),
+            (Function::Min, |e| Ok(e.big.map_or(Value::Null, |big| Value::Bool(big > 0)))),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+            (Function::Pick(Pick::Last, |_| true, None), |e| int(e.n)),
+            (Function::Pick(Pick::First, |_| true, None), |e| int(e.n)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "session_of_all AS
+            SELECT session(interval '1 second') AS window, sum(n) AS n, max(ratio) AS ratio,
+                   first_value(k) AS first_k, last_value(txt) AS last_txt
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Session(SECOND), 0, false)),
+        parts: &[
+            (Function::Sum, |e| int(e.n)),
+            (Function::Max, ratio),
+            (Function::Pick(Pick::First, |_| true, None), |e| text(e.k)),
+            (Function::Pick(Pick::Last, |_| true, None), |e| text(e.txt)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        // Liberia was 44 minutes and 30 seconds behind until 1972.
+        statement: "zoned WITH (late = 'drop') AS
+            SELECT tumble(interval '1 minute', 'Africa/Monrovia') AS window, k, sum(n) AS n
+            FROM events GROUP BY window, k",
+        window: Some((SaidWindow::Tumble(60 * SECOND, 30 * SECOND), 0, true)),
+        columns: &[|e| text(e.k)],
+        parts: &[(Function::Sum, |e| int(e.n))],
         ..PLAIN
     },
 ];
@@ -316,8 +443,14 @@ struct Outcome {
 /// Records of one partition: (offset, event), ascending.
 type Log = Vec<(i64, Event)>;
 
+/// An event that a model takes: its place by time, partition and offset, and an argument for each
+/// part.
+type Taken<'e> = ((i64, Partition, i64), &'e Event, Vec<Value>);
+
 fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
     let mut out = Outcome::default();
+    // Of models of sessions: the events of each key.
+    let mut of_sessions: BTreeMap<(usize, Vec<Value>), Vec<Taken<'_>>> = BTreeMap::new();
     for ((output, partition), mark) in marks {
         let mut seen: Vec<i64> = mark.event_time_max.iter().map(|t| t.0).collect();
         let mut fates = Fates::default();
@@ -354,14 +487,18 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                     continue;
                 }
             }
-            if let Some((size, allowed, drop)) = said.window {
-                let end = at.div_euclid(size) * size + size;
-                if highest.is_some_and(|highest| end + allowed + DISORDER <= highest) {
+            let mut windows = vec![None];
+            if let Some((window, allowed, drop)) = said.window {
+                let all = window.of(at);
+                let mut open = all.clone();
+                open.retain(|(_, end)| highest.is_none_or(|most| end + allowed + DISORDER > most));
+                if open.len() < all.len() {
                     *out.late.entry(model.name.clone()).or_default() += 1;
-                    if drop {
-                        fates.late += 1;
-                        continue;
-                    }
+                }
+                windows = if drop { open } else { all }.into_iter().map(Some).collect();
+                if windows.is_empty() {
+                    fates.late += 1;
+                    continue;
                 }
             }
             let columns: Result<Vec<_>, _> = said.columns.iter().map(|c| c(event)).collect();
@@ -372,15 +509,40 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                 continue;
             };
             fates.accepted += 1;
+            if let Some((SaidWindow::Session(_), ..)) = said.window {
+                of_sessions.entry((index, columns)).or_default().push((
+                    (at, *partition, *offset),
+                    event,
+                    parts,
+                ));
+                continue;
+            }
             let table = out.tables.entry(model.name.clone()).or_default();
             match said.primary_key {
-                None => group(said, table, event, (at, *partition, *offset), columns, parts),
+                None => {
+                    let place = (at, *partition, *offset);
+                    for window in windows {
+                        group(said, table, event, place, window, &columns, &parts);
+                    }
+                }
                 Some(key) => keep(table, key, columns, (at, *partition, *offset)),
             }
         }
         out.fates.insert((output.clone(), *partition), fates);
         let highest = seen.into_iter().max().map(EventTime);
         out.event_time_max.insert((output.clone(), *partition), highest);
+    }
+    for ((index, columns), mut events) in of_sessions {
+        let said = &SAID[index];
+        let Some((SaidWindow::Session(gap), ..)) = said.window else { unreachable!() };
+        let table = out.tables.entry(DECLARED.models[index].name.clone()).or_default();
+        events.sort_by_key(|(place, ..)| place.0);
+        for session in events.chunk_by(|((a, ..), ..), ((b, ..), ..)| b - a <= gap) {
+            let window = (session[0].0.0, session[session.len() - 1].0.0 + gap);
+            for (place, event, parts) in session {
+                group(said, table, event, *place, Some(window), &columns, parts);
+            }
+        }
     }
     out.refusals.sort_by_key(sort_key);
     out
@@ -396,14 +558,12 @@ fn group(
     table: &mut Merged,
     event: &Event,
     (at, partition, offset): (i64, Partition, i64),
-    columns: Vec<Value>,
-    parts: Vec<Value>,
+    window: Option<(i64, i64)>,
+    columns: &[Value],
+    parts: &[Value],
 ) {
-    let bounds = said.window.map(|(size, ..)| {
-        let start = at.div_euclid(size) * size;
-        (Value::Int(start.into()), Value::Int((start + size).into()))
-    });
-    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(&columns).cloned().collect();
+    let bounds = window.map(|(start, end)| (Value::Int(start.into()), Value::Int(end.into())));
+    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(columns).cloned().collect();
     let fresh = || {
         let ends = bounds.iter().map(|(_, end)| end.clone());
         let zero = |(function, _): &(Function, Eval)| match function {
@@ -416,6 +576,7 @@ fn group(
     let mut place = row.len() - said.parts.iter().map(|(f, _)| f.width()).sum::<usize>();
     let mut set = 0;
     for ((function, _), new) in said.parts.iter().zip(parts) {
+        let new = new.clone();
         let stored = &mut row[place..place + function.width()];
         place += function.width();
         let here = [i128::from(at), partition.0.into(), offset.into()].map(Value::Int);

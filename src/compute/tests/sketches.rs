@@ -7,7 +7,7 @@ use crate::{
 };
 use arrow::{
     array::{Array, AsArray, BinaryArray, RecordBatch},
-    datatypes::{Float64Type, Int64Type},
+    datatypes::{Float64Type, Int64Type, TimestampMicrosecondType},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
@@ -101,4 +101,53 @@ fn a_group_without_values_has_none_and_no_percentile() {
     ]);
     let cut = m.cut(&[event(1, "\"k\": \"a\"")]);
     assert_eq!(cut.rows(), ["a 0 NULL NULL NULL "]);
+}
+
+#[test]
+fn a_window_of_panes_has_the_sketches_and_moments_of_its_events() {
+    let m = declared(&[
+        "hopped AS SELECT hop(interval '20 seconds', interval '60 seconds') AS w,
+                          approx_distinct(big) AS d, approx_percentile(ratio, 0.5) AS p,
+                          stddev_pop(ratio) AS s
+         FROM events GROUP BY w",
+        "whole AS SELECT 'all' AS scope, approx_distinct(big) AS d, approx_percentile(ratio, 0.5) AS p,
+                         stddev_pop(ratio) AS s
+         FROM events GROUP BY scope",
+    ]);
+    let mut random = StdRng::seed_from_u64(7);
+    let events: Vec<(i64, String)> = (0..3_000)
+        .map(|_| {
+            let second = random.random_range(0..200);
+            let big = random.random_range(0..600);
+            let ratio = match random.random_bool(0.1) {
+                true => "null".to_owned(),
+                false => format!("{:?}", random.random_range(-40..40)),
+            };
+            (second, event(second, &format!("\"big\": {big}, \"ratio\": {ratio}")))
+        })
+        .collect();
+    let all: Vec<String> = events.iter().map(|(_, event)| event.clone()).collect();
+    let table = |sealed: &crate::compute::SealedTables, name: &str| {
+        let found = sealed.tables.iter().find(|(model, _)| &**model == name);
+        found.expect("the model's delta").1.rows.clone()
+    };
+    let hopped = table(&m.cut(&all).sealed, "hopped");
+    let column = |of: &RecordBatch, name: &str| of.column_by_name(name).expect(name).clone();
+    let starts = column(&hopped, "w_start");
+    assert_eq!(starts.len(), 12, "from 40 seconds before the first event on");
+    for row in 0..starts.len() {
+        let start = starts.as_primitive::<TimestampMicrosecondType>().value(row) / 1_000_000;
+        let held = events.iter().filter(|(at, _)| (start..start + 60).contains(at));
+        let held: Vec<String> = held.map(|(_, event)| event.clone()).collect();
+        let whole = table(&m.cut(&held).sealed, "whole");
+        let one = hopped.slice(row, 1);
+        for name in ["d", "p", "_s_moments_count"] {
+            assert_eq!(column(&one, name).as_ref(), column(&whole, name).as_ref(), "{name}");
+        }
+        for name in ["_s_moments_mean", "_s_moments_m2"] {
+            let value = |of| column(of, name).as_primitive::<Float64Type>().value(0);
+            let (found, wanted) = (value(&one), value(&whole));
+            assert!((found - wanted).abs() <= 1e-9 * wanted.abs().max(1.0), "{found} {wanted}");
+        }
+    }
 }

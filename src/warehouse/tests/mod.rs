@@ -5,6 +5,7 @@ mod aggregates;
 mod embedded;
 mod merging;
 mod protocol;
+pub mod sessions;
 mod tables;
 
 use super::{Claim, Warehouse, WarehouseSettings};
