@@ -118,8 +118,28 @@ impl Standing {
         });
     }
 
+    /// What is seen so far, and what is known to come.
+    pub fn seen(&self) -> Seen {
+        Seen { highest: self.event_time_max(), ahead: self.ahead.clone() }
+    }
+
     fn event_time_max(&self) -> Option<EventTime> {
         self.lateness.watermark.max()
+    }
+}
+
+/// How far event time had come, at one moment.
+pub(super) struct Seen {
+    highest: Option<EventTime>,
+    ahead: VecDeque<IdleAdvance>,
+}
+
+impl Seen {
+    /// What a record at this offset was judged by, as far as no record after that moment had come
+    /// further.
+    pub fn before(&self, offset: i64) -> Option<EventTime> {
+        let passed = self.ahead.iter().take_while(|advance| advance.before.0 <= offset);
+        passed.map(|advance| advance.event_time).max().max(self.highest)
     }
 }
 
