@@ -102,11 +102,24 @@ impl Warehouse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::warehouse::tests::{aggregate, latest};
+    use crate::{
+        catalog::{ModelKind, Window},
+        warehouse::tests::{aggregate, latest},
+    };
+    use std::time::Duration;
 
     #[test]
     fn a_windowed_table_has_a_view_without_hidden_columns() {
-        let view = FinalView::of(&aggregate("taps_5m")).unwrap();
+        let mut model = aggregate("taps_5m");
+        let ModelKind::Aggregate(kept) = &mut model.kind else { panic!("an aggregate") };
+        kept.window = Some(Window {
+            name: "window".into(),
+            size: Duration::from_secs(300),
+            allowed_lateness: Duration::from_secs(30),
+            late: Late::Amend,
+        });
+        let view = FinalView::of(&model).unwrap();
+        assert!(view.create.contains("interval '30000000 microseconds'"), "{}", view.create);
         assert!(
             view.create.contains("FROM \"taps_5m\"\nWHERE \"window_end\" +"),
             "{}",

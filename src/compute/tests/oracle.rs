@@ -81,7 +81,7 @@ enum Function {
     Max,
 }
 
-/// A model, said in Rust.
+/// A model, said in Rust; [`SAID`] has them in order of name.
 struct Said {
     statement: &'static str,
     /// Size, allowed lateness, what becomes of late events.
@@ -247,21 +247,21 @@ const SAID: &[Said] = &[
         ..PLAIN
     },
     Said {
-        statement: "refused WITH (allowed_lateness = '2 seconds', late = 'dead-letter') AS
-            SELECT tumble(interval '15 seconds') AS window, count(*) AS rows, sum(big / small) AS q
-            FROM events WHERE k <> 'b' GROUP BY window",
-        window: Some((15 * SECOND, 2 * SECOND, Late::DeadLetter)),
-        filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
-        parts: &[(Function::Count, one), (Function::Sum, big_over_small)],
-        ..PLAIN
-    },
-    Said {
         statement: "nobody WITH (late = 'drop') AS
             SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
             FROM events WHERE k = 'nobody' GROUP BY window",
         window: Some((10 * SECOND, 0, Late::Drop)),
         filter: |_| Ok(false),
         parts: &[(Function::Count, one)],
+        ..PLAIN
+    },
+    Said {
+        statement: "refused WITH (allowed_lateness = '2 seconds', late = 'dead-letter') AS
+            SELECT tumble(interval '15 seconds') AS window, count(*) AS rows, sum(big / small) AS q
+            FROM events WHERE k <> 'b' GROUP BY window",
+        window: Some((15 * SECOND, 2 * SECOND, Late::DeadLetter)),
+        filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
+        parts: &[(Function::Count, one), (Function::Sum, big_over_small)],
         ..PLAIN
     },
 ];
@@ -301,7 +301,7 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
             if *offset < mark.next.0 {
                 continue;
             }
-            let highest = seen.iter().max().copied();
+            let highest = seen.iter().copied().chain(advanced(*offset)).max();
             let mut refuse = |class| {
                 let before = highest.map(EventTime);
                 out.refusals.push((*partition, *offset, output.clone(), class, before));
