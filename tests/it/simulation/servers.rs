@@ -240,10 +240,10 @@ impl Warehouse {
     /// E-4: nobody has judged a record behind the place, and it is the cut's own.
     fn record_advances(&mut self, commit: &Commit) {
         for &((p, before), t) in &commit.advances {
-            for (&(out, of), row) in &self.marks {
-                let judged = of == p && out != Out::Lake && row.next > before;
+            for (&(out, _), row) in self.marks.iter().filter(|((_, of), _)| *of == p) {
+                let judged = out != Out::Lake && row.next > before;
                 let own =
-                    commit.moves.iter().find(|m| (Out::of(&m.output), m.partition.0) == (out, of));
+                    commit.moves.iter().find(|m| (Out::of(&m.output), m.partition.0) == (out, p));
                 assert!(
                     !judged,
                     "E-4: {out:?} stands at {} above the advance at {p}@{before}",
