@@ -71,7 +71,9 @@
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
 //! | part | of an aggregate: count, sum, min or max, which merge. Of an upload: a piece of a file |
-//! | window | tumbling: `[start, start + size)` of event time, aligned to 1970-01-01 UTC |
+//! | window | a span of event time, start included: tumbling windows follow each other, from 1970-01-01 UTC on or by the clock of a zone; those of hop overlap; a session is as long as its events follow each other |
+//! | session | events of a key with at most the gap between one and the next; ends a gap after the last |
+//! | pane | what windows of hop are put together from when a cut ends: events are aggregated once per pane |
 //! | watermark | a partition's highest event time minus the topic's `max_disorder` |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |
@@ -96,7 +98,7 @@
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
 //! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
-//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` |
+//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `sessions.rs`; `lock_sessions.sql` |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
 //! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |

@@ -10,11 +10,13 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod combine;
 mod course;
 pub mod lookup;
 mod plan;
 mod rows;
 mod runs;
+mod sessions;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -23,7 +25,7 @@ use crate::{
     catalog::{Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
-    event_time::Lateness,
+    event_time::{Lateness, Verdict, Windows},
     record::{
         EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord,
         quantity::show_duration,
@@ -59,15 +61,17 @@ struct ModelState {
     max_disorder: Duration,
     plan: Plan,
     open: OpenModel,
+    /// As the model's window says; None: it has none.
+    windows: Option<Windows>,
     standings: Standings,
-    /// Rows since the last seal that came after their window was final.
+    /// Rows since the last seal of which a window was final before they came.
     late: u64,
     /// Rows since the last seal that found nothing in the reference.
     misses: u64,
 }
 
 enum OpenModel {
-    Aggregate(Deltas),
+    Aggregate(Box<Deltas>),
     Rows(LatestRows),
 }
 
@@ -91,7 +95,7 @@ pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
     pub tables: Vec<(Arc<str>, RecordBatch)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows that came after their window was final (taken, refused or dropped).
+    /// Per model: rows of which a window was final before they came (taken, refused or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
     /// Advances that change nothing any more, since the record after each had come as far by
     /// itself: they need not be kept.
@@ -375,8 +379,18 @@ impl ModelState {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        let max_disorder = topic.max_disorder;
-        Ok(Self { model: model.clone(), max_disorder, plan, open, standings, late: 0, misses: 0 })
+        let mut state = Self {
+            model: model.clone(),
+            max_disorder: topic.max_disorder,
+            plan,
+            open,
+            windows: None,
+            standings,
+            late: 0,
+            misses: 0,
+        };
+        state.windows = state.window().map(|window| Windows::new(&window.shape));
+        Ok(state)
     }
 
     fn output(&self) -> Output {
@@ -417,7 +431,7 @@ impl ModelState {
             self.fates(run).dead +=
                 count_within(&failures, &run.rows) + count_within(&refused, &run.rows);
         }
-        self.open.add(&input)?;
+        self.open.add(&input, &late.verdicts)?;
         let of_class = |class| move |(row, reason)| (row, class, reason);
         let failures = failures.into_iter().map(of_class(RejectClass::Model));
         Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
@@ -431,56 +445,48 @@ impl ModelState {
         self.model.window()
     }
 
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
-    /// row of the batch whether its window was final before it came; empty: none was.
+    /// Lets each row raise the watermark of its partition, in offset order (M-1), and says what was
+    /// final before it came.
     fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> LateRows {
         let (times, offsets) = (&decoded.event_times, offsets(&decoded.rows));
-        let Some(window) = self.window() else {
-            for run in runs {
-                standing(&mut self.standings, run.partition).observe(offsets, times, &run.rows);
-            }
-            return LateRows::default();
-        };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let tells = window.late == Late::DeadLetter;
-        let (mut late, mut count, mut reasons) = (Vec::new(), 0, Vec::new());
+        let mut late = LateRows::default();
+        let tells = self.window().is_some_and(|window| window.late == Late::DeadLetter);
+        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
         for run in runs {
-            late.resize(run.rows.start, false);
             let standing = standing(&mut self.standings, run.partition);
+            let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else {
+                standing.observe(offsets, times, &run.rows);
+                continue;
+            };
             standing.judge(offsets, times, &run.rows, |lateness, piece| {
-                let mut again = *lateness;
-                let found = lateness.judge(&times[piece.clone()], size, allowed, &mut late);
-                count += found;
-                if tells && found > 0 {
-                    for row in piece {
-                        if let Some(overdue) = again.watermark.overdue(times[row], size, allowed) {
-                            reasons.push((row, late_reason(overdue, allowed)));
-                        }
-                        again.observe(times[row]);
-                    }
+                let before = *lateness;
+                let (first, of_piece) = (piece.start, &times[piece]);
+                lateness.judge(of_piece, windows, allowed, first, &mut late.verdicts);
+                if tells {
+                    late.tell(before, of_piece, first, windows, allowed);
                 }
             });
         }
-        late.resize(if count == 0 { 0 } else { times.len() }, false);
-        LateRows { late, reasons }
+        late.complete(times.len());
+        late
     }
 
     /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&self, times: &[EventTime], before: &[Option<EventTime>]) -> LateRows {
-        let Some(window) = self.window() else { return LateRows::default() };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let mut rows = LateRows::default();
+    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> LateRows {
+        let mut late = LateRows::default();
+        let tells = self.window().is_some_and(|window| window.late == Late::DeadLetter);
+        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
+        let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else { return late };
         for (row, (time, before)) in times.iter().zip(before).enumerate() {
-            let watermark = Lateness::new(*before, self.max_disorder).watermark;
-            let overdue = watermark.overdue(*time, size, allowed);
-            rows.late.push(overdue.is_some());
-            if window.late == Late::DeadLetter {
-                rows.reasons.extend(overdue.map(|overdue| (row, late_reason(overdue, allowed))));
+            let before = Lateness::new(*before, self.max_disorder);
+            let (mut lateness, time) = (before, std::slice::from_ref(time));
+            lateness.judge(time, windows, allowed, row, &mut late.verdicts);
+            if tells {
+                late.tell(before, time, row, windows, allowed);
             }
         }
-        rows
+        late.complete(times.len());
+        late
     }
 
     /// What each partition has seen before these runs.
@@ -490,69 +496,93 @@ impl ModelState {
         runs.iter().map(seen).collect()
     }
 
-    /// Counts the late rows, and takes them out where the model says so; those it refuses are told.
+    /// Counts the rows of which something was final, and takes the late ones out where the model
+    /// says so; those it refuses are told.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        rows: &LateRows,
+        late: &LateRows,
         runs: &[Run],
     ) -> Result<(Input<'d>, Failures)> {
-        let late = &rows.late;
-        if late.is_empty() {
+        if late.verdicts.is_empty() {
             return Ok((input, Failures::new()));
         }
-        let in_time: BooleanArray =
-            (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
-        self.late += in_time.false_count() as u64;
+        let verdict = |row| late.verdicts[input.origin_of(row)];
+        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
         let policy = self.window().map_or(Late::Amend, |window| window.late);
-        match policy {
-            Late::Amend => Ok((input, Failures::new())),
-            Late::Drop => {
-                let kept = input.keep(&in_time)?;
-                for run in runs {
-                    self.fates(run).late +=
-                        input.count_within(&run.rows) - kept.count_within(&run.rows);
-                }
-                Ok((kept, Failures::new()))
-            }
-            Late::DeadLetter => {
-                let reason = |row: usize| {
-                    let of_row = rows.reasons.partition_point(|(other, _)| *other < row);
-                    (row, rows.reasons[of_row].1.clone())
-                };
-                let refused = (0..input.rows).map(|row| input.origin_of(row));
-                let refused = refused.filter(|row| late[*row]).map(reason).collect();
-                Ok((input.keep(&in_time)?, refused))
-            }
+        if policy == Late::Amend {
+            return Ok((input, Failures::new()));
         }
+        let taken: BooleanArray =
+            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
+        let kept = input.keep(&taken)?;
+        if policy == Late::Drop {
+            for run in runs {
+                self.fates(run).late +=
+                    input.count_within(&run.rows) - kept.count_within(&run.rows);
+            }
+            return Ok((kept, Failures::new()));
+        }
+        let reason = |row: usize| {
+            let of_row = late.reasons.partition_point(|(other, _)| *other < row);
+            (row, late.reasons[of_row].1.clone())
+        };
+        let refused = (0..input.rows).filter(|row| !taken.value(*row));
+        let refused = refused.map(|row| reason(input.origin_of(row))).collect();
+        Ok((kept, refused))
     }
 }
 
-/// What [`ModelState::judge`] found.
+/// What was final before the rows of a batch came.
 #[derive(Default)]
 struct LateRows {
-    /// Of each row of the batch; empty: none is late.
-    late: Vec<bool>,
+    /// Of each row of the batch; empty: nothing of any.
+    verdicts: Vec<Verdict>,
     /// Why, of the late ones, ascending; only where the model refuses them.
     reasons: Failures,
 }
 
+impl LateRows {
+    /// Reasons for the late ones among rows just judged, from `first` on.
+    fn tell(
+        &mut self,
+        mut lateness: Lateness,
+        times: &[EventTime],
+        first: usize,
+        windows: &mut Windows,
+        allowed_us: i64,
+    ) {
+        for (row, time) in times.iter().enumerate() {
+            if self.verdicts.get(first + row) == Some(&Verdict::Late) {
+                let (_, end) = windows.ends(time.0);
+                let watermark = lateness.watermark.value().map_or(end, |watermark| watermark.0);
+                self.reasons.push((first + row, late_reason(end, watermark, allowed_us)));
+            }
+            lateness.observe(*time);
+        }
+    }
+
+    fn complete(&mut self, rows: usize) {
+        if !self.verdicts.is_empty() {
+            self.verdicts.resize(rows, Verdict::InTime);
+        }
+    }
+}
+
 /// A sentence for `highwater.dead_letters.reason`.
-fn late_reason((start, end, overdue_us): (i64, i64, i64), allowed_us: i64) -> String {
+fn late_reason(end_us: i64, watermark_us: i64, allowed_us: i64) -> String {
     let instant = |us: i64| {
         chrono::DateTime::from_timestamp_micros(us)
             .map_or_else(|| format!("{us} us"), |t| t.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string())
     };
     let length = |us: i64| show_duration(Duration::from_micros(us.max(0) as u64));
-    let watermark = end.saturating_add(allowed_us).saturating_add(overdue_us);
     format!(
-        "late by {}: its window from {} to {} became final {} after its end, and the partition's \
-         watermark was at {} when the record came",
-        length(overdue_us),
-        instant(start),
-        instant(end),
+        "late by {}: its window ended at {}, was final {} after that, and the partition's watermark \
+         was at {} when the record came",
+        length(watermark_us.saturating_sub(end_us).saturating_sub(allowed_us)),
+        instant(end_us),
         length(allowed_us),
-        instant(watermark),
+        instant(watermark_us),
     )
 }
 
@@ -560,15 +590,15 @@ impl OpenModel {
     fn new(model: &Model, plan: &Plan) -> Result<Self> {
         Ok(match &model.kind {
             ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Deltas::new(model, aggregate, plan)?)
+                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
             }
             ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
         })
     }
 
-    fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         match self {
-            Self::Aggregate(deltas) => deltas.add(input),
+            Self::Aggregate(deltas) => deltas.add(input, verdicts),
             Self::Rows(rows) => rows.add(input),
         }
     }

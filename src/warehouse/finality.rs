@@ -40,7 +40,7 @@ impl FinalView {
             shown.join(", "),
             quoted(&model.name),
             quoted(&end.name),
-            window.final_after().as_micros(),
+            window.closes_after().as_micros(),
             literal(&model.topic),
             literal(&Output::Model(model.name.clone()).to_string()),
         );
@@ -54,7 +54,7 @@ impl FinalView {
         let comment = format!(
             "{OURS} {}: the watermark of every partition is {} or more behind their end; {changes}",
             model.name,
-            show_duration(window.final_after()),
+            show_duration(window.closes_after()),
         );
         Some(Self { model: model.name.clone(), name, create, comment })
     }
@@ -103,7 +103,7 @@ impl Warehouse {
 mod tests {
     use super::*;
     use crate::{
-        catalog::{ModelKind, Window},
+        catalog::{Grid, ModelKind, Shape, Window},
         warehouse::tests::{aggregate, latest},
     };
     use std::time::Duration;
@@ -114,7 +114,7 @@ mod tests {
         let ModelKind::Aggregate(kept) = &mut model.kind else { panic!("an aggregate") };
         kept.window = Some(Window {
             name: "window".into(),
-            size: Duration::from_secs(300),
+            shape: Shape::Tumble(Grid::Fixed(Duration::from_secs(300))),
             allowed_lateness: Duration::from_secs(30),
             late: Late::Amend,
         });

@@ -18,3 +18,4 @@ mod taps;
 mod tidy;
 mod transactions;
 mod verify;
+mod windows;
