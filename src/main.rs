@@ -45,6 +45,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
+    Sweep {
+        /// Leave what is younger, by the store's clock.
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        older_than: String,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Marks, lag and totals per output and partition; the service may be down.
     Status {
         /// As JSON.
@@ -73,7 +85,10 @@ fn dispatch(cli: Cli) -> Result<()> {
             "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool_postgres=off".to_owned()
         }
         Command::Run { .. } => config.log_level.clone(),
-        Command::Check | Command::Status { .. } | Command::Verify { .. } => "warn".to_owned(),
+        Command::Check
+        | Command::Status { .. }
+        | Command::Sweep { .. }
+        | Command::Verify { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
     match cli.command {
@@ -82,6 +97,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
         Command::Check => ops::check::check(&config),
         Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),
+        Command::Sweep { older_than, dry_run, json } => {
+            ops::sweep::sweep(&config, &older_than, dry_run, json)
+        }
         Command::Status { json } => ops::status::status(&config, json),
     }
 }

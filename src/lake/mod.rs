@@ -15,12 +15,15 @@
 //! L-4  Memory does not grow with file size: row groups leave as parts.
 
 pub mod layout;
+pub mod leftovers;
 pub mod reader;
+pub mod refusal;
 pub mod store;
 pub mod writer;
 
 mod directory;
 mod encoder;
+mod services;
 
 #[cfg(test)]
 mod fixture;

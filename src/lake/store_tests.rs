@@ -1,6 +1,7 @@
 //! One set of promises, kept by a local directory and, where there is one, by an S3 server.
 
 use super::*;
+use crate::error::Kind;
 
 /// What every store promises, under a folder of its own.
 async fn keeps_its_promises(store: &Store) {
@@ -192,7 +193,7 @@ async fn a_probe_says_what_to_do_about_a_missing_bucket_and_a_wrong_key() {
     ] {
         if let Some(store) = s3(bucket, secret) {
             let error = store.probe().await.unwrap_err();
-            assert_eq!(error.kind, Kind::Halt, "{error}");
+            assert_eq!(error.kind, Kind::Config, "{error}");
             assert!(error.to_string().contains(expected), "{error}");
         }
     }

@@ -7,6 +7,7 @@ pub mod http;
 pub mod metrics;
 pub mod run;
 pub mod status;
+pub mod sweep;
 pub mod verify;
 
 #[cfg(feature = "embedded")]

@@ -6,7 +6,8 @@
 
 use super::{
     breaker::Breaker,
-    encoder::{self, LakeLane},
+    encoder::LakeLane,
+    owed::Owed,
     report::{self, Reporter, Standing, TopicStatus},
     tables::TablesLane,
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
@@ -103,7 +104,6 @@ pub struct Driver {
     breaker: Option<Breaker>,
     tables: TablesLane,
     lake: Option<LakeLane>,
-    store: Option<Store>,
     context: Context,
     inbox: Receiver<News>,
     /// Revocations not answered yet.
@@ -161,7 +161,6 @@ impl Driver {
             worker,
             tables,
             lake,
-            store,
             context,
             inbox,
             status,
@@ -177,7 +176,7 @@ impl Driver {
             }
             self.decide(Input::Tick(self.origin.elapsed()), None)?;
             self.report();
-            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed() == 0) {
+            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed().len() == 0) {
                 return self.end();
             }
             if self.worker.wants_records() && self.lake_is_ready() {
@@ -265,6 +264,10 @@ impl Driver {
             Ok(fetched) => fetched,
             Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
         };
+        if let Some(why) = &fetched.trouble {
+            self.reporter.failed(Lane::Tables, why);
+            self.reporter.failed(Lane::Lake, why);
+        }
         let records = fetched.records();
         let decoded = self.decoder.decode(&records);
         self.count(&records, &decoded);
@@ -347,10 +350,12 @@ impl Driver {
             Lane::Tables => self.tables.outputs(),
             Lane::Lake => vec![Output::Lake],
         };
-        let (topic, store) = (self.topic.clone(), self.store.clone());
+        let topic = self.topic.clone();
+        let owed =
+            self.lake.as_ref().filter(|_| lane == Lane::Lake).map(|lake| lake.owed().clone());
         let context = self.context.clone();
         self.context.runtime.spawn(async move {
-            let taken = take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
+            let taken = take(&topic, owed, &context, lane, outputs, partitions).await;
             context.tell(News::Worker(match taken {
                 Ok(marks) => Input::Taken { lane, ticket, marks },
                 Err(error) => {
@@ -471,7 +476,7 @@ impl Driver {
     }
 
     fn is_caught_up(&self) -> bool {
-        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed().len() == 0)
     }
 
     fn publish_status(&mut self) {
@@ -515,7 +520,7 @@ impl Job {
 
 async fn take(
     topic: &Topic,
-    store: Option<&Store>,
+    owed: Option<Owed>,
     context: &Context,
     lane: Lane,
     outputs: Vec<Output>,
@@ -535,8 +540,8 @@ async fn take(
         owner: context.owner.to_string(),
     };
     let marks = context.warehouse.take(&claim).await?;
-    if let (Lane::Lake, Some(store)) = (lane, store) {
-        encoder::tidy(&topic.name, store, context).await?;
+    if let Some(owed) = owed {
+        owed.tidy().await?;
     }
     Ok(marks)
 }

@@ -8,7 +8,7 @@
 //! 2. put all parts and seal it: whole, in a hidden place;
 //! 3. commit: files, their upload ids and tags, and the marks, in one transaction that also
 //!    removes the notes;
-//! 4. complete the uploads: only now do the files appear;
+//! 4. complete the uploads (see `owed`): only now do the files appear;
 //! 5. record them as completed.
 //!
 //! A crash before 3 leaves noted uploads that no mark stands for: whoever takes the partition
@@ -19,6 +19,7 @@
 use super::{
     counting,
     driver::{Context, News},
+    owed::Owed,
     report,
     tables::lake_counts,
     worker::{Input, Move, Size},
@@ -28,7 +29,7 @@ use crate::{
     compute::Counted,
     cut::{Advance, Cut, LakeFile, UploadId, Yield},
     decode::Decoded,
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     lake::{
         layout::FileName,
         store::Store,
@@ -42,7 +43,6 @@ use arrow::{
     compute::filter_record_batch,
 };
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -50,13 +50,13 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{sync::mpsc as channel, task::JoinSet};
 
 /// Batches that may wait for the encoder; at the limit the topic stops fetching.
 const WAITING_BATCHES: usize = 4;
-/// Files of one cut that are begun, completed or aborted at the same time.
+/// Files of one cut that are uploaded at the same time.
 const FILES_AT_ONCE: usize = 16;
 
 /// The driver's end of the lane.
@@ -67,6 +67,7 @@ pub struct LakeLane {
     records: BTreeMap<Partition, u64>,
     orders: mpsc::Sender<Order>,
     load: Arc<Load>,
+    owed: Owed,
     encoder: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -79,8 +80,6 @@ struct Load {
     files: AtomicUsize,
     /// Bytes on their way to the store.
     uploading: AtomicUsize,
-    /// Committed files not completed yet.
-    owed: AtomicUsize,
 }
 
 enum Order {
@@ -99,12 +98,14 @@ impl LakeLane {
     ) -> Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let load = Arc::new(Load::default());
+        let owed = Owed::new(topic.name.clone(), store.clone(), context.clone());
         let encoder = Encoder {
             topic: topic.clone(),
             store,
             settings,
             context,
             load: load.clone(),
+            owed: owed.clone(),
             open: None,
         };
         let thread = std::thread::Builder::new()
@@ -118,6 +119,7 @@ impl LakeLane {
             records: BTreeMap::new(),
             orders,
             load,
+            owed,
             encoder: Some(thread),
         })
     }
@@ -193,9 +195,9 @@ impl LakeLane {
             && self.load.uploading.load(Ordering::Relaxed) < uploading_limit
     }
 
-    /// Committed files that readers do not see yet.
-    pub fn owed(&self) -> usize {
-        self.load.owed.load(Ordering::Relaxed)
+    /// Committed files that readers do not see yet, and what else is to be tidied.
+    pub fn owed(&self) -> &Owed {
+        &self.owed
     }
 
     fn order(&self, order: Order) {
@@ -242,6 +244,7 @@ struct Encoder {
     settings: WriterSettings,
     context: Context,
     load: Arc<Load>,
+    owed: Owed,
     open: Option<OpenLake>,
 }
 
@@ -317,9 +320,8 @@ impl Encoder {
             advances,
             finished,
             topic: self.topic.name.clone(),
-            store: self.store.clone(),
             context: self.context.clone(),
-            load: self.load.clone(),
+            owed: self.owed.clone(),
         };
         self.context.runtime.spawn(publication.run(uploads));
         Ok(())
@@ -466,22 +468,19 @@ struct Publication {
     advances: Vec<Advance>,
     finished: Vec<Finished>,
     topic: Arc<str>,
-    store: Store,
     context: Context,
-    load: Arc<Load>,
+    owed: Owed,
 }
 
 impl Publication {
     async fn run(self, uploads: Uploads) {
         match self.commit(uploads).await {
-            Ok(owed) => {
-                self.load.owed.fetch_add(owed.len(), Ordering::Relaxed);
+            Ok(files) => {
+                let files = self.owed.owe(files);
                 self.context
                     .tell(News::Worker(Input::Committed { lane: Lane::Lake, cut: self.cut }));
                 self.count();
-                let files = owed.len();
-                publish_owed(&self.topic, &self.store, &self.context, owed).await;
-                self.load.owed.fetch_sub(files, Ordering::Relaxed);
+                self.owed.publish(files).await;
             }
             Err(error) => self.context.fail(Lane::Lake, self.cut, &error),
         }
@@ -536,65 +535,4 @@ impl Publication {
             .increment(self.finished.len() as u64);
         metrics::counter!("highwater_lake_bytes_total", "topic" => topic).increment(bytes);
     }
-}
-
-/// Completes committed files, for as long as it takes: they are owed. Should the process end
-/// before, whoever takes the partition does it.
-async fn publish_owed(topic: &str, store: &Store, context: &Context, owed: Vec<Unfinished>) {
-    let mut wait = Duration::from_millis(200);
-    loop {
-        match complete(store, context, &owed).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(
-                    topic,
-                    files = owed.len(),
-                    "committed files wait to be completed: {error}"
-                );
-                if let Kind::Halt | Kind::Config = error.kind {
-                    context.tell(News::Halt(error.to_string()));
-                    return;
-                }
-            }
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(15));
-    }
-}
-
-async fn complete(store: &Store, context: &Context, owed: &[Unfinished]) -> Result<()> {
-    stream::iter(owed.to_vec())
-        .map(|file| {
-            let store = store.clone();
-            async move { store.complete(&file.path, &file.upload, file.bytes).await }
-        })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect::<Vec<()>>()
-        .await?;
-    let paths: Vec<String> = owed.iter().map(|f| f.path.clone()).collect();
-    if !paths.is_empty() {
-        context.warehouse.completed(&paths).await?;
-    }
-    Ok(())
-}
-
-/// What owners before left: committed files are completed, uploads that no cut can commit any
-/// more are aborted.
-pub async fn tidy(topic: &str, store: &Store, context: &Context) -> Result<()> {
-    let owed = context.warehouse.unfinished(topic).await?;
-    complete(store, context, &owed).await?;
-    let abandoned = context.warehouse.abandoned(topic).await?;
-    stream::iter(abandoned.clone())
-        .map(|(path, upload)| {
-            let store = store.clone();
-            async move { store.abort(&path, &upload).await }
-        })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect::<Vec<()>>()
-        .await?;
-    let uploads: Vec<UploadId> = abandoned.into_iter().map(|(_, upload)| upload).collect();
-    if !uploads.is_empty() {
-        context.warehouse.forget_uploads(&uploads).await?;
-    }
-    Ok(())
 }

@@ -16,6 +16,7 @@
 //! P-5  A revoked partition is released only when nothing of it is open or in flight.
 
 pub mod driver;
+pub mod owed;
 pub mod worker;
 
 mod breaker;

@@ -15,6 +15,7 @@
 //! transaction markers is left before the end is asked of the consumer's position instead.
 
 mod reader;
+mod refusal;
 
 pub use reader::{Fetched, TopicReader};
 
@@ -233,6 +234,8 @@ pub struct Kafka {
 #[derive(Default)]
 struct Trouble {
     suspected: bool,
+    /// What the client said last that a person could mend.
+    remedy: Option<&'static str>,
     why: Option<String>,
     asked: Option<Instant>,
 }
@@ -313,13 +316,11 @@ impl Kafka {
             Some(Err(error)) => {
                 tracing::debug!(target: "kafka", "{error}");
                 let code = error.rdkafka_error_code();
-                if let Some(
-                    RDKafkaErrorCode::AllBrokersDown
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::TopicAuthorizationFailed,
-                ) = code
-                {
-                    self.lock_trouble().suspected = true;
+                let remedy = code.and_then(|code| refusal::of(code).remedy);
+                if code == Some(RDKafkaErrorCode::AllBrokersDown) || remedy.is_some() {
+                    let mut trouble = self.lock_trouble();
+                    trouble.suspected = true;
+                    trouble.remedy = remedy.or(trouble.remedy);
                 }
             }
             Some(Ok(_)) | None => {}
@@ -340,8 +341,15 @@ impl Kafka {
             return;
         }
         let ask = |topic: &String| self.partitions(topic, ASK_EVERY).err();
-        trouble.why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        let why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        trouble.why = match (why, trouble.remedy) {
+            (Some(why), Some(remedy)) if !why.contains(remedy) => Some(format!("{why}; {remedy}")),
+            (why, _) => why,
+        };
         trouble.suspected = trouble.why.is_some();
+        if !trouble.suspected {
+            trouble.remedy = None;
+        }
         trouble.asked = Some(Instant::now());
     }
 
