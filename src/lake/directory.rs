@@ -61,14 +61,16 @@ impl Directory {
         let staged = self.staged(upload)?;
         let from = match number.checked_sub(1) {
             None => 0,
-            Some(before) => {
-                *self.ends().get(upload).and_then(|ends| ends.get(before)).ok_or_else(|| {
-                    Error::halt(format!(
-                        "part out of order: the one before was not put by this process, part={number} file={}",
+            Some(before) => match self.ends().get(upload).map(|ends| ends.get(before)) {
+                Some(Some(end)) => *end,
+                Some(None) => {
+                    return Err(Error::halt(format!(
+                        "part out of order: the one before was not put, part={number} file={}",
                         staged.display()
-                    ))
-                })?
-            }
+                    )));
+                }
+                None => return Err(aborted(&staged)),
+            },
         };
         let first = number == 0;
         let write = || -> io::Result<()> {
@@ -80,11 +82,7 @@ impl Directory {
             file.sync_data()
         };
         write().map_err(|e| match e.kind() {
-            // Whoever took over aborts the uploads of cuts that were not committed.
-            ErrorKind::NotFound if !first && self.staging.is_dir() => {
-                let file = staged.display();
-                Error::retry(format!("the upload was aborted meanwhile, file={file}")).because(e)
-            }
+            ErrorKind::NotFound if !first && self.staging.is_dir() => aborted(&staged),
             _ => judged("part not written", &staged, e),
         })?;
         if first {
@@ -289,6 +287,11 @@ fn length(path: &Path) -> Result<Option<u64>> {
         Err(e) if is_absent(&e) => Ok(None),
         Err(e) => Err(judged("file not looked at", path, e)),
     }
+}
+
+/// Whoever took over aborts the uploads of cuts that were not committed.
+fn aborted(staged: &Path) -> Error {
+    Error::retry(format!("the upload was aborted meanwhile, file={}", staged.display()))
 }
 
 /// Whether the file is there, with this length.

@@ -13,6 +13,7 @@
 //! L-2  In a hive path, files in order of name hold each Kafka partition's offsets in order.
 //! L-3  An upload is whole before its cut is committed, and gets its name only afterwards.
 //! L-4  Memory does not grow with file size: row groups leave as parts.
+//! L-5  Nothing is removed that a cut, committed or under way, refers to.
 
 pub mod layout;
 pub mod leftovers;

@@ -515,3 +515,7 @@ fn unknown_scheme(url: &str) -> Error {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod answers_tests;

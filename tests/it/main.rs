@@ -2,6 +2,7 @@
 
 mod commands;
 mod faults;
+mod fencing;
 mod following;
 mod http;
 mod lake;

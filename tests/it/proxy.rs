@@ -27,10 +27,15 @@ pub enum Fault {
     Mute,
     /// 503 to everything.
     Unavailable,
+    /// Requests to copy an object are cut off; everything else goes through.
+    NoCopy,
 }
 
 /// Bytes of requests that a connection carries before it is cut.
 const CUT_AFTER: usize = 3_000;
+
+/// The header of a request to copy.
+const COPY: &[u8] = b"x-amz-copy-source";
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -126,7 +131,7 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
                 drop(client);
                 return linger(server).await;
             }
-            Fault::None | Fault::Cut | Fault::Mute => {}
+            Fault::None | Fault::Cut | Fault::Mute | Fault::NoCopy => {}
         }
         tokio::select! {
             changed = fault.changed() => changed.ok()?,
@@ -134,6 +139,11 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
                 let read = read.ok().filter(|n| *n > 0)?;
                 carried += read;
                 if now == Fault::Cut && carried > CUT_AFTER {
+                    way.meet();
+                    return None;
+                }
+                let copies = |bytes: &[u8]| bytes.windows(COPY.len()).any(|w| w.eq_ignore_ascii_case(COPY));
+                if now == Fault::NoCopy && copies(&request[..read]) {
                     way.meet();
                     return None;
                 }
