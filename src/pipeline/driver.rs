@@ -176,7 +176,8 @@ impl Driver {
             }
             self.decide(Input::Tick(self.origin.elapsed()), None)?;
             self.report();
-            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed().len() == 0) {
+            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed().count() == 0)
+            {
                 return self.end();
             }
             if self.worker.wants_records() && self.lake_is_ready() {
@@ -476,7 +477,7 @@ impl Driver {
     }
 
     fn is_caught_up(&self) -> bool {
-        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed().len() == 0)
+        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed().count() == 0)
     }
 
     fn publish_status(&mut self) {
@@ -494,6 +495,9 @@ impl Driver {
         let mut status = self.reporter.snapshot(end, memory);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
+        if let Some(lake) = &self.lake {
+            lake.owed().tell(&mut status);
+        }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 }

@@ -15,7 +15,10 @@
 //! committed length. One that wakes when the file is gone again, by the hand of whoever maintains the
 //! lake, asks the manifest before it calls the file lost.
 
-use super::driver::{Context, News};
+use super::{
+    driver::{Context, News},
+    report::{STALLED_AFTER, TopicStatus},
+};
 use crate::{
     cut::UploadId,
     error::{Error, Kind, Result},
@@ -26,7 +29,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Files that are completed, or uploads that are aborted, at the same time.
@@ -50,6 +53,8 @@ struct Books {
     files: BTreeSet<String>,
     /// Takes whose leftovers are being looked after.
     tidying: usize,
+    /// Since when completing fails, and why it did last.
+    trouble: Option<(Instant, String)>,
 }
 
 impl Owed {
@@ -58,9 +63,22 @@ impl Owed {
     }
 
     /// What is still to be done here; 0: everything committed is visible, as far as we know.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         let books = self.books();
         books.files.len() + books.tidying
+    }
+
+    /// Adds to the topic's status what completing waits for.
+    pub fn tell(&self, status: &mut TopicStatus) {
+        let Some((since, why)) = self.books().trouble.clone() else { return };
+        let (waited, files) = (since.elapsed(), self.count());
+        if waited > STALLED_AFTER {
+            let seconds = waited.as_secs();
+            let stalled =
+                format!("{files} committed files wait for their names for {seconds} s: {why}");
+            status.stalled.get_or_insert(stalled);
+        }
+        status.last_error.get_or_insert(why);
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -96,7 +114,12 @@ impl Owed {
     pub async fn publish(&self, mut files: Vec<Unfinished>) {
         let mut wait = WAIT_MIN;
         while !files.is_empty() {
-            let Err(error) = self.complete(&mut files).await else { continue };
+            let Err(error) = self.complete(&mut files).await else {
+                self.books().trouble = None;
+                continue;
+            };
+            self.books().trouble.get_or_insert((Instant::now(), String::new())).1 =
+                error.to_string();
             let (topic, count) = (&*self.topic, files.len());
             tracing::warn!(topic, files = count, "committed files wait to be completed: {error}");
             if let Kind::Halt | Kind::Config = error.kind
@@ -190,3 +213,7 @@ pub async fn abort_abandoned(
     }
     Ok(uploads.len())
 }
+
+#[cfg(test)]
+#[path = "owed_tests.rs"]
+mod tests;

@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// Small cuts and small files: some cut of each lane is always under way.
@@ -268,7 +268,7 @@ fn a_restart_over_fifty_unfinished_uploads_commits_at_once() {
     let group = format!("{}_again", world.group);
     settings.push(("HIGHWATER_GROUP", &group));
     let began = world.query("SELECT clock_timestamp()")[0][0].clone().expect("now");
-    let again = world.follow(&settings);
+    let mut again = world.follow(&settings);
     world.produce(records(produced..produced + 3_000));
     let first = |lane: &str| {
         format!(
@@ -283,6 +283,10 @@ fn a_restart_over_fifty_unfinished_uploads_commits_at_once() {
         tables >= 0 && lake >= 0
     });
     assert!(owed(&world) >= left, "nothing could be copied yet");
+    eventually("what it waits for is told", || {
+        let why = again.status()["topics"][0]["last_error"].clone();
+        why.as_str().is_some_and(|why| why.contains("not copied to its place"))
+    });
     let copied = Instant::now();
     proxy.set(Fault::None);
     eventually("everything has its name", || {
