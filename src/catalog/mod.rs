@@ -19,11 +19,13 @@ pub mod topic;
 pub mod types;
 
 mod calls;
+mod changes;
 mod decompose;
 mod describe;
 mod fingerprint;
 mod generated;
 mod grouped;
+mod lake_file;
 mod mistake;
 mod scalar;
 mod sql;
@@ -32,6 +34,7 @@ mod tests;
 mod toml_table;
 mod topic_file;
 
+pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{

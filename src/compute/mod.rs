@@ -17,7 +17,7 @@ mod tests;
 
 use crate::{
     catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
-    decode::{Decoded, Reject, RejectClass},
+    decode::{Decoded, RejectClass},
     error::Result,
     event_time::Lateness,
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
@@ -148,6 +148,7 @@ impl Tables {
         from: &[(Partition, Offset)],
     ) -> Result<Vec<Refusal>> {
         let mut refusals = self.admit_rejects(records, decoded, from);
+        self.admit_empty(records, decoded, from);
         let runs = runs(&decoded.rows, from);
         // For the dead letters a good record is one that they leave out.
         for run in &runs {
@@ -179,9 +180,7 @@ impl Tables {
         let mut refusals = Vec::new();
         for reject in &decoded.rejects {
             let record = &records[reject.record];
-            let wanted =
-                |(p, from): &(Partition, Offset)| *p == record.partition && record.offset >= from.0;
-            if !from.iter().any(wanted) {
+            if !is_wanted(record, from) {
                 continue;
             }
             for state in &mut self.models {
@@ -198,6 +197,26 @@ impl Tables {
             }
         }
         refusals
+    }
+
+    /// What says nothing about a row is left out everywhere.
+    fn admit_empty(
+        &mut self,
+        records: &[RawRecord<'_>],
+        decoded: &Decoded,
+        from: &[(Partition, Offset)],
+    ) {
+        for &index in &decoded.empty {
+            let record = &records[index];
+            if !is_wanted(record, from) {
+                continue;
+            }
+            let outputs = self.models.iter_mut().map(|state| &mut state.standings);
+            for standings in outputs.chain([&mut self.dead_letters]) {
+                let standing = standing(standings, record.partition);
+                standing.fates.filtered += u64::from(record.offset >= standing.floor.0);
+            }
+        }
     }
 
     /// Ends the open cut and begins the next.
@@ -220,6 +239,10 @@ impl Tables {
         }
         Ok(SealedTables { tables, counts, late })
     }
+}
+
+fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
+    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
 }
 
 const ADOPTED: &str = "marks are adopted before records";
@@ -453,8 +476,15 @@ fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
     (below(rows.end) - below(rows.start)) as u64
 }
 
-/// Index of the record that a row was: rows are the records without the rejects, in order (D-1).
+/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
 fn record_of(row: usize, decoded: &Decoded) -> usize {
-    let rejected_before = |(before, reject): &(usize, &Reject)| reject.record <= row + before;
-    row + decoded.rejects.iter().enumerate().take_while(rejected_before).count()
+    let without_row = |upto: usize| {
+        decoded.rejects.partition_point(|reject| reject.record <= upto)
+            + decoded.empty.partition_point(|empty| *empty <= upto)
+    };
+    let mut record = row;
+    while row + without_row(record) > record {
+        record = row + without_row(record);
+    }
+    record
 }

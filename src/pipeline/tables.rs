@@ -122,7 +122,7 @@ fn dead_letter(
     }
 }
 
-/// What the lake counts: it takes every good record.
+/// What the lake counts: it takes every good record, and leaves out what says nothing of a row.
 pub fn lake_counts(
     counts: &mut BTreeMap<(Output, Partition), Counted>,
     records: &[RawRecord<'_>],
@@ -130,6 +130,7 @@ pub fn lake_counts(
     from: &[(Partition, Offset)],
 ) {
     let mut rejects = decoded.rejects.iter().peekable();
+    let mut empty = decoded.empty.iter().peekable();
     let (mut index, mut row) = (0, 0);
     for run in records.chunk_by(|a, b| a.partition == b.partition) {
         let partition = run[0].partition;
@@ -137,9 +138,12 @@ pub fn lake_counts(
         let mut counted = Counted::default();
         for record in run {
             let rejected = rejects.next_if(|r| r.record == index).is_some();
+            let is_empty = empty.next_if(|e| **e == index).is_some();
             if floor.is_some_and(|floor| record.offset >= floor) {
                 if rejected {
                     counted.fates.dead += 1;
+                } else if is_empty {
+                    counted.fates.filtered += 1;
                 } else {
                     counted.fates.accepted += 1;
                     let time = Some(decoded.event_times[row]);
@@ -147,7 +151,7 @@ pub fn lake_counts(
                 }
             }
             index += 1;
-            row += usize::from(!rejected);
+            row += usize::from(!rejected && !is_empty);
         }
         if counted != Counted::default() {
             let total = counts.entry((Output::Lake, partition)).or_default();

@@ -228,8 +228,14 @@ impl RebuildModel {
             .collect();
         let from: Vec<(Partition, Offset)> =
             self.marks.iter().map(|(p, m)| (*p, m.first)).collect();
-        let decoded =
-            Decoded { rows: rows.clone(), event_times, rejects: Vec::new(), unknown_fields: 0 };
+        let decoded = Decoded {
+            rows: rows.clone(),
+            event_times,
+            rejects: Vec::new(),
+            empty: Vec::new(),
+            before: None,
+            unknown_fields: 0,
+        };
         // What a model refuses, it refused then: those stand in the dead letters.
         self.tables.admit(&records, &decoded, &from)?;
         Ok(())
