@@ -35,6 +35,8 @@ pub struct Topic {
     /// Whether dead letters hold key and value as they came. Without it, so by default of a topic
     /// with personal data, they hold the place and the reason; Kafka still has the record.
     pub keep_raw: bool,
+    /// The Kafka topic that dead letters are sent on to.
+    pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
     /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; then

@@ -10,7 +10,8 @@
 //!   written before the first part, and `begin` leaves nothing behind that a listing shows. A note is
 //!   written once and ends in two ways. Its cut is committed: then, in the same transaction, a file
 //!   that is not completed names the upload, until it is completed, which is after the file has its
-//!   name. Or it is forgotten as abandoned: then no cut can ever commit it (W-4). So of what was
+//!   name. Or it is forgotten, as abandoned or by the retry that gave it up: then nothing can ever
+//!   commit it (W-4). So of what was
 //!   listed, the later reading finds each upload that is or may be committed named, by its note or by
 //!   its file, in one snapshot, whether the commit came before, between or after; what it does not
 //!   name was completed meanwhile (its file has its name; the staged copy is one too many) or can

@@ -114,6 +114,7 @@ const SERVICE: [Row; 15] = [
     ),
     row(&[], (301, 308), Halt, Halt, Some("the bucket is in another region, set AWS_REGION")),
     row(&[], (401, 401), Retry, Retry, Some(ACCESS)),
+    // Also what MinIO says in the instant that it cleans up an emptied folder that is written to.
     row(&[], (403, 403), Retry, Retry, Some(ACCESS)),
     row(&[], (404, 404), Halt, Retry, Some("it is not there")),
     // A timeout, a conflict with another request, too many of them.

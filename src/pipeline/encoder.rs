@@ -21,17 +21,17 @@ use super::{
     driver::{Context, News},
     owed::Owed,
     report,
-    tables::lake_counts,
+    tables::{lake_counts, lake_refusals},
     worker::{Input, Move, Size},
 };
 use crate::{
     catalog::Topic,
     compute::Counted,
-    cut::{Advance, Cut, LakeFile, UploadId, Yield},
+    cut::{Advance, Cut, DeadLetter, LakeFile, UploadId, Yield},
     decode::Decoded,
     error::{Error, Result},
     lake::{
-        layout::FileName,
+        layout::{FileName, Origin},
         store::Store,
         writer::{Finished, LakeWriter, WriterSettings},
     },
@@ -65,6 +65,8 @@ pub struct LakeLane {
     counts: BTreeMap<(Output, Partition), Counted>,
     event_time_max: BTreeMap<Partition, Option<EventTime>>,
     records: BTreeMap<Partition, u64>,
+    refused: Vec<DeadLetter>,
+    refused_bytes: usize,
     orders: mpsc::Sender<Order>,
     load: Arc<Load>,
     owed: Owed,
@@ -85,7 +87,7 @@ struct Load {
 enum Order {
     Open { cut: u64, name: FileName },
     Admit { rows: RecordBatch, event_times: Vec<EventTime> },
-    Seal { cut: u64, advances: Vec<Advance> },
+    Seal { cut: u64, advances: Vec<Advance>, refused: Vec<DeadLetter> },
     Abandon,
 }
 
@@ -117,6 +119,8 @@ impl LakeLane {
             counts: BTreeMap::new(),
             event_time_max: BTreeMap::new(),
             records: BTreeMap::new(),
+            refused: Vec::new(),
+            refused_bytes: 0,
             orders,
             load,
             owed,
@@ -133,6 +137,8 @@ impl LakeLane {
     pub fn abandon(&mut self) {
         self.counts.clear();
         self.records.clear();
+        self.refused.clear();
+        self.refused_bytes = 0;
         self.event_time_max.clear();
         self.order(Order::Abandon);
     }
@@ -145,7 +151,8 @@ impl LakeLane {
         from: Offset,
         epoch: Epoch,
     ) {
-        self.order(Order::Open { cut, name: FileName { sequence, partition, from, epoch } });
+        let name = FileName { sequence, partition, from, epoch, origin: Origin::Cut };
+        self.order(Order::Open { cut, name });
     }
 
     pub fn admit(
@@ -156,6 +163,10 @@ impl LakeLane {
     ) -> Result<()> {
         counting::add(&mut self.records, records, from);
         lake_counts(&mut self.counts, records, decoded, from);
+        for letter in lake_refusals(records, decoded, from) {
+            self.refused_bytes += letter.memory();
+            self.refused.push(letter);
+        }
         let (rows, event_times) = at_or_above(decoded, from)?;
         if rows.num_rows() > 0 {
             self.load.waiting.fetch_add(1, Ordering::Relaxed);
@@ -174,12 +185,14 @@ impl LakeLane {
         }
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
-        self.order(Order::Seal { cut, advances });
+        let refused = std::mem::take(&mut self.refused);
+        self.refused_bytes = 0;
+        self.order(Order::Seal { cut, advances, refused });
     }
 
     pub fn size(&self) -> Size {
         Size {
-            memory: self.load.memory.load(Ordering::Relaxed),
+            memory: self.load.memory.load(Ordering::Relaxed) + self.refused_bytes,
             largest_file: self.load.largest_file.load(Ordering::Relaxed),
             files: self.load.files.load(Ordering::Relaxed),
         }
@@ -187,7 +200,9 @@ impl LakeLane {
 
     /// Bytes held by encoders and uploads.
     pub fn memory(&self) -> usize {
-        self.load.memory.load(Ordering::Relaxed) + self.load.uploading.load(Ordering::Relaxed)
+        let load = &self.load;
+        let encoding = load.memory.load(Ordering::Relaxed);
+        encoding + load.uploading.load(Ordering::Relaxed) + self.refused_bytes
     }
 
     pub fn is_ready(&self, uploading_limit: usize) -> bool {
@@ -290,8 +305,8 @@ impl Encoder {
                 }
                 Ok(())
             }
-            Order::Seal { cut, advances } => match self.open.take() {
-                Some(open) if open.cut == cut => self.publish(open, advances),
+            Order::Seal { cut, advances, refused } => match self.open.take() {
+                Some(open) if open.cut == cut => self.publish(open, advances, refused),
                 Some(_) | None => Ok(()),
             },
             Order::Abandon => {
@@ -301,7 +316,12 @@ impl Encoder {
         }
     }
 
-    fn publish(&mut self, open: OpenLake, advances: Vec<Advance>) -> Result<()> {
+    fn publish(
+        &mut self,
+        open: OpenLake,
+        advances: Vec<Advance>,
+        refused: Vec<DeadLetter>,
+    ) -> Result<()> {
         let OpenLake { cut, writer, mut uploads } = open;
         let finished = match writer.finish() {
             Ok(finished) => finished,
@@ -318,6 +338,7 @@ impl Encoder {
         let publication = Publication {
             cut,
             advances,
+            refused,
             finished,
             topic: self.topic.name.clone(),
             context: self.context.clone(),
@@ -466,6 +487,7 @@ impl UploadTarget {
 struct Publication {
     cut: u64,
     advances: Vec<Advance>,
+    refused: Vec<DeadLetter>,
     finished: Vec<Finished>,
     topic: Arc<str>,
     context: Context,
@@ -473,7 +495,7 @@ struct Publication {
 }
 
 impl Publication {
-    async fn run(self, uploads: Uploads) {
+    async fn run(mut self, uploads: Uploads) {
         match self.commit(uploads).await {
             Ok(files) => {
                 let files = self.owed.owe(files);
@@ -486,7 +508,7 @@ impl Publication {
         }
     }
 
-    async fn commit(&self, uploads: Uploads) -> Result<Vec<Unfinished>> {
+    async fn commit(&mut self, uploads: Uploads) -> Result<Vec<Unfinished>> {
         let Uploads { files, mut tasks, .. } = uploads;
         // No more parts: the tasks end when they have put what they have.
         drop(files);
@@ -520,7 +542,10 @@ impl Publication {
             bytes: f.bytes,
         });
         let owed = owed.collect();
-        let yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
+        let mut yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
+        if !self.refused.is_empty() {
+            yields.push(Yield::DeadLetters(std::mem::take(&mut self.refused)));
+        }
         let cut = Cut { topic: self.topic.clone(), advances: self.advances.clone(), yields };
         let started = Instant::now();
         self.context.warehouse.commit(&cut).await?;

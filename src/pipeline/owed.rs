@@ -1,7 +1,7 @@
 //! What is owed to the lake after a commit: files that wait for their names, uploads to be dropped.
 //!
 //! Owns: completing committed files for as long as it takes, each once per process; aborting what no
-//! cut can commit any more. Does not own: uploading and committing (`encoder`), what the warehouse
+//! cut can commit any more. Does not own: uploading and committing (`encoder`, `retry`), what the warehouse
 //! knows (`warehouse::manifest`), leftovers that nobody knows (`ops::sweep`).
 //!
 //! SUBTLE: a take does not wait for any of this. New cuts may be committed, and even get their names,
@@ -23,7 +23,7 @@ use crate::{
     cut::UploadId,
     error::{Error, Kind, Result},
     lake::store::Store,
-    warehouse::Unfinished,
+    warehouse::{Unfinished, Warehouse},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{
@@ -99,7 +99,10 @@ impl Owed {
         self.books().tidying += 1;
         let this = self.clone();
         self.context.runtime.spawn(async move {
-            let ((), aborted) = tokio::join!(this.publish(files), this.abort_abandoned());
+            let ((), aborted) = tokio::join!(
+                this.publish(files),
+                abort_abandoned(&this.topic, &this.store, &this.context.warehouse)
+            );
             if let Err(error) = aborted {
                 // The next take, or the sweep, comes by here again.
                 tracing::warn!(topic = %this.topic, "uploads wait to be aborted: {error}");
@@ -135,36 +138,12 @@ impl Owed {
 
     /// One try. What is done leaves `files`.
     async fn complete(&self, files: &mut Vec<Unfinished>) -> Result<()> {
-        let tried: Vec<(Unfinished, Result<()>)> = stream::iter(std::mem::take(files))
-            .map(|file| async move {
-                let done = self.store.complete(&file.path, &file.upload, file.bytes).await;
-                (file, done)
-            })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        let (mut done, mut failed): (Vec<Unfinished>, Option<Error>) = (Vec::new(), None);
-        for (file, outcome) in tried {
-            match outcome {
-                Ok(()) => done.push(file),
-                Err(error) => {
-                    files.push(file);
-                    let is_final = matches!(error.kind, Kind::Halt | Kind::Config);
-                    if failed.is_none() || is_final {
-                        failed = Some(error);
-                    }
-                }
-            }
-        }
-        let paths: Vec<String> = done.iter().map(|file| file.path.clone()).collect();
-        if !paths.is_empty() {
-            if let Err(error) = self.context.warehouse.completed(&paths).await {
-                files.extend(done);
-                return Err(error);
-            }
-            self.settle(&paths);
-        }
-        failed.map_or(Ok(()), Err)
+        let tried: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+        let outcome = complete_some(&self.store, &self.context.warehouse, files).await;
+        let left: BTreeSet<&String> = files.iter().map(|file| &file.path).collect();
+        let done: Vec<String> = tried.into_iter().filter(|path| !left.contains(path)).collect();
+        self.settle(&done);
+        outcome
     }
 
     fn settle(&self, paths: &[String]) {
@@ -188,19 +167,60 @@ impl Owed {
         self.settle(&done);
         done.is_empty()
     }
+}
 
-    async fn abort_abandoned(&self) -> Result<()> {
-        abort_abandoned(&self.topic, &self.store, &self.context.warehouse).await.map(drop)
+/// One try at files of a commit; all are tried, whichever fails.
+pub async fn complete(store: &Store, warehouse: &Warehouse, files: &[Unfinished]) -> Result<()> {
+    complete_some(store, warehouse, &mut files.to_vec()).await
+}
+
+/// What is done leaves `files`; the error is the one that matters most.
+async fn complete_some(
+    store: &Store,
+    warehouse: &Warehouse,
+    files: &mut Vec<Unfinished>,
+) -> Result<()> {
+    let tried: Vec<(Unfinished, Result<()>)> = stream::iter(std::mem::take(files))
+        .map(|file| async move {
+            let done = store.complete(&file.path, &file.upload, file.bytes).await;
+            (file, done)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let (mut done, mut failed): (Vec<Unfinished>, Option<Error>) = (Vec::new(), None);
+    for (file, outcome) in tried {
+        match outcome {
+            Ok(()) => done.push(file),
+            Err(error) => {
+                files.push(file);
+                let is_final = matches!(error.kind, Kind::Halt | Kind::Config);
+                if failed.is_none() || is_final {
+                    failed = Some(error);
+                }
+            }
+        }
     }
+    let paths: Vec<String> = done.iter().map(|file| file.path.clone()).collect();
+    if !paths.is_empty()
+        && let Err(error) = warehouse.completed(&paths).await
+    {
+        files.extend(done);
+        return Err(error);
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// What others left of a topic, to the end: for a command, which has nothing else to do meanwhile.
+pub async fn tidy(topic: &str, store: &Store, warehouse: &Warehouse) -> Result<()> {
+    let unfinished = warehouse.unfinished(topic).await?;
+    complete(store, warehouse, &unfinished).await?;
+    abort_abandoned(topic, store, warehouse).await.map(drop)
 }
 
 /// Aborts the topic's uploads that no cut can commit any more; gives how many. Idempotent, and done
 /// by any process.
-pub async fn abort_abandoned(
-    topic: &str,
-    store: &Store,
-    warehouse: &crate::warehouse::Warehouse,
-) -> Result<usize> {
+pub async fn abort_abandoned(topic: &str, store: &Store, warehouse: &Warehouse) -> Result<usize> {
     let abandoned = warehouse.abandoned(topic).await?;
     stream::iter(abandoned.clone())
         .map(|(path, upload)| async move { store.abort(&path, &upload).await })
