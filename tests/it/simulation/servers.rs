@@ -403,6 +403,12 @@ impl Warehouse {
         }
     }
 
+    /// By their notes, and by files that are not completed.
+    pub fn named_uploads(&self) -> BTreeSet<u64> {
+        let owed = self.files.values().filter(|f| !f.completed).map(|f| f.file.upload);
+        self.notes.keys().copied().chain(owed).collect()
+    }
+
     pub fn notes(&self) -> usize {
         self.notes.len()
     }
@@ -512,6 +518,22 @@ impl Bucket {
                 let there = self.objects.get(&file.path).map(Vec::len);
                 assert_eq!(there, Some(file.rows.len()), "a committed file is lost: {}", file.path);
             }
+        }
+    }
+
+    /// What a listing shows: uploads with a part.
+    pub fn staged(&self) -> Vec<u64> {
+        let with_parts = self.uploads.iter().filter(|(_, upload)| !upload.parts.is_empty());
+        with_parts.map(|(upload, _)| *upload).collect()
+    }
+
+    pub fn remove_staged(&mut self, upload: u64, warehouse: &Warehouse) {
+        if let Some(there) = self.uploads.remove(&upload) {
+            assert!(
+                !warehouse.is_committed(&there.path, upload),
+                "a sweep removed what is committed: {}",
+                there.path
+            );
         }
     }
 
