@@ -40,6 +40,7 @@ mod tests;
 mod toml_table;
 mod topic_file;
 mod topic_letters;
+mod topic_time;
 mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
@@ -51,7 +52,9 @@ pub use model::{
 };
 pub use reference::{FileKind, Join, Place, Reference};
 pub use scalar::scalar_context;
-pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
+pub use topic::{
+    Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
+};
 pub use types::PgType;
 pub use window::{Grid, Hop, Shape, Window};
 
@@ -172,6 +175,7 @@ pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistak
         mistakes.append(&mut page.mistakes);
     }
     mistakes.extend(catalog.models.values().flat_map(|model| value_tables(model, &catalog)));
+    check_final_views(&catalog, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(sorted(mistakes));
     }
@@ -218,6 +222,28 @@ fn value_tables(model: &Model, catalog: &Catalog) -> Vec<Mistake> {
     }
     let here = |what| Mistake { file: model.file.clone(), line: 1, what };
     wrong.into_iter().map(here).collect()
+}
+
+/// Beside each windowed table `NAME` stands a view `NAME_final`.
+fn check_final_views(catalog: &Catalog, mistakes: &mut Vec<Mistake>) {
+    for model in catalog.models.values().filter(|model| model.window().is_some()) {
+        let view = model.final_view();
+        let mut mistake = |what| mistakes.push(Mistake { file: model.file.clone(), line: 1, what });
+        if view.len() > mistake::NAME_BYTES_MAX {
+            mistake(format!(
+                "the view of its final windows, `{view}`, would have {} bytes. Allowed: {}; a shorter name",
+                view.len(),
+                mistake::NAME_BYTES_MAX
+            ));
+        }
+        if let Some(other) = catalog.models.get(view.as_str()) {
+            mistake(format!(
+                "`{view}` is the view of its final windows, and {} is a model of that name. Allowed: \
+                 another name for one of them",
+                other.file.display()
+            ));
+        }
+    }
 }
 
 fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {

@@ -41,6 +41,17 @@ impl Model {
         sha256(&self.declaration)
     }
 
+    pub fn window(&self) -> Option<&Window> {
+        match &self.kind {
+            ModelKind::Aggregate(aggregate) => aggregate.window.as_ref(),
+            ModelKind::Rows(_) => None,
+        }
+    }
+
+    /// Name of the view of the windows that are final, where the model has windows.
+    pub fn final_view(&self) -> String {
+        format!("{}_final", self.name)
+    }
     /// Whether its rows are sessions, which grow and join where windows else stand still.
     pub fn is_of_sessions(&self) -> bool {
         match &self.kind {
@@ -72,6 +83,8 @@ pub struct Aggregate {
 pub enum Late {
     /// Taken, and counted as amended.
     Amend,
+    /// Refused by the model, with the window and the watermark as the reason; its fate is `dead`.
+    DeadLetter,
     /// Not taken; its fate is `late`.
     Drop,
 }

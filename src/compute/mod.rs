@@ -21,15 +21,19 @@ mod rows;
 mod runs;
 mod sessions;
 pub mod sketch;
+mod standing;
 #[cfg(test)]
 mod tests;
 
 use crate::{
-    catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
+    catalog::{Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
     event_time::{Lateness, Verdict, Windows},
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{
+        EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord,
+        quantity::show_duration,
+    },
 };
 use aggregate::Deltas;
 use arrow::{
@@ -41,6 +45,7 @@ use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
 use runs::{Run, choose, record_of, runs};
+use standing::{Seen, Standing, Standings, take_counts, take_obsolete};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -53,18 +58,6 @@ pub struct Tables {
     max_disorder: Duration,
     dead_letters: Standings,
     models: Vec<ModelState>,
-}
-
-type Standings = BTreeMap<Partition, Standing>;
-
-/// Where an output stands in a partition.
-struct Standing {
-    /// Nothing below is the output's any more.
-    floor: Offset,
-    /// Moved on by every admission.
-    lateness: Lateness,
-    /// Since the last seal.
-    fates: Fates,
 }
 
 struct ModelState {
@@ -106,8 +99,11 @@ pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
     pub tables: Vec<(Arc<str>, Delta)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows of which a window was final before they came (taken or dropped).
+    /// Per model: rows of which a window was final before they came (taken, refused or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
+    /// Advances that change nothing any more, since the record after each had come as far by
+    /// itself: they need not be kept.
+    pub obsolete: Vec<IdleAdvance>,
     /// Per model with a reference: rows that found nothing in it.
     pub misses: BTreeMap<Arc<str>, u64>,
 }
@@ -152,8 +148,9 @@ impl Tables {
         std::iter::once(Output::DeadLetters).chain(models).collect()
     }
 
-    /// Goes on from these marks; what was open of their partitions has been abandoned.
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
+    /// Goes on from these marks; what was open of their partitions has been abandoned. `advances`
+    /// are those recorded at or above the marks, ascending per partition.
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
         for (output, partition, mark) in marks {
             let standings = match output {
                 Output::DeadLetters => &mut self.dead_letters,
@@ -164,10 +161,36 @@ impl Tables {
                 },
                 Output::Lake => continue,
             };
-            let lateness = Lateness::new(mark.event_time_max, self.max_disorder);
-            let standing = Standing { floor: mark.next, lateness, fates: Fates::default() };
-            standings.insert(*partition, standing);
+            let own = advances.iter().filter(|advance| advance.partition == *partition);
+            standings.insert(*partition, Standing::new(mark, self.max_disorder, own));
         }
+    }
+
+    /// Nothing is left to read before `advance.before`, up to which everything is admitted. False:
+    /// event time had come so far already, and there is nothing to record.
+    pub fn advance(&mut self, advance: IdleAdvance) -> bool {
+        let models = self.models.iter_mut().map(|state| &mut state.standings);
+        let mut rises = false;
+        for standings in std::iter::once(&mut self.dead_letters).chain(models) {
+            // What stands recorded at this very place came first, and may have come further.
+            let standing = standing(standings, advance.partition);
+            standing.pass(advance.before);
+            rises |= standing.advance(advance);
+        }
+        rises
+    }
+
+    /// The output's cut ends here: what stands recorded up to there counts for its mark.
+    pub fn pass(&mut self, output: &Output, partition: Partition, to: Offset) {
+        let standings = match output {
+            Output::DeadLetters => &mut self.dead_letters,
+            Output::Model(name) => match self.models.iter_mut().find(|m| m.model.name == *name) {
+                Some(state) => &mut state.standings,
+                None => return,
+            },
+            Output::Lake => return,
+        };
+        standing(standings, partition).pass(to);
     }
 
     /// Forgets the open cut. Marks must be adopted before the next admission.
@@ -223,19 +246,24 @@ impl Tables {
             let standing = standing(&mut self.dead_letters, run.partition);
             if let Some(run) = run.above(&decoded.rows, standing.floor) {
                 standing.fates.filtered += run.len();
-                standing.observe(&decoded.event_times[run.rows]);
+                standing.observe(offsets(&decoded.rows), &decoded.event_times, &run.rows);
             }
         }
         for state in &mut self.models {
-            let before = state.event_time_maxima(&runs);
-            let failures = state.admit(decoded, &runs, None)?;
-            for (row, reason) in failures {
+            let before = state.seen(&runs);
+            for (row, class, reason) in state.admit(decoded, &runs, None)? {
                 let record = record_of(row, decoded);
                 let (partition, offset) = (records[record].partition, records[record].offset);
                 let floor = standing(&mut state.standings, partition).floor;
                 let in_batch = courses.highest(partition, floor, offset);
-                let seen = before.get(&partition).copied().flatten().max(in_batch);
-                refusals.push(refused_by_model(state.output(), record, seen, reason));
+                let seen = before.get(&partition).and_then(|seen| seen.before(offset));
+                let refusal = (class, reason);
+                refusals.push(refused_by_model(
+                    state.output(),
+                    record,
+                    seen.max(in_batch),
+                    refusal,
+                ));
             }
         }
         Ok(refusals)
@@ -255,9 +283,10 @@ impl Tables {
         let runs = runs(&decoded.rows, &from);
         let mut refusals = Vec::new();
         for state in &mut self.models {
-            for (row, reason) in state.admit(decoded, &runs, Some(before))? {
+            for (row, class, reason) in state.admit(decoded, &runs, Some(before))? {
                 let record = record_of(row, decoded);
-                refusals.push(refused_by_model(state.output(), record, before[row], reason));
+                let refusal = (class, reason);
+                refusals.push(refused_by_model(state.output(), record, before[row], refusal));
             }
         }
         Ok(refusals)
@@ -283,7 +312,8 @@ impl Tables {
                 let standing = standing(standings, record.partition);
                 if standing.refuse(record.offset) {
                     let in_batch = courses.highest(record.partition, standing.floor, record.offset);
-                    refused_by.push((output, standing.lateness.watermark.max().max(in_batch)));
+                    let seen = standing.seen().before(record.offset);
+                    refused_by.push((output, seen.max(in_batch)));
                 }
             }
             if !refused_by.is_empty() {
@@ -341,8 +371,11 @@ impl Tables {
             }
             let output = state.output();
             take_counts(&mut counts, &output, &mut state.standings);
+            // The dead letters pass every record first, and say it for all.
+            take_obsolete(&mut state.standings);
         }
-        Ok(SealedTables { tables, counts, late, misses })
+        let obsolete = take_obsolete(&mut self.dead_letters);
+        Ok(SealedTables { tables, counts, late, misses, obsolete })
     }
 }
 
@@ -350,10 +383,10 @@ fn refused_by_model(
     output: Output,
     record: usize,
     seen: Option<EventTime>,
-    reason: String,
+    (class, reason): (RejectClass, String),
 ) -> Refusal {
     let refused_by = vec![(output.clone(), seen)];
-    Refusal { record, output, refused_by, class: RejectClass::Model, column: None, reason }
+    Refusal { record, output, refused_by, class, column: None, reason }
 }
 
 fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
@@ -364,33 +397,6 @@ const ADOPTED: &str = "marks are adopted before records";
 
 fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
     standings.get_mut(&partition).expect(ADOPTED)
-}
-
-fn take_counts(
-    counts: &mut BTreeMap<(Output, Partition), Counted>,
-    output: &Output,
-    standings: &mut Standings,
-) {
-    for (partition, standing) in standings {
-        let fates = std::mem::take(&mut standing.fates);
-        let event_time_max = standing.lateness.watermark.max();
-        counts.insert((output.clone(), *partition), Counted { fates, event_time_max });
-    }
-}
-
-impl Standing {
-    /// Counts a record that decode refuses; false: it is below the floor.
-    fn refuse(&mut self, offset: i64) -> bool {
-        let counts = offset >= self.floor.0;
-        self.fates.dead += u64::from(counts);
-        counts
-    }
-
-    fn observe(&mut self, times: &[EventTime]) {
-        if let Some(max) = times.iter().max() {
-            self.lateness.observe(*max);
-        }
-    }
 }
 
 impl ModelState {
@@ -424,12 +430,12 @@ impl ModelState {
         decoded: &Decoded,
         runs: &[Run],
         retried: Option<&[Option<EventTime>]>,
-    ) -> Result<Failures> {
+    ) -> Result<Vec<(usize, RejectClass, String)>> {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let verdicts = match retried {
-            None => self.judge(&decoded.event_times, &runs),
+        let late = match retried {
+            None => self.judge(decoded, &runs),
             Some(before) => self.judge_retried(&decoded.event_times, before),
         };
 
@@ -441,16 +447,19 @@ impl ModelState {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             self.fates(run).filtered += run.len() - passed;
         }
-        let input = self.meet_late(input, &verdicts, &runs)?;
+        let (input, refused) = self.meet_late(input, &late, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
         for run in &runs {
             self.fates(run).accepted += input.count_within(&run.rows);
-            self.fates(run).dead += count_within(&failures, &run.rows);
+            self.fates(run).dead +=
+                count_within(&failures, &run.rows) + count_within(&refused, &run.rows);
         }
-        self.open.add(&input, &verdicts)?;
-        Ok(failures)
+        self.open.add(&input, &late.verdicts)?;
+        let of_class = |class| move |(row, reason)| (row, class, reason);
+        let failures = failures.into_iter().map(of_class(RejectClass::Model));
+        Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
     }
 
     fn fates(&mut self, run: &Run) -> &mut Fates {
@@ -458,80 +467,148 @@ impl ModelState {
     }
 
     fn window(&self) -> Option<&Window> {
-        match &self.model.kind {
-            ModelKind::Aggregate(Aggregate { window, .. }) => window.as_ref(),
-            ModelKind::Rows(_) => None,
-        }
+        self.model.window()
     }
 
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives what was
-    /// final before each row of the batch came; empty: nothing of any.
-    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
+    /// Lets each row raise the watermark of its partition, in offset order (M-1), and says what was
+    /// final before it came.
+    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> LateRows {
+        let (times, offsets) = (&decoded.event_times, offsets(&decoded.rows));
+        let mut late = LateRows::default();
+        let tells = self.window().is_some_and(|window| window.late == Late::DeadLetter);
         let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
         for run in runs {
-            let lateness = &mut standing(&mut self.standings, run.partition).lateness;
-            let of_run = &times[run.rows.clone()];
-            match (&mut self.windows, allowed) {
-                (Some(windows), Some(allowed)) => {
-                    lateness.judge(of_run, windows, allowed, run.rows.start, &mut verdicts);
+            let standing = standing(&mut self.standings, run.partition);
+            let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else {
+                standing.observe(offsets, times, &run.rows);
+                continue;
+            };
+            standing.judge(offsets, times, &run.rows, |lateness, piece| {
+                let before = *lateness;
+                let (first, of_piece) = (piece.start, &times[piece]);
+                lateness.judge(of_piece, windows, allowed, first, &mut late.verdicts);
+                if tells {
+                    late.tell(before, of_piece, first, windows, allowed);
                 }
-                _ => of_run.iter().max().into_iter().for_each(|max| lateness.observe(*max)),
-            }
+            });
         }
-        if !verdicts.is_empty() {
-            verdicts.resize(times.len(), Verdict::InTime);
-        }
-        verdicts
+        late.complete(times.len());
+        late
     }
 
     /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
+    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> LateRows {
+        let mut late = LateRows::default();
+        let tells = self.window().is_some_and(|window| window.late == Late::DeadLetter);
         let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
-        let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else { return verdicts };
+        let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else { return late };
         for (row, (time, before)) in times.iter().zip(before).enumerate() {
-            let mut lateness = Lateness::new(*before, self.max_disorder);
-            lateness.judge(std::slice::from_ref(time), windows, allowed, row, &mut verdicts);
+            let before = Lateness::new(*before, self.max_disorder);
+            let (mut lateness, time) = (before, std::slice::from_ref(time));
+            lateness.judge(time, windows, allowed, row, &mut late.verdicts);
+            if tells {
+                late.tell(before, time, row, windows, allowed);
+            }
         }
-        if !verdicts.is_empty() {
-            verdicts.resize(times.len(), Verdict::InTime);
-        }
-        verdicts
+        late.complete(times.len());
+        late
     }
 
-    fn event_time_maxima(&self, runs: &[Run]) -> BTreeMap<Partition, Option<EventTime>> {
-        let max = |run: &Run| {
-            let standing = self.standings.get(&run.partition).expect(ADOPTED);
-            (run.partition, standing.lateness.watermark.max())
-        };
-        runs.iter().map(max).collect()
+    /// What each partition has seen before these runs.
+    fn seen(&self, runs: &[Run]) -> BTreeMap<Partition, Seen> {
+        let seen =
+            |run: &Run| (run.partition, self.standings.get(&run.partition).expect(ADOPTED).seen());
+        runs.iter().map(seen).collect()
     }
 
     /// Counts the rows of which something was final, and takes the late ones out where the model
-    /// says so.
+    /// says so; those it refuses are told.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        verdicts: &[Verdict],
+        late: &LateRows,
         runs: &[Run],
-    ) -> Result<Input<'d>> {
-        if verdicts.is_empty() {
-            return Ok(input);
+    ) -> Result<(Input<'d>, Failures)> {
+        if late.verdicts.is_empty() {
+            return Ok((input, Failures::new()));
         }
-        let verdict = |row| verdicts[input.origin_of(row)];
+        let verdict = |row| late.verdicts[input.origin_of(row)];
         self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
-        if self.window().is_none_or(|window| window.late == Late::Amend) {
-            return Ok(input);
+        let policy = self.window().map_or(Late::Amend, |window| window.late);
+        if policy == Late::Amend {
+            return Ok((input, Failures::new()));
         }
         let taken: BooleanArray =
             (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
         let kept = input.keep(&taken)?;
-        for run in runs {
-            self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
+        if policy == Late::Drop {
+            for run in runs {
+                self.fates(run).late +=
+                    input.count_within(&run.rows) - kept.count_within(&run.rows);
+            }
+            return Ok((kept, Failures::new()));
         }
-        Ok(kept)
+        let reason = |row: usize| {
+            let of_row = late.reasons.partition_point(|(other, _)| *other < row);
+            (row, late.reasons[of_row].1.clone())
+        };
+        let refused = (0..input.rows).filter(|row| !taken.value(*row));
+        let refused = refused.map(|row| reason(input.origin_of(row))).collect();
+        Ok((kept, refused))
     }
+}
+
+/// What was final before the rows of a batch came.
+#[derive(Default)]
+struct LateRows {
+    /// Of each row of the batch; empty: nothing of any.
+    verdicts: Vec<Verdict>,
+    /// Why, of the late ones, ascending; only where the model refuses them.
+    reasons: Failures,
+}
+
+impl LateRows {
+    /// Reasons for the late ones among rows just judged, from `first` on.
+    fn tell(
+        &mut self,
+        mut lateness: Lateness,
+        times: &[EventTime],
+        first: usize,
+        windows: &mut Windows,
+        allowed_us: i64,
+    ) {
+        for (row, time) in times.iter().enumerate() {
+            if self.verdicts.get(first + row) == Some(&Verdict::Late) {
+                let (_, end) = windows.ends(time.0);
+                let watermark = lateness.watermark.value().map_or(end, |watermark| watermark.0);
+                self.reasons.push((first + row, late_reason(end, watermark, allowed_us)));
+            }
+            lateness.observe(*time);
+        }
+    }
+
+    fn complete(&mut self, rows: usize) {
+        if !self.verdicts.is_empty() {
+            self.verdicts.resize(rows, Verdict::InTime);
+        }
+    }
+}
+
+/// A sentence for `highwater.dead_letters.reason`.
+fn late_reason(end_us: i64, watermark_us: i64, allowed_us: i64) -> String {
+    let instant = |us: i64| {
+        chrono::DateTime::from_timestamp_micros(us)
+            .map_or_else(|| format!("{us} us"), |t| t.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string())
+    };
+    let length = |us: i64| show_duration(Duration::from_micros(us.max(0) as u64));
+    format!(
+        "late by {}: its window ended at {}, was final {} after that, and the partition's watermark \
+         was at {} when the record came",
+        length(watermark_us.saturating_sub(end_us).saturating_sub(allowed_us)),
+        instant(end_us),
+        length(allowed_us),
+        instant(watermark_us),
+    )
 }
 
 impl OpenModel {

@@ -8,6 +8,7 @@
 
 use super::{
     Warehouse,
+    finality::FinalView,
     postgres::Session,
     tables::{self, Found, FoundKey, Shape, Table},
 };
@@ -37,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 11] = migrations![
+static MIGRATIONS: [Migration; 14] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -47,6 +48,9 @@ static MIGRATIONS: [Migration; 11] = migrations![
     "0007_lake_file_ranges_by_path"
     "0008_refusals"
     "0009_dead_letters_forwarded"
+    "0012_warehouse_id"
+    "0017_event_time"
+    "0018_watermarks"
     "0021_reference_versions"
     "0022_reference_uses"
 ];
@@ -136,8 +140,11 @@ impl Warehouse {
         self.within(doing, async {
             let session = self.begin(doing).await?;
             lock(&session, doing).await?;
-            for table in &tables {
+            for (table, model) in tables.iter().zip(models) {
                 ensure(&session, table).await?;
+                if let Some(view) = FinalView::of(model) {
+                    view.ensure(&session).await?;
+                }
             }
             session.commit(doing).await
         })
@@ -151,9 +158,11 @@ impl Warehouse {
 fn rebuild(table: &Table) -> String {
     let model = &table.model;
     format!(
-        "To rebuild it from what Kafka still has, stop highwater, then: DROP TABLE IF EXISTS {}; \
+        "To rebuild it from what Kafka still has, stop highwater, then: DROP VIEW IF EXISTS {}; \
+         DROP TABLE IF EXISTS {}; \
          DELETE FROM highwater.marks WHERE output = 'model:{model}'; \
          DELETE FROM highwater.dead_letters WHERE output = 'model:{model}'; and start again.",
+        tables::quoted(&format!("{model}_final")),
         tables::list(table.shapes(), |shape| tables::quoted(&shape.table))
     )
 }

@@ -110,6 +110,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         marks: snapshot.marks().await?,
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
+        advances: snapshot.advances().await?,
         stray_letters: snapshot.stray_letters().await?,
         retried: snapshot.retried().await?,
         refused_alone: snapshot.refused_alone().await?,

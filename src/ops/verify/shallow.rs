@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     lake::{reader, store::Store},
     ops::status::Ends,
-    record::{Output, Partition, Span},
+    record::{IdleAdvance, Output, Partition, Span},
     warehouse::{
         MarkRow, Warehouse, references,
         snapshot::{ManifestFile, RetriedRow, Snapshot},
@@ -23,6 +23,8 @@ pub struct Evidence {
     /// In order of (topic, sequence, path).
     pub files: Vec<ManifestFile>,
     pub dead_letters: HashMap<(Arc<str>, Output, Partition), u64>,
+    /// By place.
+    pub advances: Vec<(Arc<str>, IdleAdvance)>,
     pub stray_letters: Vec<(String, String, i32, i64)>,
     pub retried: Vec<RetriedRow>,
     /// Rows of the lake that a model has refused.

@@ -101,7 +101,7 @@ async fn work(
             Tables::new(&declared.topic, std::slice::from_ref(&declared.model)).unwrap();
         let other = Output::DeadLetters;
         let place = Partition(partition);
-        tables.adopt(&[(output.clone(), place, mark), (other, place, mark)]);
+        tables.adopt(&[(output.clone(), place, mark), (other, place, mark)], &[]);
         let mut next = mark.next.0 as usize;
         let mut decoder = Decoder::new(declared.topic.clone(), None);
         while next < log.len() || mark.next.0 < next as i64 {
@@ -361,7 +361,7 @@ async fn a_counter_that_falls_is_told_and_one_window_after_another_needs_no_key(
         let mut tables =
             Tables::new(&declared.topic, std::slice::from_ref(&declared.model)).unwrap();
         let letters = Output::DeadLetters;
-        tables.adopt(&[(output.clone(), place, mark), (letters, place, mark)]);
+        tables.adopt(&[(output.clone(), place, mark), (letters, place, mark)], &[]);
         let records = [RawRecord {
             partition: place,
             offset: mark.next.0,
