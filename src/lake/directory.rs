@@ -60,6 +60,8 @@ impl Directory {
     pub fn put_part(&self, upload: &UploadId, number: usize, bytes: &Bytes) -> Result<String> {
         let staged = self.staged(upload)?;
         let from = match number.checked_sub(1) {
+            // Aborted by ourselves: its file must not come back.
+            None if !self.ends().contains_key(upload) => return Err(aborted(&staged)),
             None => 0,
             Some(before) => match self.ends().get(upload).map(|ends| ends.get(before)) {
                 Some(Some(end)) => *end,

@@ -504,7 +504,10 @@ impl Publication {
                 self.count();
                 self.owed.publish(files).await;
             }
-            Err(error) => self.context.fail(Lane::Lake, self.cut, &error),
+            Err(error) => {
+                self.context.fail(Lane::Lake, self.cut, &error);
+                self.owed.drop_abandoned().await;
+            }
         }
     }
 

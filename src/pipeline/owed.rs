@@ -99,17 +99,20 @@ impl Owed {
         self.books().tidying += 1;
         let this = self.clone();
         self.context.runtime.spawn(async move {
-            let ((), aborted) = tokio::join!(
-                this.publish(files),
-                abort_abandoned(&this.topic, &this.store, &this.context.warehouse)
-            );
-            if let Err(error) = aborted {
-                // The next take, or the sweep, comes by here again.
-                tracing::warn!(topic = %this.topic, "uploads wait to be aborted: {error}");
-            }
+            tokio::join!(this.publish(files), this.drop_abandoned());
             this.books().tidying -= 1;
         });
         Ok(())
+    }
+
+    /// Aborts what no cut can commit any more. After a take; and after a cut that was refused: one that
+    /// slept over a take may have noted its uploads when that take had looked already.
+    pub async fn drop_abandoned(&self) {
+        let warehouse = &self.context.warehouse;
+        if let Err(error) = abort_abandoned(&self.topic, &self.store, warehouse).await {
+            // The next take, or the sweep, comes by here again.
+            tracing::warn!(topic = %self.topic, "uploads wait to be aborted: {error}");
+        }
     }
 
     /// Completes committed files, for as long as it takes: they are owed. Should the process end

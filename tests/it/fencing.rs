@@ -164,7 +164,10 @@ impl Within {
 fn zombie(name: &str, lake: Lake, rounds: &[Within]) {
     let Some(world) = hurried(name, lake) else { return };
     let mut random = SmallRng::seed_from_u64(0x00f2_0f2e);
-    let first = world.follow(&HURRY);
+    // What it stages after it was aborted is left to its sweep.
+    let mut settings = HURRY.to_vec();
+    settings.extend([("HIGHWATER_SWEEP_INTERVAL", "1s"), ("HIGHWATER_SWEEP_AGE", "1s")]);
+    let first = world.follow(&settings);
     let mut to = 0;
     for (round, within) in rounds.iter().enumerate() {
         let stream = Stream::start(&world, to);
