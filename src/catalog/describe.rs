@@ -24,15 +24,20 @@ impl Topic {
         }
         let _ = writeln!(out, ": {}, {} columns", self.format.as_str(), self.columns.len());
         let event_time = match self.event_time {
-            Some(_) => self.event_time_name(),
-            None => "the Kafka timestamp",
+            Some(_) => self.event_time_declaration(),
+            None => "the Kafka timestamp".to_owned(),
         };
         let future = match self.max_future {
             Some(limit) => format!("at most {} in the future", show_duration(limit)),
             None => "any time in the future".to_owned(),
         };
+        let idle = match self.idle {
+            Some(idle) => format!("moved by the clock after {} of silence", show_duration(idle)),
+            None => "moved by records alone".to_owned(),
+        };
         let disorder = show_duration(self.max_disorder);
-        let _ = writeln!(out, "  event time   {event_time}; {disorder} out of order; {future}");
+        let _ =
+            writeln!(out, "  event time   {event_time}; {disorder} out of order; {future}; {idle}");
         let private: Vec<String> = self
             .columns
             .iter()
@@ -86,6 +91,7 @@ impl Model {
                 Some(window) => {
                     let late = match window.late {
                         Late::Amend => "taken, and counted as amended",
+                        Late::DeadLetter => "a dead letter of this model",
                         Late::Drop => "left out, and counted as late",
                     };
                     let after = match window.allowed_lateness {

@@ -31,6 +31,7 @@ mod sql;
 mod tests;
 mod toml_table;
 mod topic_file;
+mod topic_time;
 
 pub use describe::describe;
 pub use mistake::Mistake;
@@ -38,7 +39,9 @@ pub use model::{
     Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows, Window,
 };
 pub use scalar::scalar_context;
-pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
+pub use topic::{
+    Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
+};
 pub use types::PgType;
 
 use mistake::{Page, unknown};
@@ -150,12 +153,35 @@ pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistak
         }
         mistakes.append(&mut page.mistakes);
     }
+    check_final_views(&catalog, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(sorted(mistakes));
     }
     catalog.topics =
         drafts.into_iter().map(|(name, draft)| (name, Arc::new(draft.topic))).collect();
     Ok(catalog)
+}
+
+/// Beside each windowed table `NAME` stands a view `NAME_final`.
+fn check_final_views(catalog: &Catalog, mistakes: &mut Vec<Mistake>) {
+    for model in catalog.models.values().filter(|model| model.window().is_some()) {
+        let view = model.final_view();
+        let mut mistake = |what| mistakes.push(Mistake { file: model.file.clone(), line: 1, what });
+        if view.len() > mistake::NAME_BYTES_MAX {
+            mistake(format!(
+                "the view of its final windows, `{view}`, would have {} bytes. Allowed: {}; a shorter name",
+                view.len(),
+                mistake::NAME_BYTES_MAX
+            ));
+        }
+        if let Some(other) = catalog.models.get(view.as_str()) {
+            mistake(format!(
+                "`{view}` is the view of its final windows, and {} is a model of that name. Allowed: \
+                 another name for one of them",
+                other.file.display()
+            ));
+        }
+    }
 }
 
 fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {

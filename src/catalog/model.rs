@@ -36,6 +36,18 @@ impl Model {
     pub fn fingerprint(&self) -> String {
         sha256(&self.declaration)
     }
+
+    pub fn window(&self) -> Option<&Window> {
+        match &self.kind {
+            ModelKind::Aggregate(aggregate) => aggregate.window.as_ref(),
+            ModelKind::Rows(_) => None,
+        }
+    }
+
+    /// Name of the view of the windows that are final, where the model has windows.
+    pub fn final_view(&self) -> String {
+        format!("{}_final", self.name)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -69,8 +81,17 @@ pub struct Window {
 pub enum Late {
     /// Taken, and counted as amended.
     Amend,
+    /// Refused by the model, with the window and the watermark as the reason; its fate is `dead`.
+    DeadLetter,
     /// Not taken; its fate is `late`.
     Drop,
+}
+
+impl Window {
+    /// How far the watermark must be behind a window's end for the window to be final.
+    pub fn final_after(&self) -> Duration {
+        self.allowed_lateness
+    }
 }
 
 #[derive(Debug, Clone)]

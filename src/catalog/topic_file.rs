@@ -6,10 +6,11 @@
 //! models on the topic are still checked and a column's mistake is not told twice.
 
 use super::{
-    Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Pii, Topic, TopicColumn,
+    Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Pii, ServiceDay, Topic, TopicColumn,
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
+    topic_time,
 };
 use crate::record::quantity::{duration, percent, size};
 use std::{
@@ -20,12 +21,14 @@ use std::{
 };
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 8] = [
+const TOP: [&str; 10] = [
     "topic",
     "format",
     "event_time",
     "max_disorder",
     "max_future",
+    "idle",
+    "time_zone",
     "columns",
     "lake",
     "dead_letters",
@@ -37,7 +40,6 @@ const DEAD_LETTERS: [&str; 2] = ["stop_above", "keep_raw"];
 const LATER_FORMATS: [&str; 6] =
     ["csv", "avro", "debezium-json", "debezium-avro", "qlik", "cloudevents"];
 
-const MAX_DISORDER: Duration = Duration::from_secs(60);
 const ROLL_BYTES: u64 = 128 << 20;
 const ROLL_AGE: Duration = Duration::from_secs(60);
 const STOP_ABOVE: f64 = 0.05;
@@ -126,15 +128,13 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
-    let schema = schema_of(&columns);
-
-    let event_time_name = top.text("event_time", found);
-    if let Some(name) = &event_time_name {
-        check_event_time(name, top.byte("event_time"), &columns, &unsure, found);
-    }
-    let event_time = event_time_name.as_ref().and_then(|name| schema.index_of(name).ok());
-    let max_disorder = top.parsed("max_disorder", duration, found).unwrap_or(MAX_DISORDER);
-    let max_future = top.parsed("max_future", duration, found);
+    let zone = top.parsed("time_zone", topic_time::zone, found);
+    let time = topic_time::read(top, &columns, &unsure, found);
+    let schema = schema_of(&columns, time.service_day.is_some());
+    let event_time = time.column.as_ref().and_then(|name| schema.index_of(name).ok());
+    let service_day = time.service_day.as_ref().and_then(|(date, clock)| {
+        Some(ServiceDay { date: schema.index_of(date).ok()?, clock: schema.index_of(clock).ok()? })
+    });
 
     let mut topic = Topic {
         file: page.file.clone(),
@@ -143,8 +143,11 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         format: Format::Json,
         columns,
         event_time,
-        max_disorder,
-        max_future,
+        service_day,
+        time_zone: zone.unwrap_or(chrono_tz::UTC),
+        max_disorder: time.max_disorder,
+        max_future: time.max_future,
+        idle: time.idle,
         lake: None,
         stop_above: Some(STOP_ABOVE),
         keep_raw: false,
@@ -185,54 +188,6 @@ fn check_format(format: &str, byte: usize, found: &mut Found) {
         found.push((byte, format!("the format `{format}` is not supported yet. Allowed: json")));
     } else if format != "json" {
         found.push((byte, unknown("format", format, &["json"])));
-    }
-}
-
-fn check_event_time(
-    name: &str,
-    byte: usize,
-    columns: &[TopicColumn],
-    unsure: &BTreeSet<String>,
-    found: &mut Found,
-) {
-    let Some(column) = columns.iter().find(|c| c.name == name) else {
-        if !unsure.contains(name) {
-            let fit: Vec<&str> = columns
-                .iter()
-                .filter(|c| c.pg == PgType::Timestamptz)
-                .map(|c| c.name.as_str())
-                .collect();
-            found.push((byte, match fit.is_empty() {
-                true => format!(
-                    "event_time names no column: `{name}`. Allowed: a timestamptz column (there is none), or no \
-                     event_time: then it is the Kafka timestamp"
-                ),
-                false => unknown("event_time column", name, &fit),
-            }));
-        }
-        return;
-    };
-    if unsure.contains(name) {
-        return;
-    }
-    let mut wrong = |why: String| {
-        found.push((byte, format!("the event_time column `{name}` {why}")));
-    };
-    if column.pg != PgType::Timestamptz {
-        wrong(format!("is {}. Allowed: timestamptz", column.pg));
-    }
-    if column.optional {
-        wrong(
-            "is optional, but every record needs an event time. Allowed: a column that is not \
-             optional (a record without it becomes a dead letter)"
-                .into(),
-        );
-    }
-    if let Some(pii) = column.pii {
-        wrong(format!(
-            "has pii = \"{}\", which leaves no time. Allowed: a column without pii",
-            pii.as_str()
-        ));
     }
 }
 
@@ -373,7 +328,7 @@ fn lake(
         partition_by: Vec::new(),
         roll_bytes: ROLL_BYTES,
         roll_age: ROLL_AGE,
-        time_zone: chrono_tz::UTC,
+        time_zone: topic.time_zone,
     };
     let by_date = || PartitionBy {
         name: "date".to_owned(),
@@ -452,15 +407,7 @@ fn lake(
             spec.roll_age = age;
         }
     }
-    let zone = |text: &str| {
-        text.parse::<chrono_tz::Tz>().map_err(|_| {
-            format!(
-                "unknown time zone `{text}`. Allowed: a name of the IANA data base, such as \
-                 Europe/London or UTC"
-            )
-        })
-    };
-    spec.time_zone = table.parsed("time_zone", zone, found).unwrap_or(chrono_tz::UTC);
+    spec.time_zone = table.parsed("time_zone", topic_time::zone, found).unwrap_or(topic.time_zone);
     Some(spec)
 }
 

@@ -12,15 +12,18 @@
 mod aggregate;
 mod plan;
 mod rows;
+mod standing;
 #[cfg(test)]
 mod tests;
 
 use crate::{
-    catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
+    catalog::{Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, Reject, RejectClass},
     error::Result,
-    event_time::Lateness,
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{
+        EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord,
+        quantity::show_duration,
+    },
 };
 use aggregate::Deltas;
 use arrow::{
@@ -29,6 +32,7 @@ use arrow::{
 };
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
+use standing::{Standing, Standings, take_counts, take_obsolete};
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 /// All models of one topic, and its dead letters: the outputs of the lane of tables.
@@ -36,18 +40,6 @@ pub struct Tables {
     max_disorder: Duration,
     dead_letters: Standings,
     models: Vec<ModelState>,
-}
-
-type Standings = BTreeMap<Partition, Standing>;
-
-/// Where an output stands in a partition.
-struct Standing {
-    /// Nothing below is the output's any more.
-    floor: Offset,
-    /// Moved on by every admission.
-    lateness: Lateness,
-    /// Since the last seal.
-    fates: Fates,
 }
 
 struct ModelState {
@@ -81,8 +73,11 @@ pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
     pub tables: Vec<(Arc<str>, RecordBatch)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows that came after their window was final (taken or dropped).
+    /// Per model: rows that came after their window was final (taken, refused or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
+    /// Advances that change nothing any more, since the record after each had come as far by
+    /// itself: they need not be kept.
+    pub obsolete: Vec<IdleAdvance>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,8 +102,9 @@ impl Tables {
         std::iter::once(Output::DeadLetters).chain(models).collect()
     }
 
-    /// Goes on from these marks; what was open of their partitions has been abandoned.
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
+    /// Goes on from these marks; what was open of their partitions has been abandoned. `advances`
+    /// are those recorded at or above the marks, ascending per partition.
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
         for (output, partition, mark) in marks {
             let standings = match output {
                 Output::DeadLetters => &mut self.dead_letters,
@@ -119,10 +115,33 @@ impl Tables {
                 },
                 Output::Lake => continue,
             };
-            let lateness = Lateness::new(mark.event_time_max, self.max_disorder);
-            let standing = Standing { floor: mark.next, lateness, fates: Fates::default() };
-            standings.insert(*partition, standing);
+            let own = advances.iter().filter(|advance| advance.partition == *partition);
+            standings.insert(*partition, Standing::new(mark, self.max_disorder, own));
         }
+    }
+
+    /// Nothing is left to read before `advance.before`, up to which everything is admitted. False:
+    /// event time had come so far already, and there is nothing to record.
+    pub fn advance(&mut self, advance: IdleAdvance) -> bool {
+        let models = self.models.iter_mut().map(|state| &mut state.standings);
+        let mut rises = false;
+        for standings in std::iter::once(&mut self.dead_letters).chain(models) {
+            rises |= standing(standings, advance.partition).advance(advance);
+        }
+        rises
+    }
+
+    /// The output's cut ends here: what stands recorded up to there counts for its mark.
+    pub fn pass(&mut self, output: &Output, partition: Partition, to: Offset) {
+        let standings = match output {
+            Output::DeadLetters => &mut self.dead_letters,
+            Output::Model(name) => match self.models.iter_mut().find(|m| m.model.name == *name) {
+                Some(state) => &mut state.standings,
+                None => return,
+            },
+            Output::Lake => return,
+        };
+        standing(standings, partition).pass(to);
     }
 
     /// Forgets the open cut. Marks must be adopted before the next admission.
@@ -154,15 +173,15 @@ impl Tables {
             let standing = standing(&mut self.dead_letters, run.partition);
             if let Some(run) = run.above(&decoded.rows, standing.floor) {
                 standing.fates.filtered += run.len();
-                standing.observe(&decoded.event_times[run.rows]);
+                standing.observe(offsets(&decoded.rows), &decoded.event_times, &run.rows);
             }
         }
         for state in &mut self.models {
             let failures = state.admit(decoded, &runs)?;
-            refusals.extend(failures.into_iter().map(|(row, reason)| Refusal {
+            refusals.extend(failures.into_iter().map(|(row, class, reason)| Refusal {
                 record: record_of(row, decoded),
                 output: state.output(),
-                class: RejectClass::Model,
+                class,
                 column: None,
                 reason,
             }));
@@ -217,8 +236,11 @@ impl Tables {
             }
             let output = state.output();
             take_counts(&mut counts, &output, &mut state.standings);
+            // The dead letters pass every record first, and say it for all.
+            take_obsolete(&mut state.standings);
         }
-        Ok(SealedTables { tables, counts, late })
+        let obsolete = take_obsolete(&mut self.dead_letters);
+        Ok(SealedTables { tables, counts, late, obsolete })
     }
 }
 
@@ -226,33 +248,6 @@ const ADOPTED: &str = "marks are adopted before records";
 
 fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
     standings.get_mut(&partition).expect(ADOPTED)
-}
-
-fn take_counts(
-    counts: &mut BTreeMap<(Output, Partition), Counted>,
-    output: &Output,
-    standings: &mut Standings,
-) {
-    for (partition, standing) in standings {
-        let fates = std::mem::take(&mut standing.fates);
-        let event_time_max = standing.lateness.watermark.max();
-        counts.insert((output.clone(), *partition), Counted { fates, event_time_max });
-    }
-}
-
-impl Standing {
-    /// Counts a record that decode refuses; false: it is below the floor.
-    fn refuse(&mut self, offset: i64) -> bool {
-        let counts = offset >= self.floor.0;
-        self.fates.dead += u64::from(counts);
-        counts
-    }
-
-    fn observe(&mut self, times: &[EventTime]) {
-        if let Some(max) = times.iter().max() {
-            self.lateness.observe(*max);
-        }
-    }
 }
 
 impl ModelState {
@@ -269,11 +264,15 @@ impl ModelState {
 
     /// A row's way: the floor, WHERE, lateness, the model's expressions. Where it ends is its
     /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
-    fn admit(&mut self, decoded: &Decoded, runs: &[Run]) -> Result<Failures> {
+    fn admit(
+        &mut self,
+        decoded: &Decoded,
+        runs: &[Run],
+    ) -> Result<Vec<(usize, RejectClass, String)>> {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = self.judge(&decoded.event_times, &runs);
+        let late = self.judge(decoded, &runs);
 
         let chosen = choose(&runs, decoded.rows.num_rows());
         let input = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
@@ -282,16 +281,19 @@ impl ModelState {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             self.fates(run).filtered += run.len() - passed;
         }
-        let input = self.meet_late(input, &late, &runs)?;
+        let (input, refused) = self.meet_late(input, &late, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
         for run in &runs {
             self.fates(run).accepted += input.count_within(&run.rows);
-            self.fates(run).dead += count_within(&failures, &run.rows);
+            self.fates(run).dead +=
+                count_within(&failures, &run.rows) + count_within(&refused, &run.rows);
         }
         self.open.add(&input)?;
-        Ok(failures)
+        let of_class = |class| move |(row, reason)| (row, class, reason);
+        let failures = failures.into_iter().map(of_class(RejectClass::Model));
+        Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
     }
 
     fn fates(&mut self, run: &Run) -> &mut Fates {
@@ -299,55 +301,108 @@ impl ModelState {
     }
 
     fn window(&self) -> Option<&Window> {
-        match &self.model.kind {
-            ModelKind::Aggregate(Aggregate { window, .. }) => window.as_ref(),
-            ModelKind::Rows(_) => None,
-        }
+        self.model.window()
     }
 
     /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
     /// row of the batch whether its window was final before it came; empty: none was.
-    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<bool> {
+    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> LateRows {
+        let (times, offsets) = (&decoded.event_times, offsets(&decoded.rows));
         let Some(window) = self.window() else {
             for run in runs {
-                standing(&mut self.standings, run.partition).observe(&times[run.rows.clone()]);
+                standing(&mut self.standings, run.partition).observe(offsets, times, &run.rows);
             }
-            return Vec::new();
+            return LateRows::default();
         };
         let size = window.size.as_micros() as i64;
         let allowed = window.allowed_lateness.as_micros() as i64;
-        let (mut late, mut count) = (Vec::new(), 0);
+        let tells = window.late == Late::DeadLetter;
+        let (mut late, mut count, mut reasons) = (Vec::new(), 0, Vec::new());
         for run in runs {
             late.resize(run.rows.start, false);
-            let lateness = &mut standing(&mut self.standings, run.partition).lateness;
-            count += lateness.judge(&times[run.rows.clone()], size, allowed, &mut late);
+            let standing = standing(&mut self.standings, run.partition);
+            standing.judge(offsets, times, &run.rows, |lateness, piece| {
+                let mut again = *lateness;
+                let found = lateness.judge(&times[piece.clone()], size, allowed, &mut late);
+                count += found;
+                if tells && found > 0 {
+                    for row in piece {
+                        if let Some(overdue) = again.watermark.overdue(times[row], size, allowed) {
+                            reasons.push((row, late_reason(overdue, allowed)));
+                        }
+                        again.observe(times[row]);
+                    }
+                }
+            });
         }
         late.resize(if count == 0 { 0 } else { times.len() }, false);
-        late
+        LateRows { late, reasons }
     }
 
-    /// Counts the late rows, and takes them out where the model says so.
+    /// Counts the late rows, and takes them out where the model says so; those it refuses are told.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        late: &[bool],
+        rows: &LateRows,
         runs: &[Run],
-    ) -> Result<Input<'d>> {
+    ) -> Result<(Input<'d>, Failures)> {
+        let late = &rows.late;
         if late.is_empty() {
-            return Ok(input);
+            return Ok((input, Failures::new()));
         }
         let in_time: BooleanArray =
             (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
         self.late += in_time.false_count() as u64;
-        if self.window().is_none_or(|window| window.late == Late::Amend) {
-            return Ok(input);
+        let policy = self.window().map_or(Late::Amend, |window| window.late);
+        match policy {
+            Late::Amend => Ok((input, Failures::new())),
+            Late::Drop => {
+                let kept = input.keep(&in_time)?;
+                for run in runs {
+                    self.fates(run).late +=
+                        input.count_within(&run.rows) - kept.count_within(&run.rows);
+                }
+                Ok((kept, Failures::new()))
+            }
+            Late::DeadLetter => {
+                let reason = |row: usize| {
+                    let of_row = rows.reasons.partition_point(|(other, _)| *other < row);
+                    (row, rows.reasons[of_row].1.clone())
+                };
+                let refused = (0..input.rows).map(|row| input.origin_of(row));
+                let refused = refused.filter(|row| late[*row]).map(reason).collect();
+                Ok((input.keep(&in_time)?, refused))
+            }
         }
-        let kept = input.keep(&in_time)?;
-        for run in runs {
-            self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
-        }
-        Ok(kept)
     }
+}
+
+/// What [`ModelState::judge`] found.
+#[derive(Default)]
+struct LateRows {
+    /// Of each row of the batch; empty: none is late.
+    late: Vec<bool>,
+    /// Why, of the late ones, ascending; only where the model refuses them.
+    reasons: Failures,
+}
+
+/// A sentence for `highwater.dead_letters.reason`.
+fn late_reason((start, end, overdue_us): (i64, i64, i64), allowed_us: i64) -> String {
+    let instant = |us: i64| {
+        chrono::DateTime::from_timestamp_micros(us)
+            .map_or_else(|| format!("{us} us"), |t| t.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string())
+    };
+    let length = |us: i64| show_duration(Duration::from_micros(us.max(0) as u64));
+    let watermark = end.saturating_add(allowed_us).saturating_add(overdue_us);
+    format!(
+        "late by {}: its window from {} to {} became final {} after its end, and the partition's \
+         watermark was at {} when the record came",
+        length(overdue_us),
+        instant(start),
+        instant(end),
+        length(allowed_us),
+        instant(watermark),
+    )
 }
 
 impl OpenModel {

@@ -8,7 +8,7 @@
 //! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
 //! C-3  A cut's yield comes from the records of its spans and nothing else.
 
-use crate::record::{Epoch, EventTime, Fates, Output, Partition, Span};
+use crate::record::{Epoch, EventTime, Fates, IdleAdvance, Offset, Output, Partition, Span};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -45,6 +45,12 @@ pub enum Yield {
         rows: RecordBatch,
     },
     DeadLetters(Vec<DeadLetter>),
+    IdleAdvances {
+        /// One per place at most, in order of place.
+        recorded: Vec<IdleAdvance>,
+        /// Places of earlier ones that change nothing any more.
+        obsolete: Vec<(Partition, Offset)>,
+    },
     Files(Vec<LakeFile>),
 }
 

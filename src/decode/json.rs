@@ -8,7 +8,8 @@
 //!    a broken record is ever a value.
 //! 2. Columns are converted one by one in declared order, over all records. The first reject of a
 //!    record stands, so its column is the first failing one in that order.
-//! 3. Event times are judged (`max_future`) only for records that are good so far.
+//! 3. An event time that follows from a service day is computed, a column like any other. Event
+//!    times are judged (`max_future`) only for records that are good so far.
 //! 4. Bad rows go out by one filter. Only then is the batch made: before that, columns that are
 //!    not optional hold NULL where a record is bad, and Arrow refuses that.
 
@@ -18,15 +19,16 @@ use super::{
     fields::{Fields, Matrix, RECORD_BYTES_MAX},
     pii::Hasher,
     rejects::Rejects,
+    service_day::{ServiceDays, clock},
 };
 use crate::{
-    catalog::{PgType, Pii, Topic},
+    catalog::{PgType, Pii, ServiceDay, Topic},
     record::{EventTime, RawRecord},
 };
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch},
     compute::filter,
-    datatypes::TimestampMicrosecondType,
+    datatypes::{Date32Type, TimestampMicrosecondType},
 };
 use std::sync::Arc;
 
@@ -39,8 +41,11 @@ pub struct JsonDecoder {
     hasher: Option<Hasher>,
     /// Columns of `topic.columns` that are in the schema, in its order.
     kept: Vec<usize>,
-    /// Of those, the one with the event time; None: Kafka's timestamp.
+    /// Of those (behind them stands the computed one), the event time; None: Kafka's timestamp.
     event_time: Option<usize>,
+    /// What it is called where it is refused.
+    event_time_name: String,
+    service_days: Option<(ServiceDay, ServiceDays)>,
     max_future_us: Option<i64>,
 }
 
@@ -52,15 +57,22 @@ impl JsonDecoder {
             .filter(|&column| topic.columns[column].pii != Some(Pii::Drop))
             .collect();
         // Beyond the declared ones there is `_timestamp`, which is Kafka's.
-        let event_time = topic.event_time.filter(|&column| column < kept.len());
-        if let Some(column) = event_time.map(|column| &topic.columns[kept[column]]) {
+        let computed = topic.service_day.is_some();
+        let event_time =
+            topic.event_time.filter(|&column| column < kept.len() + usize::from(computed));
+        let declared = event_time.filter(|_| !computed).map(|column| &topic.columns[kept[column]]);
+        if let Some(column) = declared {
             assert!(
                 column.pg == PgType::Timestamptz && column.pii.is_none(),
                 "the catalog admits only a timestamptz as event time, column={}",
                 column.name
             );
         }
+        let named = topic.service_day.map_or(event_time, |day| Some(day.clock));
+        let named = named.map(|column| topic.columns[kept[column]].name.clone());
         Self {
+            event_time_name: named.unwrap_or_default(),
+            service_days: topic.service_day.map(|day| (day, ServiceDays::new(topic.time_zone))),
             fields: Fields::new(&topic.columns),
             cells: Matrix::default(),
             hasher: secret.as_ref().map(Hasher::new),
@@ -79,7 +91,8 @@ impl JsonDecoder {
         let mut rejects = Rejects::new(records.len());
         let mut texts = Vec::with_capacity(records.len());
         let unknown_fields = self.scan(records, &mut texts, &mut rejects);
-        let columns = self.convert(&texts, &mut rejects);
+        let mut columns = self.convert(&texts, &mut rejects);
+        columns.extend(self.service_times(&columns, &mut rejects));
         let times = self.event_times(records, &columns, &mut rejects);
 
         let rows = self.batch(records, columns, &rejects);
@@ -131,6 +144,30 @@ impl JsonDecoder {
         self.kept.iter().enumerate().map(convert).collect()
     }
 
+    /// Step 3: the computed event time; of a bad record it means nothing.
+    fn service_times(&mut self, columns: &[ArrayRef], rejects: &mut Rejects) -> Option<ArrayRef> {
+        let (day, days) = self.service_days.as_mut()?;
+        let (dates, clocks) =
+            (columns[day.date].as_primitive::<Date32Type>(), columns[day.clock].as_string::<i32>());
+        let mut times = Vec::with_capacity(dates.len());
+        for row in 0..dates.len() {
+            if rejects.bad()[row] {
+                times.push(0);
+                continue;
+            }
+            let begin = days.begin(dates.value(row)).map_err(|refusal| (day.date, refusal));
+            let since = clock(clocks.value(row)).map_err(|refusal| (day.clock, refusal));
+            let time =
+                begin.and_then(|begin| Ok(begin + since?)).unwrap_or_else(|(at, refusal)| {
+                    let name = &self.topic.columns[self.kept[at]].name;
+                    rejects.add(row, refusal.class, Some(name), || refusal.why.into());
+                    0
+                });
+            times.push(time);
+        }
+        Some(instants(times.into_iter()))
+    }
+
     /// Step 3: one per record; of a bad record it means nothing.
     fn event_times(
         &self,
@@ -141,7 +178,7 @@ impl JsonDecoder {
         let Some(place) = self.event_time else {
             return records.iter().map(|record| record.timestamp).collect();
         };
-        let name = &self.topic.columns[self.kept[place]].name;
+        let name = self.event_time_name.as_str();
         let times = columns[place].as_primitive::<TimestampMicrosecondType>();
         let mut judged = Vec::with_capacity(records.len());
         for (row, (&time, record)) in times.values().iter().zip(records).enumerate() {

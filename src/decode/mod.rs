@@ -14,6 +14,7 @@ mod number;
 mod pii;
 mod rejects;
 mod scan;
+mod service_day;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -75,6 +76,8 @@ pub enum RejectClass {
     Future,
     /// An expression of a model failed on it (division by zero, a cast).
     Model,
+    /// Its window was final before it came, and the model refuses such rows.
+    Late,
 }
 
 impl RejectClass {
@@ -86,6 +89,7 @@ impl RejectClass {
             Self::Range => "range",
             Self::Future => "future",
             Self::Model => "model",
+            Self::Late => "late",
         }
     }
 }

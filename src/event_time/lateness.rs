@@ -33,6 +33,20 @@ impl Watermark {
         self.max.map(|max| EventTime(max.0.saturating_sub(self.disorder_us)))
     }
 
+    /// How far the watermark was behind the end of the window that holds `t`, the allowed lateness
+    /// included: the window's bounds and that distance, all in microseconds. None: not final.
+    pub fn overdue(
+        &self,
+        t: EventTime,
+        size_us: i64,
+        allowed_lateness_us: i64,
+    ) -> Option<(i64, i64, i64)> {
+        let (start, end) = bounds(t.0, size_us);
+        let closed = end.saturating_add(allowed_lateness_us);
+        let watermark = self.value()?.0;
+        (closed <= watermark).then(|| (start, end, watermark.saturating_sub(closed)))
+    }
+
     /// Whether a window that ends at `end_us` takes nothing more: the watermark has come to its
     /// end and the lateness that the model allows. Before the first record no window is final.
     pub fn is_final(&self, end_us: i64, allowed_lateness_us: i64) -> bool {

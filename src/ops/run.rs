@@ -63,6 +63,7 @@ pub async fn open(catalog: &Catalog, config: &Config) -> Result<(Warehouse, Opti
         WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
     let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
     warehouse.migrate().await?;
+    warehouse.declare_topics(catalog.topics.values()).await?;
     let models: Vec<_> = catalog.models.values().cloned().collect();
     warehouse.ensure_tables(&models).await?;
     let store = match &config.lake {

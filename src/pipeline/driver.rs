@@ -6,8 +6,9 @@
 
 use super::{
     breaker::Breaker,
-    encoder::{self, LakeLane},
+    encoder::LakeLane,
     report::{self, Reporter, Standing, TopicStatus},
+    requests,
     tables::TablesLane,
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
@@ -17,9 +18,9 @@ use crate::{
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
-    record::{EventTime, Lane, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Lane, Offset, Output, Partition, RawRecord},
     source::kafka::{self, Fetched, Kafka, TopicReader},
-    warehouse::{Claim, postgres::Warehouse},
+    warehouse::postgres::Warehouse,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +28,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, SyncSender},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::runtime::Handle;
 
@@ -36,7 +37,6 @@ const FETCH_RECORDS: usize = 8_192;
 /// Longest wait for records, so the longest that other news waits.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
 /// What reaches a topic from outside.
 pub enum News {
@@ -246,6 +246,7 @@ impl Driver {
             | Input::Measured { .. }
             | Input::Halt { .. }
             | Input::Targets(_)
+            | Input::Ends { .. }
             | Input::Tick(_)
             | Input::Drain => {}
         }
@@ -298,8 +299,11 @@ impl Driver {
     fn act(&mut self, effect: Effect, batch: Option<&Batch<'_>>) -> Result<()> {
         match effect {
             Effect::Take { lane, ticket, partitions } => self.take(lane, ticket, partitions),
-            Effect::Adopt { lane, marks } => match (lane, &mut self.lake) {
-                (Lane::Tables, _) => self.tables.adopt(&marks),
+            Effect::Adopt { lane, marks, advances } => match (lane, &mut self.lake) {
+                (Lane::Tables, _) => {
+                    self.tables.adopt(&marks, &advances);
+                    self.reporter.adopt(&marks, &advances);
+                }
                 (Lane::Lake, Some(lake)) => lake.adopt(&marks),
                 (Lane::Lake, None) => {}
             },
@@ -321,6 +325,11 @@ impl Driver {
                     }
                     (Lane::Lake, None) => {}
                 }
+            }
+            Effect::AskEnds { partitions } => self.ask_ends(partitions),
+            Effect::Advance(advance) => {
+                self.tables.advance(advance);
+                self.reporter.observe(advance.partition, advance.event_time);
             }
             Effect::Seal { lane, cut, reason, moves } => self.seal(lane, cut, reason, moves)?,
             Effect::Abandon { lane } => match (lane, &mut self.lake) {
@@ -350,14 +359,25 @@ impl Driver {
         let (topic, store) = (self.topic.clone(), self.store.clone());
         let context = self.context.clone();
         self.context.runtime.spawn(async move {
-            let taken = take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
+            let taken =
+                requests::take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
             context.tell(News::Worker(match taken {
-                Ok(marks) => Input::Taken { lane, ticket, marks },
+                Ok((marks, advances)) => Input::Taken { lane, ticket, marks, advances },
                 Err(error) => {
                     let (kind, why) = (error.kind, error.to_string());
                     Input::TakeFailed { lane, ticket, kind, why }
                 }
             }));
+        });
+    }
+
+    /// The clock first: what is appended after it was read does not count as missing.
+    fn ask_ends(&self, partitions: Vec<Partition>) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let (topic, context) = (self.topic.clone(), self.context.clone());
+        self.context.runtime.spawn(async move {
+            let ends = requests::ends(&topic, &context, partitions).await;
+            context.tell(News::Worker(Input::Ends { at: EventTime(at), ends }));
         });
     }
 
@@ -454,8 +474,9 @@ impl Driver {
         for run in partitions.chunk_by(|a, b| a == b) {
             let times = &decoded.event_times[start..start + run.len()];
             start += run.len();
-            let max: Option<EventTime> = times.iter().copied().max();
-            self.reporter.observe(Partition(run[0]), max);
+            if let Some(max) = times.iter().copied().max() {
+                self.reporter.observe(Partition(run[0]), max);
+            }
         }
     }
 
@@ -511,34 +532,6 @@ impl Job {
             }
         }
     }
-}
-
-async fn take(
-    topic: &Topic,
-    store: Option<&Store>,
-    context: &Context,
-    lane: Lane,
-    outputs: Vec<Output>,
-    partitions: Vec<Partition>,
-) -> Result<Vec<(Output, Partition, Mark)>> {
-    let (kafka, name) = (context.kafka.clone(), topic.kafka_topic.clone());
-    let oldest = tokio::task::spawn_blocking(move || {
-        let oldest = |p| kafka.log(&name, p, KAFKA_WAIT).map(|(oldest, _)| (p, oldest));
-        partitions.into_iter().map(oldest).collect::<Result<Vec<_>>>()
-    });
-    let oldest = oldest.await.map_err(|e| Error::halt("ask Kafka for offsets").because(e))??;
-    let claim = Claim {
-        topic: topic.name.clone(),
-        lane,
-        outputs,
-        partitions: oldest,
-        owner: context.owner.to_string(),
-    };
-    let marks = context.warehouse.take(&claim).await?;
-    if let (Lane::Lake, Some(store)) = (lane, store) {
-        encoder::tidy(&topic.name, store, context).await?;
-    }
-    Ok(marks)
 }
 
 /// One arrival per partition.

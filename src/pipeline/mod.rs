@@ -22,6 +22,7 @@ mod breaker;
 mod counting;
 mod encoder;
 mod report;
+mod requests;
 mod tables;
 
 pub use report::{PartitionStatus, TopicStatus};

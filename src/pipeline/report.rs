@@ -4,7 +4,7 @@ use crate::{
     catalog::{Model, Topic},
     cut::Cut,
     decode::RejectClass,
-    record::{EventTime, Lane, Offset, Partition},
+    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use serde::Serialize;
 use std::{
@@ -48,8 +48,11 @@ pub struct PartitionStatus {
 pub struct Reporter {
     topic: String,
     disorder_us: i64,
-    /// Per partition: highest event time decoded, and the Kafka timestamp of the last record.
+    /// Per partition: where reading is, and the Kafka timestamp of the last record.
     seen: BTreeMap<Partition, Seen>,
+    /// Per partition: the highest event time of its mark, of what was decoded, or of the clock where
+    /// nothing came.
+    event_times: BTreeMap<Partition, EventTime>,
     /// Where each lane stands or, while it recovers, last stood.
     standings: BTreeMap<(Lane, Partition), Standing>,
     lanes: BTreeMap<Lane, LaneReport>,
@@ -96,7 +99,6 @@ impl LaneReport {
 
 #[derive(Clone, Copy)]
 struct Seen {
-    event_time_max: Option<EventTime>,
     fetched: Offset,
     timestamp: EventTime,
 }
@@ -123,6 +125,7 @@ impl Reporter {
             topic: name,
             disorder_us: topic.max_disorder.as_micros() as i64,
             seen: BTreeMap::new(),
+            event_times: BTreeMap::new(),
             standings: BTreeMap::new(),
             lanes,
             records: 0,
@@ -147,24 +150,33 @@ impl Reporter {
 
     /// The last record fetched of a partition.
     pub fn saw(&mut self, partition: Partition, next: Offset, timestamp: EventTime) {
-        let seen = self.seen.entry(partition).or_insert(Seen {
-            event_time_max: None,
-            fetched: next,
-            timestamp,
-        });
-        seen.fetched = next;
-        seen.timestamp = timestamp;
+        self.seen.insert(partition, Seen { fetched: next, timestamp });
     }
 
-    pub fn observe(&mut self, partition: Partition, event_time: Option<EventTime>) {
-        if let Some(seen) = self.seen.get_mut(&partition) {
-            seen.event_time_max = seen.event_time_max.max(event_time);
+    pub fn observe(&mut self, partition: Partition, event_time: EventTime) {
+        let highest = self.event_times.entry(partition).or_insert(event_time);
+        *highest = (*highest).max(event_time);
+    }
+
+    /// The tables go on from these: a watermark is known before the first record.
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
+        for (output, partition, mark) in marks {
+            if *output != Output::DeadLetters {
+                continue;
+            }
+            self.event_times.remove(partition);
+            let own = |a: &&IdleAdvance| a.partition == *partition && a.before <= mark.next;
+            let advanced = advances.iter().filter(own).map(|a| a.event_time);
+            for event_time in mark.event_time_max.into_iter().chain(advanced) {
+                self.observe(*partition, event_time);
+            }
         }
     }
 
     /// Somebody else's now: what was behind here is not behind for ever.
     pub fn forget(&mut self, partition: Partition) {
         self.seen.remove(&partition);
+        self.event_times.remove(&partition);
         self.standings.retain(|(_, p), _| *p != partition);
         let label = partition.0.to_string();
         for stage in self.lanes.keys().map(|lane| lane.as_str()).chain(["fetched"]) {
@@ -201,7 +213,10 @@ impl Reporter {
                 fetched: fetched.0,
                 tables: None,
                 lake: None,
-                watermark_us: seen.and_then(|s| s.event_time_max).map(|t| t.0 - self.disorder_us),
+                watermark_us: self
+                    .event_times
+                    .get(&partition)
+                    .map(|t| t.0.saturating_sub(self.disorder_us)),
             });
             match standing.lane {
                 Lane::Tables => status.tables = Some(standing.committed.0),

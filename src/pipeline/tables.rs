@@ -9,7 +9,7 @@ use crate::{
     cut::{Cut, DeadLetter, Yield},
     decode::Decoded,
     error::Result,
-    record::{Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub struct TablesLane {
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
     records: BTreeMap<Partition, u64>,
+    /// To be recorded with the open cut.
+    advances: BTreeMap<(Partition, Offset), EventTime>,
     rows: u64,
 }
 
@@ -35,6 +37,7 @@ impl TablesLane {
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
+            advances: BTreeMap::new(),
             rows: 0,
         })
     }
@@ -43,14 +46,23 @@ impl TablesLane {
         self.tables.outputs()
     }
 
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
-        self.tables.adopt(marks);
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
+        self.tables.adopt(marks, advances);
+    }
+
+    pub fn advance(&mut self, advance: IdleAdvance) {
+        if self.tables.advance(advance) {
+            let IdleAdvance { partition, before, event_time } = advance;
+            let known = self.advances.entry((partition, before)).or_insert(event_time);
+            *known = (*known).max(event_time);
+        }
     }
 
     pub fn abandon(&mut self) -> Result<()> {
         self.dead_letters.clear();
         self.dead_bytes = 0;
         self.records.clear();
+        self.advances.clear();
         self.rows = 0;
         self.tables.abandon()
     }
@@ -80,6 +92,9 @@ impl TablesLane {
 
     /// The open cut, ended.
     pub fn seal(&mut self, moves: Vec<Move>) -> Result<Job> {
+        for moved in &moves {
+            self.tables.pass(&moved.output, moved.partition, moved.span.to);
+        }
         let mut sealed = self.tables.seal()?;
         let mut counts = BTreeMap::new();
         for moved in &moves {
@@ -95,6 +110,15 @@ impl TablesLane {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
         self.dead_bytes = 0;
+        let obsolete: Vec<_> = sealed.obsolete.iter().map(|a| (a.partition, a.before)).collect();
+        let idle: Vec<_> = std::mem::take(&mut self.advances)
+            .into_iter()
+            .filter(|(place, _)| !obsolete.contains(place))
+            .map(|((partition, before), event_time)| IdleAdvance { partition, before, event_time })
+            .collect();
+        if !idle.is_empty() || !obsolete.is_empty() {
+            yields.push(Yield::IdleAdvances { recorded: idle, obsolete });
+        }
         let cut = Cut { topic: self.topic.clone(), advances, yields };
         Ok(Job { cut, late: sealed.late, rows: std::mem::take(&mut self.rows) })
     }

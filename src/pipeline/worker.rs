@@ -6,6 +6,7 @@
 //! `handle` never waits and never fails. Time is an argument: [`Moment`] since any fixed origin.
 //! The invariants P-1 to P-5 are in the stage's front page.
 
+mod idle;
 mod lane;
 mod port;
 mod recover;
@@ -14,8 +15,9 @@ pub use port::{Arrival, Effect, Input, Moment, Move, Reason, Settings, Size, Tic
 
 use crate::{
     error::Kind,
-    record::{Lane, Mark, Offset, Output, Partition, Span},
+    record::{IdleAdvance, Lane, Mark, Offset, Output, Partition, Span},
 };
+use idle::Rest;
 use lane::{Flight, Hold, LaneState, OpenCut, Pending, SealedCut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -40,6 +42,7 @@ pub struct Worker {
     targets: Option<BTreeMap<Partition, Offset>>,
     /// The last fetch found the log's end.
     near_end: bool,
+    rest: Rest,
     next_cut: u64,
     next_ticket: Ticket,
     effects: VecDeque<Effect>,
@@ -57,6 +60,7 @@ impl Worker {
             leaving: BTreeSet::new(),
             targets: None,
             near_end: false,
+            rest: Rest::default(),
             next_cut: 1,
             next_ticket: 1,
             effects: VecDeque::new(),
@@ -79,7 +83,9 @@ impl Worker {
             Input::Assigned(partitions) => self.assigned(partitions),
             Input::Revoked(partitions) => self.revoked(partitions),
             Input::Lost(partitions) => self.lost(&partitions),
-            Input::Taken { lane, ticket, marks } => self.taken(lane, ticket, marks),
+            Input::Taken { lane, ticket, marks, advances } => {
+                self.taken(lane, ticket, marks, advances);
+            }
             Input::TakeFailed { lane, ticket, kind, why } => {
                 self.take_failed(lane, ticket, kind, why);
             }
@@ -99,7 +105,9 @@ impl Worker {
             Input::Tick(now) => {
                 self.now = now;
                 self.retry_takes();
+                self.ask_for_ends();
             }
+            Input::Ends { at, ends } => self.heard_ends(at, ends),
             Input::Drain => {
                 if self.mode == Mode::Running {
                     self.mode = Mode::Draining;
@@ -224,7 +232,13 @@ impl Worker {
         }
     }
 
-    fn taken(&mut self, lane: Lane, ticket: Ticket, marks: Vec<(Output, Partition, Mark)>) {
+    fn taken(
+        &mut self,
+        lane: Lane,
+        ticket: Ticket,
+        marks: Vec<(Output, Partition, Mark)>,
+        advances: Vec<IdleAdvance>,
+    ) {
         if !self.is_awaited(lane, ticket) {
             return;
         }
@@ -243,12 +257,17 @@ impl Worker {
             Some(open) if lane == Lane::Lake && open.sequence <= newest => {
                 state.deferred.extend(marks);
             }
-            Some(_) | None => self.adopt(lane, marks),
+            Some(_) | None => self.adopt(lane, marks, advances),
         }
         self.take_what_is_wanted();
     }
 
-    fn adopt(&mut self, lane: Lane, marks: Vec<(Output, Partition, Mark)>) {
+    fn adopt(
+        &mut self,
+        lane: Lane,
+        marks: Vec<(Output, Partition, Mark)>,
+        advances: Vec<IdleAdvance>,
+    ) {
         if marks.is_empty() {
             return;
         }
@@ -262,8 +281,9 @@ impl Worker {
             let position = marks.values().map(|m| m.next).min().unwrap_or_default();
             state.holds.insert(partition, Hold::Open { marks, position });
         }
-        self.effects.push_back(Effect::Adopt { lane, marks });
+        self.effects.push_back(Effect::Adopt { lane, marks, advances });
         for partition in partitions {
+            self.rest.disturb(partition, self.now);
             self.position_reader(partition);
         }
     }
@@ -328,6 +348,7 @@ impl Worker {
                 continue;
             }
             *reader = arrival.next;
+            self.rest.disturb(arrival.partition, self.now);
             fresh.push(*arrival);
         }
         for index in 0..self.lanes.len() {
@@ -384,6 +405,7 @@ impl Worker {
             since: now,
             sequence,
             spans: BTreeMap::new(),
+            advanced: BTreeSet::new(),
             size: Size::default(),
         });
         self.effects.push_back(Effect::Open {
@@ -464,7 +486,7 @@ impl Worker {
                 // An output that is ahead of its lane (a model added later stands behind) moves
                 // only by what it has not seen.
                 let from = span.from.max(mark.next);
-                if from < span.to {
+                if from < span.to || open.advanced.contains(&partition) {
                     moves.push(Move {
                         output: output.clone(),
                         partition,
@@ -484,7 +506,7 @@ impl Worker {
 
     fn adopt_deferred(&mut self, lane: Lane) {
         let deferred = std::mem::take(&mut self.lane(lane).deferred);
-        self.adopt(lane, deferred);
+        self.adopt(lane, deferred, Vec::new());
     }
 
     fn committed(&mut self, lane: Lane, cut: u64) {

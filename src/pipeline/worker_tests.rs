@@ -67,7 +67,7 @@ fn said(effect: &Effect) -> String {
         Effect::Take { lane, ticket, partitions } => {
             format!("take {} #{ticket}: {}", lane.as_str(), list(partitions))
         }
-        Effect::Adopt { lane, marks } => {
+        Effect::Adopt { lane, marks, .. } => {
             let mark = |(o, p, m): &(Output, Partition, Mark)| format!("{o} {}@{}", p.0, m.next.0);
             let marks: Vec<_> = marks.iter().map(mark).collect();
             format!("adopt {}: {}", lane.as_str(), marks.join(", "))
@@ -87,6 +87,10 @@ fn said(effect: &Effect) -> String {
             };
             let moves: Vec<_> = moves.iter().map(moved).collect();
             format!("seal {} {cut} {}: {}", lane.as_str(), reason.as_str(), moves.join(", "))
+        }
+        Effect::AskEnds { partitions } => format!("ask for the ends: {}", list(partitions)),
+        Effect::Advance(a) => {
+            format!("advance {}@{} to {}", a.partition.0, a.before.0, a.event_time.0)
         }
         Effect::Abandon { lane } => format!("abandon {}", lane.as_str()),
         Effect::Release { partitions } => format!("release {}", list(partitions)),
@@ -120,7 +124,7 @@ impl Desk {
         ticket: Ticket,
         marks: &[(Output, Partition, Mark)],
     ) -> Vec<String> {
-        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec() })
+        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec(), advances: Vec::new() })
     }
 
     fn take_failed(&mut self, lane: Lane, ticket: Ticket, kind: Kind) -> Vec<String> {

@@ -12,7 +12,7 @@
 //! either way, and whoever reads a mark after taking it reads what is final.
 
 use super::{
-    Claim, Warehouse,
+    Claim, Taken, Warehouse,
     encode::{Elements, Instant},
     postgres::{Parameter, Row, Session},
     tables::Table,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cut::{Advance, Cut, DeadLetter, LakeFile, Yield},
     error::{Error, Kind, Result},
-    record::{Epoch, EventTime, Fates, Lane, Mark, Offset, Output, Partition},
+    record::{Epoch, EventTime, Fates, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use arrow::array::RecordBatch;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -38,7 +38,7 @@ impl Warehouse {
     ///
     /// # Errors
     /// Never `Unknown`: taking again is right whether or not it happened.
-    pub async fn take(&self, claim: &Claim) -> Result<Vec<(Output, Partition, Mark)>> {
+    pub async fn take(&self, claim: &Claim) -> Result<Taken> {
         let taken = self.within("take partitions", self.take_now(claim)).await;
         taken.map_err(|error| match error.kind {
             Kind::Unknown => Error { kind: Kind::Retry, ..error },
@@ -46,7 +46,7 @@ impl Warehouse {
         })
     }
 
-    async fn take_now(&self, claim: &Claim) -> Result<Vec<(Output, Partition, Mark)>> {
+    async fn take_now(&self, claim: &Claim) -> Result<Taken> {
         if let Some(stray) = claim.outputs.iter().find(|output| output.lane() != claim.lane) {
             let lane = claim.lane.as_str();
             return Err(Error::halt(format!(
@@ -62,6 +62,9 @@ impl Warehouse {
         let is_lake = claim.lane == Lane::Lake;
 
         let session = self.begin(&doing).await?;
+        if claim.lane == Lane::Tables {
+            know_partitions(&session, &doing, topic, claim.partition_count as i32).await?;
+        }
         let sql = include_str!("../../sql/warehouse/insert_marks.sql");
         session
             .execute(&doing, sql, &[&topic, &outputs, &partitions, &oldest, &claim.owner])
@@ -71,6 +74,13 @@ impl Warehouse {
         let sql = include_str!("../../sql/warehouse/bump_epochs.sql");
         let rows =
             session.query(&doing, sql, &[&topic, &partitions, &is_lake, &claim.owner]).await?;
+        let advances = match claim.lane {
+            Lane::Tables => {
+                let sql = include_str!("../../sql/warehouse/read_advances.sql");
+                session.query(&doing, sql, &[&topic, &partitions, &outputs]).await?
+            }
+            Lane::Lake => Vec::new(),
+        };
         session.commit(&doing).await?;
 
         let mut taken = Vec::with_capacity(rows.len());
@@ -81,7 +91,7 @@ impl Warehouse {
             }
         }
         taken.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-        Ok(taken)
+        Ok((taken, advances.iter().map(|row| advance(row, 0)).collect()))
     }
 
     /// Moves the cut's marks and applies what it yields, or does neither (W-1).
@@ -130,12 +140,18 @@ impl Warehouse {
         let mut yields: Vec<_> = cut.yields.iter().collect();
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
-            Yield::DeadLetters(_) => (1, ""),
-            Yield::Table { model, .. } => (2, model as &str),
+            Yield::IdleAdvances { .. } => (1, ""),
+            Yield::DeadLetters(_) => (2, ""),
+            Yield::Table { model, .. } => (3, model as &str),
         });
         for one in yields {
             match one {
                 Yield::Files(files) => add_files(&session, &doing, cut, files).await?,
+                Yield::IdleAdvances { recorded, obsolete } => {
+                    let doing = format!("{doing}: record how far event time has come");
+                    record_advances(&session, &doing, cut, recorded).await?;
+                    forget_advances(&session, &doing, &cut.topic, obsolete).await?;
+                }
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, cut, letters).await?
                 }
@@ -200,6 +216,87 @@ pub(super) fn mark(row: &Row, at: usize) -> Mark {
         },
         sequence: number(9),
     }
+}
+
+/// An advance from the three columns that begin at `at`.
+pub(super) fn advance(row: &Row, at: usize) -> IdleAdvance {
+    IdleAdvance {
+        partition: Partition(row.get(at)),
+        before: Offset(row.get(at + 1)),
+        event_time: EventTime(row.get::<_, Instant>(at + 2).0),
+    }
+}
+
+/// E-5: notes how many partitions the topic has. Those that were added begin where the slowest of
+/// the others stands: a reader of before sees them not at all, one of afterwards so far.
+async fn know_partitions(session: &Session, doing: &str, topic: &str, count: i32) -> Result<()> {
+    let sql = include_str!("../../sql/warehouse/read_topic.sql");
+    let known = session.query(doing, sql, &[&topic]).await?;
+    if known.first().is_none_or(|row| row.get::<_, i32>(0) >= count) {
+        return Ok(());
+    }
+    // The topic before its marks, here as everywhere (W-2).
+    let sql = include_str!("../../sql/warehouse/lock_topic.sql");
+    let known: i32 = session.query(doing, sql, &[&topic]).await?[0].get(0);
+    if (1..count).contains(&known) {
+        let sql = include_str!("../../sql/warehouse/lock_topic_marks.sql");
+        session.query(doing, sql, &[&topic]).await?;
+        let sql = include_str!("../../sql/warehouse/begin_added_partitions.sql");
+        session.execute(doing, sql, &[&topic, &known, &count]).await?;
+    }
+    let sql = include_str!("../../sql/warehouse/know_partitions.sql");
+    session.execute(doing, sql, &[&topic, &count]).await.map(drop)
+}
+
+/// E-4: in the transaction that moves the marks, after they are moved.
+async fn record_advances(
+    session: &Session,
+    doing: &str,
+    cut: &Cut,
+    recorded: &[IdleAdvance],
+) -> Result<()> {
+    if recorded.is_empty() {
+        return Ok(());
+    }
+    let judged = |a: &IdleAdvance| {
+        let mut of_partition = cut.advances.iter().filter(|m| m.partition == a.partition);
+        of_partition.any(|m| m.span.from > a.before || m.span.to < a.before)
+    };
+    if let Some(a) = recorded.iter().find(|a| judged(a)) {
+        return Err(Error::halt(format!(
+            "E-4: an advance of event time lies outside of its cut, at {}/{}@{}",
+            cut.topic, a.partition.0, a.before.0
+        )));
+    }
+    let topic: &str = &cut.topic;
+    let outputs: Vec<_> = cut.advances.iter().map(|a| a.output.to_string()).collect();
+    let partitions: Vec<_> = recorded.iter().map(|a| a.partition.0).collect();
+    let before: Vec<_> = recorded.iter().map(|a| a.before.0).collect();
+    let times: Vec<_> = recorded.iter().map(|a| Instant(a.event_time.0)).collect();
+    let sql = include_str!("../../sql/warehouse/record_advances.sql");
+    let values: [Parameter; 5] = [&topic, &outputs, &partitions, &before, &times];
+    let stored = session.execute(doing, sql, &values).await?;
+    if stored != recorded.len() as u64 {
+        return Err(Error::halt(format!(
+            "E-4: an output has judged records behind an advance of event time already, topic={topic}"
+        )));
+    }
+    Ok(())
+}
+
+async fn forget_advances(
+    session: &Session,
+    doing: &str,
+    topic: &str,
+    obsolete: &[(Partition, Offset)],
+) -> Result<()> {
+    if obsolete.is_empty() {
+        return Ok(());
+    }
+    let partitions: Vec<_> = obsolete.iter().map(|(partition, _)| partition.0).collect();
+    let before: Vec<_> = obsolete.iter().map(|(_, before)| before.0).collect();
+    let sql = include_str!("../../sql/warehouse/forget_advances.sql");
+    session.execute(doing, sql, &[&topic, &partitions, &before]).await.map(drop)
 }
 
 /// The refusal, if not every mark could be moved.

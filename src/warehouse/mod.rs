@@ -18,6 +18,7 @@
 //! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
@@ -29,6 +30,7 @@ pub mod sqlstate;
 pub mod tables;
 
 mod commit;
+mod finality;
 mod listing;
 mod manifest;
 mod schema;
@@ -45,7 +47,7 @@ pub use postgres::{Warehouse, WarehouseSettings};
 
 use crate::{
     cut::UploadId,
-    record::{EventTime, Lane, Mark, Offset, Output, Partition},
+    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use std::sync::Arc;
 
@@ -58,8 +60,25 @@ pub struct Claim {
     pub outputs: Vec<Output>,
     /// With the oldest offset that Kafka has: where a new mark begins.
     pub partitions: Vec<(Partition, Offset)>,
+    /// How many the topic has, held by whomever.
+    pub partition_count: usize,
     /// Who takes it, for people: host, process, life.
     pub owner: String,
+}
+
+/// Marks to go on from, and what moved event time without a record from there on.
+pub type Taken = (Vec<(Output, Partition, Mark)>, Vec<IdleAdvance>);
+
+/// A row of `highwater.watermarks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatermarkRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    /// None: a partition has none yet.
+    pub watermark: Option<EventTime>,
+    pub held_back_by: Partition,
+    /// When it came there, by the server's clock: microseconds since 1970.
+    pub since: i64,
 }
 
 /// A lake file that is committed but not yet completed, so that no reader sees it.

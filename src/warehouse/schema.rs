@@ -8,6 +8,7 @@
 
 use super::{
     Warehouse,
+    finality::FinalView,
     postgres::Session,
     tables::{self, Found, FoundKey, Table},
 };
@@ -37,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 7] = migrations![
+static MIGRATIONS: [Migration; 9] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -45,6 +46,8 @@ static MIGRATIONS: [Migration; 7] = migrations![
     "0005_dead_letters"
     "0006_lake_files_unfinished"
     "0007_lake_file_ranges_by_path"
+    "0017_event_time"
+    "0018_watermarks"
 ];
 
 impl Migration {
@@ -132,8 +135,11 @@ impl Warehouse {
         self.within(doing, async {
             let session = self.begin(doing).await?;
             lock(&session, doing).await?;
-            for table in &tables {
+            for (table, model) in tables.iter().zip(models) {
                 ensure(&session, table).await?;
+                if let Some(view) = FinalView::of(model) {
+                    view.ensure(&session).await?;
+                }
             }
             session.commit(doing).await
         })
@@ -146,9 +152,11 @@ impl Warehouse {
 /// How a person makes a model's table anew.
 fn rebuild(model: &str) -> String {
     format!(
-        "To rebuild it from what Kafka still has, stop highwater, then: DROP TABLE IF EXISTS {}; \
+        "To rebuild it from what Kafka still has, stop highwater, then: DROP VIEW IF EXISTS {}; \
+         DROP TABLE IF EXISTS {}; \
          DELETE FROM highwater.marks WHERE output = 'model:{model}'; \
          DELETE FROM highwater.dead_letters WHERE output = 'model:{model}'; and start again.",
+        tables::quoted(&format!("{model}_final")),
         tables::quoted(model)
     )
 }

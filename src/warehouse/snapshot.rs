@@ -4,7 +4,7 @@
 //! Owns: one transaction that changes nothing. Does not own: what is right (`ops::verify`).
 
 use super::{
-    MarkRow, Warehouse,
+    MarkRow, Warehouse, commit,
     encode::Elements,
     listing,
     postgres::{Parameter, Session},
@@ -14,7 +14,7 @@ use crate::{
     catalog::{Model, PgType},
     cut::FileRange,
     error::{Error, Result},
-    record::{Offset, Output, Partition, Span},
+    record::{IdleAdvance, Offset, Output, Partition, Span},
 };
 use arrow::array::RecordBatch;
 use std::{collections::HashMap, sync::Arc};
@@ -86,6 +86,13 @@ impl Snapshot {
             }
         });
         Ok(files.collect())
+    }
+
+    /// Of all topics: what moved event time without a record, by place.
+    pub async fn advances(&self) -> Result<Vec<(Arc<str>, IdleAdvance)>> {
+        let sql = include_str!("../../sql/warehouse/read_all_advances.sql");
+        let rows = self.session.query("read advances of event time", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get::<_, &str>(0).into(), commit::advance(row, 1))).collect())
     }
 
     /// Per (topic, output, partition).

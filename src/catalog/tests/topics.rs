@@ -68,7 +68,8 @@ stop_above = "0.5%"
 fn what_a_file_leaves_out_has_a_default() {
     let t = topic(&with("[columns]\nx = \"text\""));
     assert_eq!(t.event_time, None);
-    assert_eq!((t.max_disorder, t.max_future), (Duration::from_secs(60), None));
+    assert_eq!((t.max_disorder, t.idle), (Duration::from_secs(60), None));
+    assert_eq!(t.max_future, Some(Duration::from_secs(86_400)));
     assert_eq!(t.stop_above, Some(0.05));
     let lake = t.lake.as_ref().unwrap();
     assert_eq!((lake.roll_bytes, lake.roll_age), (128 << 20, Duration::from_secs(60)));

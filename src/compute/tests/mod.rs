@@ -25,6 +25,7 @@ const TOPIC: &str = r#"topic = "events"
 format = "json"
 event_time = "at"
 max_disorder = "10s"
+max_future = "none"
 
 [columns]
 k      = { type = "text", optional = true }
@@ -79,7 +80,7 @@ impl Declared {
         let mut tables = self.tables();
         let marks: Vec<_> =
             tables.outputs().into_iter().map(|o| (o, Partition(0), mark(0, None))).collect();
-        tables.adopt(&marks);
+        tables.adopt(&marks, &[]);
         tables
     }
 

@@ -2,11 +2,12 @@
 //!
 //! The streams have disorder, ties, gaps in their offsets, NULLs, rejects and records on which an
 //! expression fails; outputs start at marks of their own; batches, cuts, overlaps and abandoned
-//! cuts fall anywhere.
+//! cuts fall anywhere, and so do advances of event time that no record says (E-4): some stand recorded,
+//! some are made on the way, and those that change nothing any more are forgotten.
 //!
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
-//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps.
+//! kept; open rows kept by `abandon`; an advance at an offset that counts only behind its record; lateness judged before WHERE; overflow that wraps.
 
 use super::{
     Declared, Value, declared, instant, mark,
@@ -14,9 +15,9 @@ use super::{
     record,
 };
 use crate::{
-    catalog::ModelKind,
+    catalog::{Late, ModelKind},
     decode::{Decoder, RejectClass},
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
 use proptest::prelude::*;
 use std::{
@@ -83,8 +84,8 @@ enum Function {
 /// A model, said in Rust.
 struct Said {
     statement: &'static str,
-    /// Size, allowed lateness, whether late events are dropped.
-    window: Option<(i64, i64, bool)>,
+    /// Size, allowed lateness, what becomes of late events.
+    window: Option<(i64, i64, Late)>,
     /// Whether WHERE is true.
     filter: fn(&Event) -> Result<bool, Fails>,
     /// Keys, or the columns of a row; with `primary_key`, indexes in them.
@@ -143,7 +144,7 @@ const SAID: &[Said] = &[
                    max(amount) AS amount_max, sum(big) FILTER (WHERE small > 0) AS big_small,
                    min(at) AS first
             FROM events WHERE k IS DISTINCT FROM 'b' GROUP BY w",
-        window: Some((60 * SECOND, 5 * SECOND, false)),
+        window: Some((60 * SECOND, 5 * SECOND, Late::Amend)),
         filter: |e| Ok(e.k != Some("b")),
         parts: &[
             (Function::Min, |e| text(e.txt)),
@@ -164,7 +165,7 @@ const SAID: &[Said] = &[
                    avg(amount) AS amount_avg, sum(n) AS n,
                    count(*) FILTER (WHERE n > 0) AS positive
             FROM events WHERE txt <> 'x' GROUP BY window, k",
-        window: Some((10 * SECOND, 3 * SECOND, true)),
+        window: Some((10 * SECOND, 3 * SECOND, Late::Drop)),
         filter: |e| Ok(e.txt.is_some_and(|txt| txt != "x")),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -249,9 +250,18 @@ const SAID: &[Said] = &[
         statement: "nobody WITH (late = 'drop') AS
             SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
             FROM events WHERE k = 'nobody' GROUP BY window",
-        window: Some((10 * SECOND, 0, true)),
+        window: Some((10 * SECOND, 0, Late::Drop)),
         filter: |_| Ok(false),
         parts: &[(Function::Count, one)],
+        ..PLAIN
+    },
+    Said {
+        statement: "refused WITH (allowed_lateness = '2 seconds', late = 'dead-letter') AS
+            SELECT tumble(interval '15 seconds') AS window, count(*) AS rows, sum(big / small) AS q
+            FROM events WHERE k <> 'b' GROUP BY window",
+        window: Some((15 * SECOND, 2 * SECOND, Late::DeadLetter)),
+        filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
+        parts: &[(Function::Count, one), (Function::Sum, big_over_small)],
         ..PLAIN
     },
 ];
@@ -276,10 +286,14 @@ struct Outcome {
 /// Records of one partition: (offset, event), ascending.
 type Log = Vec<(i64, Event)>;
 
-fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
+fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance]) -> Outcome {
     let mut out = Outcome::default();
     for ((output, partition), mark) in marks {
         let mut seen: Vec<i64> = mark.event_time_max.iter().map(|t| t.0).collect();
+        let advanced = |to: i64| {
+            let below = advances.iter().filter(|a| a.partition == *partition && a.before.0 <= to);
+            below.map(|a| a.event_time.0).max()
+        };
         let mut fates = Fates::default();
         let said = DECLARED.models.iter().position(|m| Output::Model(m.name.clone()) == *output);
         for (offset, event) in &logs[partition.0 as usize] {
@@ -295,7 +309,7 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                 }
                 continue;
             };
-            let highest = seen.iter().max().copied();
+            let highest = seen.iter().copied().chain(advanced(*offset)).max();
             seen.push(at);
             let Some(index) = said else {
                 fates.filtered += 1;
@@ -314,13 +328,21 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                     continue;
                 }
             }
-            if let Some((size, allowed, drop)) = said.window {
+            if let Some((size, allowed, late)) = said.window {
                 let end = at.div_euclid(size) * size + size;
                 if highest.is_some_and(|highest| end + allowed + DISORDER <= highest) {
                     *out.late.entry(model.name.clone()).or_default() += 1;
-                    if drop {
-                        fates.late += 1;
-                        continue;
+                    match late {
+                        Late::Amend => {}
+                        Late::Drop => {
+                            fates.late += 1;
+                            continue;
+                        }
+                        Late::DeadLetter => {
+                            fates.dead += 1;
+                            refuse(RejectClass::Late);
+                            continue;
+                        }
                     }
                 }
             }
@@ -339,7 +361,9 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
             }
         }
         out.fates.insert((output.clone(), *partition), fates);
-        let highest = seen.into_iter().max().map(EventTime);
+        let end = logs[partition.0 as usize].last().map_or(0, |(offset, _)| offset + 1);
+        let reached = advanced(end.max(mark.next.0));
+        let highest = seen.into_iter().chain(reached).max().map(EventTime);
         out.event_time_max.insert((output.clone(), *partition), highest);
     }
     out.refusals.sort_by_key(sort_key);
@@ -437,6 +461,8 @@ enum Step {
     Seal,
     /// The cut fails; everything goes back to the marks.
     Abandon,
+    /// Nothing is left to read of a partition, and its event time comes to this.
+    Idle(usize, i64),
 }
 
 /// The lane: reads, cuts, commits, fails.
@@ -449,10 +475,20 @@ struct Lane<'l> {
     next: Vec<usize>,
     open: Refusals,
     committed: Outcome,
+    /// Recorded, without what is obsolete.
+    advances: Vec<IdleAdvance>,
+    /// Of the open cut.
+    advancing: Vec<IdleAdvance>,
+    /// All that ever were recorded.
+    recorded: Vec<IdleAdvance>,
 }
 
 impl<'l> Lane<'l> {
-    fn new(logs: &'l [Vec<(i64, String)>], marks: BTreeMap<Place, Mark>) -> Self {
+    fn new(
+        logs: &'l [Vec<(i64, String)>],
+        marks: BTreeMap<Place, Mark>,
+        advances: Vec<IdleAdvance>,
+    ) -> Self {
         let mut lane = Self {
             logs,
             tables: DECLARED.tables(),
@@ -461,6 +497,9 @@ impl<'l> Lane<'l> {
             next: Vec::new(),
             open: Vec::new(),
             committed: Outcome::default(),
+            recorded: advances.clone(),
+            advances,
+            advancing: Vec::new(),
         };
         lane.adopt();
         lane
@@ -468,7 +507,8 @@ impl<'l> Lane<'l> {
 
     fn adopt(&mut self) {
         let marks: Vec<_> = self.marks.iter().map(|((o, p), m)| (o.clone(), *p, *m)).collect();
-        self.tables.adopt(&marks);
+        self.advances.sort_by_key(|a| (a.partition, a.before));
+        self.tables.adopt(&marks, &self.advances);
         let position = |p: usize| {
             let marks = marks.iter().filter(|(_, partition, _)| partition.0 as usize == p);
             let lowest = marks.map(|(_, _, mark)| mark.next.0).min().expect("a mark");
@@ -506,7 +546,32 @@ impl<'l> Lane<'l> {
         }
     }
 
+    fn reached(&self, p: usize) -> Offset {
+        match self.next[p] {
+            0 => Offset(0),
+            read => Offset::after(self.logs[p][read - 1].0),
+        }
+    }
+
+    fn idle(&mut self, p: usize, event_time: i64) {
+        let (p, partition) = (p % self.logs.len(), Partition((p % self.logs.len()) as i32));
+        let before = self.reached(p);
+        let ahead = |((_, of), mark): (&Place, &Mark)| *of == partition && mark.next > before;
+        if self.marks.iter().any(ahead) {
+            return;
+        }
+        let advance = IdleAdvance { partition, before, event_time: EventTime(event_time) };
+        if self.tables.advance(advance) {
+            self.advancing.push(advance);
+        }
+    }
+
     fn seal(&mut self) {
+        for (output, partition) in self.marks.keys() {
+            self.tables.pass(output, *partition, self.reached(partition.0 as usize));
+        }
+        self.recorded.extend(&self.advancing);
+        self.advances.append(&mut self.advancing);
         let mut sealed = self.tables.seal().expect("sealed");
         for (name, delta) in &sealed.tables {
             assert!(delta.num_rows() > 0, "an empty delta is none");
@@ -516,16 +581,16 @@ impl<'l> Lane<'l> {
         for (name, late) in sealed.late {
             *self.committed.late.entry(name).or_default() += late;
         }
+        let gone = |a: &IdleAdvance| {
+            sealed.obsolete.iter().any(|o| (o.partition, o.before) == (a.partition, a.before))
+        };
+        self.advances.retain(|advance| !gone(advance));
+        let reached: Vec<_> = (0..self.logs.len()).map(|p| self.reached(p)).collect();
         for (place, mark) in &mut self.marks {
             let counted = sealed.counts.remove(place).expect("every adopted output is counted");
             *self.committed.fates.entry(place.clone()).or_default() += counted.fates;
             self.committed.event_time_max.insert(place.clone(), counted.event_time_max);
-            let p = place.1.0 as usize;
-            let reached = match self.next[p] {
-                0 => Offset(0),
-                read => Offset::after(self.logs[p][read - 1].0),
-            };
-            mark.next = mark.next.max(reached);
+            mark.next = mark.next.max(reached[place.1.0 as usize]);
             mark.event_time_max = counted.event_time_max;
         }
         assert!(sealed.counts.is_empty());
@@ -534,16 +599,18 @@ impl<'l> Lane<'l> {
 
     fn abandon(&mut self) {
         self.open.clear();
+        self.advancing.clear();
         self.tables.abandon().expect("abandoned");
         self.adopt();
     }
 
-    fn run(mut self, steps: &[Step]) -> Outcome {
+    fn run(mut self, steps: &[Step]) -> (Outcome, Vec<IdleAdvance>) {
         for step in steps {
             match step {
                 Step::Read(runs, overlap) => self.read(runs, *overlap),
                 Step::Seal => self.seal(),
                 Step::Abandon => self.abandon(),
+                Step::Idle(p, event_time) => self.idle(*p, *event_time),
             }
         }
         let rest: Vec<_> = (0..self.logs.len()).map(|p| (p, usize::MAX / 2)).collect();
@@ -556,7 +623,7 @@ impl<'l> Lane<'l> {
             }
         }
         out.refusals.sort_by_key(sort_key);
-        out
+        (out, self.recorded)
     }
 }
 
@@ -624,6 +691,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (runs, prop_oneof![3 => Just(0usize), 1 => 1usize..6]).prop_map(|(r, o)| Step::Read(r, o)),
         2 => Just(Step::Seal),
         1 => Just(Step::Abandon),
+        1 => (0usize..3, -45i64..45).prop_map(|(p, s)| Step::Idle(p, s * SECOND)),
     ];
     prop::collection::vec(step, 0..16)
 }
@@ -633,6 +701,18 @@ fn starts() -> impl Strategy<Value = Vec<(i64, Option<i64>)>> {
     let next = prop_oneof![2 => Just(0i64), 1 => 0i64..30];
     let seen = prop_oneof![3 => Just(None), 1 => (-60i64..60).prop_map(|s| Some(s * SECOND))];
     prop::collection::vec((next, seen), 3 * (SAID.len() + 1))
+}
+
+/// What stands recorded before anything is read, one per place.
+fn recorded() -> impl Strategy<Value = Vec<IdleAdvance>> {
+    prop::collection::btree_map((0i32..3, 0i64..40), -45i64..45, 0..5).prop_map(|all| {
+        let one = |((p, before), s): ((i32, i64), i64)| IdleAdvance {
+            partition: Partition(p),
+            before: Offset(before),
+            event_time: EventTime(s * SECOND),
+        };
+        all.into_iter().map(one).collect()
+    })
 }
 
 fn marks_of(starts: &[(i64, Option<i64>)], partitions: usize) -> BTreeMap<Place, Mark> {
@@ -655,12 +735,12 @@ fn texts(logs: &[Log]) -> Vec<Vec<(i64, String)>> {
 proptest! {
     #[test]
     fn any_batches_cuts_and_failures_give_what_one_event_at_a_time_gives(
-        logs in logs(), starts in starts(), steps in steps(),
+        logs in logs(), starts in starts(), steps in steps(), recorded in recorded(),
     ) {
         let marks = marks_of(&starts, logs.len());
-        let wanted = oracle(&logs, &marks);
         let texts = texts(&logs);
-        let got = Lane::new(&texts, marks).run(&steps);
+        let (got, recorded) = Lane::new(&texts, marks.clone(), recorded).run(&steps);
+        let wanted = oracle(&logs, &marks, &recorded);
         for model in &DECLARED.models {
             prop_assert_eq!(got.tables.get(&model.name), wanted.tables.get(&model.name), "{}", model.name);
         }

@@ -178,7 +178,7 @@ fn lateness_goes_on_from_the_mark() {
         let mut tables = m.tables();
         let marks: Vec<_> =
             tables.outputs().into_iter().map(|o| (o, Partition(0), mark(0, seen))).collect();
-        tables.adopt(&marks);
+        tables.adopt(&marks, &[]);
         let records = records(&events);
         let decoded = m.decode(&records);
         tables.admit(&records, &decoded, &[(Partition(0), Offset(0))]).unwrap();

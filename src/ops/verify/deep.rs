@@ -67,10 +67,12 @@ impl Rebuild {
                     }
                 }
             });
+            let advances = evidence.advances.iter().filter(|(of, _)| *of == topic.name);
+            let advances: Vec<_> = advances.map(|(_, advance)| *advance).collect();
             let built: Result<Vec<_>> = models
                 .map(|(model, marks)| {
                     let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
-                    tables.adopt(&at_first(&tables.outputs(), &marks));
+                    tables.adopt(&at_first(&tables.outputs(), &marks), &advances);
                     Ok(RebuildModel { model, tables, marks })
                 })
                 .collect();

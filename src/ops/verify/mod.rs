@@ -109,6 +109,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         marks: snapshot.marks().await?,
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
+        advances: snapshot.advances().await?,
     };
     shallow::counts(&evidence, &mut report);
     shallow::manifest(&evidence, &mut report);

@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     lake::{reader, store::Store},
     ops::status::Ends,
-    record::{Output, Partition, Span},
+    record::{IdleAdvance, Output, Partition, Span},
     warehouse::{
         MarkRow, Warehouse,
         snapshot::{ManifestFile, Snapshot},
@@ -22,6 +22,8 @@ pub struct Evidence {
     /// In order of (topic, sequence, path).
     pub files: Vec<ManifestFile>,
     pub dead_letters: HashMap<(Arc<str>, Output, Partition), u64>,
+    /// By place.
+    pub advances: Vec<(Arc<str>, IdleAdvance)>,
 }
 
 impl Evidence {

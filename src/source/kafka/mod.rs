@@ -385,6 +385,54 @@ impl Kafka {
         Ok((Offset(low), Offset(high)))
     }
 
+    /// Ends as a reader of committed records has them (the last stable offset), asked of the leaders
+    /// now. A partition whose leader does not answer within `timeout` is not there; it keeps none of
+    /// the others waiting for longer.
+    pub fn ends(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Vec<(Partition, Offset)> {
+        match self.ends_at_once(topic, partitions, timeout) {
+            Ok(ends) => ends,
+            // All or none: so one by one.
+            Err(error) if partitions.len() > 1 => {
+                tracing::debug!(topic, "ends of logs: {error}");
+                let one = |p: &Partition| self.ends_at_once(topic, &[*p], ASK_EVERY);
+                partitions.iter().filter_map(|p| one(p).ok()).flatten().collect()
+            }
+            Err(error) => {
+                tracing::debug!(topic, "ends of logs: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    fn ends_at_once(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<(Partition, Offset)>, KafkaError> {
+        // The request behind takes Kafka's number for the end in the place of a time.
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted.add_partition_offset(topic, partition.0, KafkaOffset::End)?;
+        }
+        let told = self.consumer.offsets_for_times(wanted, timeout)?;
+        let end = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match (
+            element.error(),
+            element.offset(),
+        ) {
+            (Ok(()), KafkaOffset::Offset(end)) => {
+                Some((Partition(element.partition()), Offset(end)))
+            }
+            _ => None,
+        };
+        Ok(told.elements().into_iter().filter_map(end).collect())
+    }
+
     /// The end as of the last fetch, without asking anybody; None before the first.
     pub fn known_end(&self, topic: &str, partition: Partition) -> Option<Offset> {
         let name = CString::new(topic).ok()?;

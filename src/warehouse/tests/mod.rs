@@ -146,13 +146,15 @@ pub fn claim(outputs: &[Output], partitions: &[i32]) -> Claim {
         lane: outputs.first().map_or(Lane::Tables, Output::lane),
         outputs: outputs.to_vec(),
         partitions: partitions.iter().map(|p| (Partition(*p), Offset(0))).collect(),
+        partition_count: 2,
         owner: "test".into(),
     }
 }
 
 /// The mark of the one output and partition claimed.
 pub async fn take_one(warehouse: &Warehouse, output: &Output, partition: i32) -> Mark {
-    let taken = warehouse.take(&claim(std::slice::from_ref(output), &[partition])).await.unwrap();
+    let (taken, _) =
+        warehouse.take(&claim(std::slice::from_ref(output), &[partition])).await.unwrap();
     let [(_, _, mark)] = taken[..] else { panic!("{taken:?}") };
     mark
 }

@@ -7,7 +7,7 @@
 use highwater::{
     error::Kind,
     pipeline::worker::Move,
-    record::{Epoch, Lane, Mark, Offset, Output, Partition},
+    record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub type Life = usize;
 /// A record's place: partition and offset.
 pub type Place = (i32, i64);
+/// What an output of the tables makes of a record: whether it came too late.
+pub type Verdict = (Out, Place, bool);
+
+/// Tumbling windows, so small that some records are late.
+pub const WINDOW: i64 = 100_000;
+pub const DISORDER: i64 = 50_000;
 
 /// An output by number, so that sets of them are cheap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,19 +66,31 @@ impl Out {
 pub struct Log {
     pub start: i64,
     present: Vec<bool>,
+    /// Event time, and when it was appended.
+    times: Vec<(i64, u64)>,
 }
 
 impl Log {
     pub fn new(start: i64) -> Self {
-        Self { start, present: Vec::new() }
+        Self { start, present: Vec::new(), times: Vec::new() }
     }
 
     pub fn end(&self) -> i64 {
         self.start + self.present.len() as i64
     }
 
-    pub fn append(&mut self, record: bool) {
+    pub fn append(&mut self, record: bool, event_time: i64, now: u64) {
         self.present.push(record);
+        self.times.push((event_time, now));
+    }
+
+    pub fn event_time(&self, offset: i64) -> i64 {
+        self.times[(offset - self.start) as usize].0
+    }
+
+    /// Where it ended then.
+    pub fn end_at(&self, then: u64) -> i64 {
+        self.start + self.times.partition_point(|(_, appended)| *appended < then) as i64
     }
 
     pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = i64> + '_ {
@@ -87,6 +105,7 @@ struct Row {
     first: i64,
     next: i64,
     epoch: i64,
+    event_time_max: Option<i64>,
     sequence: i64,
     fates: u64,
     /// Who took it last, and whether that take landed after its taker had given it up.
@@ -118,7 +137,11 @@ pub struct Commit {
     pub cut: u64,
     pub moves: Vec<Move>,
     /// Of the tables.
-    pub rows: Vec<(Out, Place)>,
+    pub rows: Vec<Verdict>,
+    /// How far event time came without a record: by place.
+    pub advances: Vec<(Place, i64)>,
+    /// Per mark that moves: how far event time had come.
+    pub times: BTreeMap<(Out, i32), Option<i64>>,
     /// Of the lake.
     pub files: Vec<File>,
 }
@@ -128,12 +151,20 @@ pub struct Warehouse {
     marks: BTreeMap<(Out, i32), Row>,
     /// How often each record was applied: per mark, by offset from the mark's first.
     applied: BTreeMap<(Out, i32), Vec<u8>>,
+    /// What each output of the tables made of each record.
+    verdicts: BTreeMap<(Out, Place), bool>,
+    /// `highwater.idle_advances`.
+    advances: BTreeMap<Place, i64>,
     files: BTreeMap<String, Committed>,
     /// Upload to path, partition, epoch.
     notes: BTreeMap<u64, (String, i32, i64)>,
     pub commits: u64,
     pub fenced: u64,
+    pub advanced: u64,
 }
+
+/// Marks, and what moved event time without a record from there on.
+pub type Taken = (Vec<(Output, Partition, Mark)>, Vec<IdleAdvance>);
 
 impl Warehouse {
     pub fn take(
@@ -143,7 +174,7 @@ impl Warehouse {
         lane: Lane,
         partitions: &[(i32, i64)],
         stray: bool,
-    ) -> Vec<(Output, Partition, Mark)> {
+    ) -> Taken {
         let mut taken = Vec::new();
         for &(partition, oldest) in partitions {
             for &out in outputs {
@@ -151,6 +182,7 @@ impl Warehouse {
                     first: oldest,
                     next: oldest,
                     epoch: 0,
+                    event_time_max: None,
                     sequence: 0,
                     fates: 0,
                     owner: life,
@@ -169,7 +201,7 @@ impl Warehouse {
                         first: Offset(row.first),
                         next: Offset(row.next),
                         epoch: Epoch(row.epoch),
-                        event_time_max: None,
+                        event_time_max: row.event_time_max.map(EventTime),
                         fates: Default::default(),
                         sequence: row.sequence,
                     };
@@ -177,7 +209,76 @@ impl Warehouse {
                 }
             }
         }
-        taken
+        (taken, self.advances_for(outputs, lane, partitions))
+    }
+
+    /// At or above the lowest mark, and the furthest below it.
+    fn advances_for(
+        &self,
+        outputs: &[Out],
+        lane: Lane,
+        partitions: &[(i32, i64)],
+    ) -> Vec<IdleAdvance> {
+        let mut advances = Vec::new();
+        for &(p, _) in partitions.iter().filter(|_| lane == Lane::Tables) {
+            let lowest = outputs.iter().map(|out| self.marks[&(*out, p)].next).min();
+            let lowest = lowest.expect("an output");
+            let below = self.advances.range((p, 0)..(p, lowest)).map(|(_, t)| *t).max();
+            let at_or_above = self.advances.range((p, lowest)..(p, i64::MAX));
+            let all = below.map(|t| (lowest - 1, t)).into_iter();
+            advances.extend(all.chain(at_or_above.map(|((_, before), t)| (*before, *t))).map(
+                |(before, t)| IdleAdvance {
+                    partition: Partition(p),
+                    before: Offset(before),
+                    event_time: EventTime(t),
+                },
+            ));
+        }
+        advances
+    }
+
+    /// E-4: nobody has judged a record behind the place, and it is the cut's own.
+    fn record_advances(&mut self, commit: &Commit) {
+        for &((p, before), t) in &commit.advances {
+            for (&(out, of), row) in &self.marks {
+                let judged = of == p && out != Out::Lake && row.next > before;
+                let own =
+                    commit.moves.iter().find(|m| (Out::of(&m.output), m.partition.0) == (out, of));
+                assert!(
+                    !judged,
+                    "E-4: {out:?} stands at {} above the advance at {p}@{before}",
+                    row.next
+                );
+                let within = own.is_none_or(|m| before <= m.span.to.0);
+                assert!(within, "E-4: an advance at {p}@{before} outside of {own:?}");
+            }
+            let known = self.advances.entry((p, before)).or_insert(t);
+            assert!(t >= *known, "event time goes back at {p}@{before}, from {known} to {t}");
+            *known = t;
+            self.advanced += 1;
+        }
+    }
+
+    /// Whoever reads the log anew, slowly, with what stands recorded, judges as was judged.
+    fn check_verdicts(&self, logs: &[Log]) {
+        for (&(out, p), row) in self.marks.iter().filter(|((out, _), _)| *out != Out::Lake) {
+            let log = &logs[p as usize];
+            let mut seen: Vec<i64> = Vec::new();
+            for offset in log.records(row.first, row.next) {
+                let advanced = self.advances.range((p, 0)..=(p, offset)).map(|(_, t)| *t).max();
+                let highest = seen.iter().copied().chain(advanced).max();
+                let t = log.event_time(offset);
+                let end = t.div_euclid(WINDOW) * WINDOW + WINDOW;
+                let late = highest.is_some_and(|highest| end <= highest - DISORDER);
+                seen.push(t);
+                let judged = self.verdicts.get(&(out, (p, offset)));
+                assert_eq!(
+                    judged,
+                    Some(&late),
+                    "E-4: a replay judges {out:?} {p}@{offset} otherwise"
+                );
+            }
+        }
     }
 
     /// `given_up`: the process does not count on this cut any more.
@@ -200,6 +301,7 @@ impl Warehouse {
             return Err((Kind::Fenced, format!("{key:?} {m:?} found {row:?}")));
         }
         self.check_yield(commit, logs);
+        self.record_advances(commit);
         for file in &commit.files {
             let note = self.notes.remove(&file.upload);
             let (_, partition, epoch) = note.expect("W-4: a committed upload was noted");
@@ -213,7 +315,13 @@ impl Warehouse {
         for m in &commit.moves {
             let key = (Out::of(&m.output), m.partition.0);
             let row = self.marks.get_mut(&key).expect("seen above");
-            assert!(m.span.to.0 > row.next, "a mark moves only forward");
+            let advanced = commit.advances.iter().any(|((p, _), _)| *p == m.partition.0);
+            let moves = m.span.to.0 > row.next || key.0 != Out::Lake && m.span.to.0 == row.next;
+            assert!(moves || advanced, "a mark moves only forward");
+            if let Some(time) = commit.times.get(&key) {
+                assert!(*time >= row.event_time_max, "event time goes back: {key:?} {time:?}");
+                row.event_time_max = *time;
+            }
             assert!(
                 key.0 != Out::Lake || m.sequence > row.sequence,
                 "L-2: a file's number does not ascend, {m:?} {row:?}"
@@ -229,8 +337,12 @@ impl Warehouse {
 
     /// What the cut yields is each record of its spans, once, and nothing else (C-3).
     fn check_yield(&mut self, commit: &Commit, logs: &[Log]) {
+        for &(out, place, late) in &commit.rows {
+            self.verdicts.insert((out, place), late);
+        }
         let of_files = commit.files.iter().flat_map(|f| &f.rows).map(|place| (Out::Lake, *place));
-        let mut rows: Vec<_> = commit.rows.iter().copied().chain(of_files).collect();
+        let of_tables = commit.rows.iter().map(|(out, place, _)| (*out, *place));
+        let mut rows: Vec<_> = of_tables.chain(of_files).collect();
         rows.sort_unstable();
         let mut expected = Vec::with_capacity(rows.len());
         for m in &commit.moves {
@@ -323,6 +435,7 @@ impl Warehouse {
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
+        self.check_verdicts(logs);
         let mut visible: Vec<Place> = Vec::new();
         for (path, rows) in &bucket.objects {
             let committed = self.files.get(path).expect("a visible object is in the manifest");
@@ -337,6 +450,10 @@ impl Warehouse {
             .flat_map(|(p, log)| log.records(log.start, log.end()).map(move |o| (p as i32, o)))
             .collect();
         assert!(visible == all, "the lake's visible rows are not the log's records");
+    }
+
+    pub fn late(&self) -> u64 {
+        self.verdicts.values().filter(|late| **late).count() as u64
     }
 
     pub fn describe(&self) -> String {

@@ -4,13 +4,13 @@
 
 use super::{
     process::{News, Process},
-    servers::{Commit, File, Life, Out, Place},
+    servers::{Commit, File, Life, Out, Place, Taken},
     world::{Event, World},
 };
 use highwater::{
     error::Kind,
     pipeline::worker::{Input, Ticket},
-    record::{Lane, Mark, Output, Partition},
+    record::{EventTime, Lane, Offset, Partition},
 };
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,6 +27,7 @@ pub struct Task {
 pub enum Work {
     Take(Take),
     Commit { cut: u64 },
+    Ends { at: EventTime },
     Upload(Upload),
     Publish(Publish),
 }
@@ -37,7 +38,7 @@ pub struct Take {
     ticket: Ticket,
     partitions: Vec<i32>,
     outputs: Vec<Out>,
-    marks: Vec<(Output, Partition, Mark)>,
+    taken: Taken,
     step: TakeStep,
 }
 
@@ -123,6 +124,7 @@ impl Tasks {
 #[derive(Debug, Clone)]
 pub enum Request {
     Oldest,
+    Ends { partitions: Vec<i32> },
     Take { life: Life, outputs: Vec<Out>, lane: Lane, partitions: Vec<i32> },
     Commit(Box<Commit>),
     Unfinished,
@@ -139,7 +141,8 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Answer {
     Done,
-    Marks(Vec<(Output, Partition, Mark)>),
+    Taken(Taken),
+    Ends(Vec<(Partition, Offset)>),
     Files(Vec<File>),
     Uploads(Vec<u64>),
     Upload(u64),
@@ -157,7 +160,7 @@ enum Service {
 impl Request {
     fn service(&self) -> Service {
         match self {
-            Self::Oldest => Service::Kafka,
+            Self::Oldest | Self::Ends { .. } => Service::Kafka,
             Self::Take { .. }
             | Self::Commit(_)
             | Self::Unfinished
@@ -176,6 +179,7 @@ impl Request {
         let kind = match self {
             Self::Commit(_) | Self::Complete(_) => Kind::Unknown,
             Self::Oldest
+            | Self::Ends { .. }
             | Self::Take { .. }
             | Self::Unfinished
             | Self::Completed(_)
@@ -240,6 +244,13 @@ impl World {
     fn perform(&mut self, request: Request, stray: bool) -> Reply {
         Ok(match request {
             Request::Oldest => Answer::Done,
+            Request::Ends { partitions } => {
+                let end = |p: i32| (Partition(p), Offset(self.logs[p as usize].end()));
+                let mut ends: Vec<_> = partitions.into_iter().map(end).collect();
+                // A leader that is out of reach.
+                ends.retain(|_| !self.chance(0.1));
+                Answer::Ends(ends)
+            }
             Request::Take { life, outputs, lane, partitions } => {
                 let partitions: Vec<_> =
                     partitions.iter().map(|p| (*p, self.logs[*p as usize].start)).collect();
@@ -247,7 +258,7 @@ impl World {
                 self.trace(|| {
                     format!("server: life {life} took {lane:?} {partitions:?}: {marks:?}")
                 });
-                Answer::Marks(marks)
+                Answer::Taken(marks)
             }
             Request::Commit(commit) => {
                 let given_up = self.given_up.contains(&(commit.life, commit.lane, commit.cut));
@@ -299,6 +310,14 @@ impl World {
                 tell(p, done(Lane::Tables, cut, reply));
                 None
             }
+            Work::Ends { at } => {
+                let ends = match reply {
+                    Ok(Answer::Ends(ends)) => ends,
+                    Ok(_) | Err(_) => Vec::new(),
+                };
+                tell(p, Input::Ends { at, ends });
+                None
+            }
             Work::Upload(upload) => self.upload_goes_on(p, id, upload, reply).map(Work::Upload),
             Work::Publish(publish) => {
                 self.publish_goes_on(p, id, publish, reply).map(Work::Publish)
@@ -307,6 +326,11 @@ impl World {
         if let Some(work) = left {
             self.tasks.put_back(id, Task { life, work });
         }
+    }
+
+    pub fn start_ends(&mut self, life: Life, at: EventTime, partitions: Vec<i32>) {
+        let id = self.tasks.add(Task { life, work: Work::Ends { at } });
+        self.send(id, Request::Ends { partitions });
     }
 
     pub fn start_take(
@@ -318,7 +342,7 @@ impl World {
         outputs: Vec<Out>,
     ) {
         let step = TakeStep::Oldest;
-        let take = Take { lane, ticket, partitions, outputs, marks: Vec::new(), step };
+        let take = Take { lane, ticket, partitions, outputs, taken: Taken::default(), step };
         let id = self.tasks.add(Task { life, work: Work::Take(take) });
         self.send(id, Request::Oldest);
     }
@@ -344,12 +368,12 @@ impl World {
                 let (outputs, partitions) = (take.outputs.clone(), take.partitions.clone());
                 self.send(id, Request::Take { life: p.life, outputs, lane, partitions });
             }
-            (TakeStep::Take, Answer::Marks(marks)) => {
+            (TakeStep::Take, Answer::Taken((marks, advances))) => {
                 if lane == Lane::Tables {
-                    tell(p, Input::Taken { lane, ticket, marks });
+                    tell(p, Input::Taken { lane, ticket, marks, advances });
                     return None;
                 }
-                take.marks = marks;
+                take.taken = (marks, advances);
                 take.step = TakeStep::Unfinished;
                 self.send(id, Request::Unfinished);
             }
@@ -369,7 +393,8 @@ impl World {
             }
             (TakeStep::Abort { left, all }, _) => take.step = self.abort_next(id, left, all),
             (TakeStep::Forget, _) => {
-                tell(p, Input::Taken { lane, ticket, marks: take.marks });
+                let (marks, advances) = take.taken;
+                tell(p, Input::Taken { lane, ticket, marks, advances });
                 return None;
             }
             (step, answer) => panic!("{answer:?} does not answer {step:?}"),

@@ -123,6 +123,8 @@ pub struct Tally {
     pub commits: u64,
     pub fenced: u64,
     pub records: u64,
+    pub advances: u64,
+    pub late: u64,
 }
 
 impl AddAssign for Tally {
@@ -132,6 +134,8 @@ impl AddAssign for Tally {
         self.commits += o.commits;
         self.fenced += o.fenced;
         self.records += o.records;
+        self.advances += o.advances;
+        self.late += o.late;
     }
 }
 
@@ -180,6 +184,8 @@ impl World {
             backoff_min: millis(20),
             backoff_max: millis(500),
             fenced_wait: millis(200),
+            idle_after: rng.random_bool(0.7).then(|| millis(rng.random_range(20..300))),
+            idle_check: millis(rng.random_range(10..100)),
             jitter: Some(seed),
         };
         // Each seed has some of the troubles: a rare mix shows more than all of them always.
@@ -255,6 +261,8 @@ impl World {
             commits: self.warehouse.commits,
             fenced: self.warehouse.fenced,
             records,
+            advances: self.warehouse.advanced,
+            late: self.warehouse.late(),
         }
     }
 
@@ -482,7 +490,9 @@ impl World {
         let index = self.rng.random_range(0..self.logs.len());
         for _ in 0..self.rng.random_range(0..10) {
             let record = !self.rng.random_bool(self.absent);
-            self.logs[index].append(record);
+            // Behind by up to three windows, now and then ahead.
+            let behind = self.rng.random_range(-20_000..300_000);
+            self.logs[index].append(record, self.now as i64 - behind, self.now);
         }
         let wait = self.rng.random_range(0..60_000);
         self.after(wait, Event::Produce);

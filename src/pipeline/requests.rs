@@ -1,0 +1,61 @@
+//! What a topic asks of PostgreSQL and Kafka and waits for, as tasks: partitions, ends of logs.
+//!
+//! Owns: the steps of a claim. Does not own: what follows from an answer (`worker`).
+
+use super::{driver::Context, encoder};
+use crate::{
+    catalog::Topic,
+    error::{Error, Result},
+    lake::store::Store,
+    record::{Lane, Offset, Output, Partition},
+    warehouse::{Claim, Taken},
+};
+use std::time::Duration;
+
+const KAFKA_WAIT: Duration = Duration::from_secs(10);
+
+/// Takes a lane of partitions, and finishes or drops what owners before left in the lake.
+pub async fn take(
+    topic: &Topic,
+    store: Option<&Store>,
+    context: &Context,
+    lane: Lane,
+    outputs: Vec<Output>,
+    partitions: Vec<Partition>,
+) -> Result<Taken> {
+    let (kafka, name) = (context.kafka.clone(), topic.kafka_topic.clone());
+    let asked = tokio::task::spawn_blocking(move || {
+        let oldest = |p| kafka.log(&name, p, KAFKA_WAIT).map(|(oldest, _)| (p, oldest));
+        let oldest = partitions.into_iter().map(oldest).collect::<Result<Vec<_>>>()?;
+        Ok((oldest, kafka.partitions(&name, KAFKA_WAIT)?.len()))
+    });
+    let (partitions, partition_count) =
+        asked.await.map_err(|e| Error::halt("ask Kafka for offsets").because(e))??;
+    let claim = Claim {
+        topic: topic.name.clone(),
+        lane,
+        outputs,
+        partitions,
+        partition_count,
+        owner: context.owner.to_string(),
+    };
+    let taken = context.warehouse.take(&claim).await?;
+    if let (Lane::Lake, Some(store)) = (lane, store) {
+        encoder::tidy(&topic.name, store, context).await?;
+    }
+    Ok(taken)
+}
+
+/// Where the logs end, of those whose leaders answer.
+pub async fn ends(
+    topic: &Topic,
+    context: &Context,
+    partitions: Vec<Partition>,
+) -> Vec<(Partition, Offset)> {
+    let (kafka, name) = (context.kafka.clone(), topic.kafka_topic.clone());
+    let asked = tokio::task::spawn_blocking(move || kafka.ends(&name, &partitions, KAFKA_WAIT));
+    asked.await.unwrap_or_else(|error| {
+        tracing::warn!(topic = %topic.name, "cannot ask for the ends of logs: {error}");
+        Vec::new()
+    })
+}
