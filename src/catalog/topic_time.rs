@@ -19,6 +19,8 @@ use crate::record::quantity::duration;
 use std::{collections::BTreeSet, time::Duration};
 use toml::de::DeValue;
 
+/// Of a topic of changes: the time at the source.
+const SOURCE_TIME: &str = "_source_time";
 const SERVICE_DAY: [&str; 2] = ["date", "clock"];
 const MAX_DISORDER: Duration = Duration::from_secs(60);
 const MAX_FUTURE: Duration = Duration::from_secs(86_400);
@@ -38,6 +40,7 @@ pub(super) struct Time {
 
 pub(super) fn read(
     top: &Table<'_>,
+    of_changes: bool,
     columns: &[TopicColumn],
     unsure: &BTreeSet<String>,
     found: &mut Found,
@@ -55,6 +58,18 @@ pub(super) fn read(
         found.push((top.byte("idle"), "`idle` is too short. Allowed: 1s or more, or never".into()));
     }
     match top.row("event_time").map(|row| (row, row.value.get_ref())) {
+        Some((row, _)) if of_changes => {
+            time.column = Some(SOURCE_TIME.to_owned());
+            if row.value.get_ref().as_str() != Some(SOURCE_TIME) {
+                found.push((
+                    row.byte,
+                    "the event time of a change is the time at which the source made it, since a \
+                     delete has no other. Allowed: no event_time (or \"_source_time\", which is the same)"
+                        .into(),
+                ));
+            }
+        }
+        None if of_changes => time.column = Some(SOURCE_TIME.to_owned()),
         Some((row, DeValue::Table(table))) => {
             let table = Table::new("event_time", row.byte, table);
             table.only(&SERVICE_DAY, found);

@@ -10,16 +10,20 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod course;
+pub mod lookup;
 mod plan;
 mod rows;
+mod runs;
 mod standing;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     catalog::{Late, Model, ModelKind, Topic, Window},
-    decode::{Decoded, Reject, RejectClass},
+    decode::{Decoded, RejectClass},
     error::Result,
+    event_time::Lateness,
     record::{
         EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord,
         quantity::show_duration,
@@ -27,13 +31,21 @@ use crate::{
 };
 use aggregate::Deltas;
 use arrow::{
-    array::{AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch},
+    array::{AsArray, BooleanArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
+use course::Courses;
+use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
-use standing::{Standing, Standings, take_counts, take_obsolete};
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use runs::{Run, choose, runs};
+use standing::{Before, Standing, Standings, take_counts, take_obsolete};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 /// All models of one topic, and its dead letters: the outputs of the lane of tables.
 pub struct Tables {
@@ -44,11 +56,14 @@ pub struct Tables {
 
 struct ModelState {
     model: Arc<Model>,
+    max_disorder: Duration,
     plan: Plan,
     open: OpenModel,
     standings: Standings,
     /// Rows since the last seal that came after their window was final.
     late: u64,
+    /// Rows since the last seal that found nothing in the reference.
+    misses: u64,
 }
 
 enum OpenModel {
@@ -61,8 +76,11 @@ enum OpenModel {
 pub struct Refusal {
     /// Index in the records given to `admit`.
     pub record: usize,
-    /// `DeadLetters`: refused by decode, so by every output.
+    /// `DeadLetters`: refused by decode; else the one model.
     pub output: Output,
+    /// Whose dead it is now (those that have passed it before are not among them), and the highest
+    /// event time that each had seen before it.
+    pub refused_by: Vec<(Output, Option<EventTime>)>,
     pub class: RejectClass,
     pub column: Option<String>,
     pub reason: String,
@@ -78,6 +96,8 @@ pub struct SealedTables {
     /// Advances that change nothing any more, since the record after each had come as far by
     /// itself: they need not be kept.
     pub obsolete: Vec<IdleAdvance>,
+    /// Per model with a reference: rows that found nothing in it.
+    pub misses: BTreeMap<Arc<str>, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -150,9 +170,31 @@ impl Tables {
         for state in &mut self.models {
             state.standings.clear();
             state.late = 0;
+            state.misses = 0;
             state.open = OpenModel::new(&state.model, &state.plan)?;
         }
         Ok(())
+    }
+
+    /// From now on the models that join it look their records up in this version. To be called
+    /// between cuts: what a cut holds was made by one version.
+    pub fn look_up_in(&mut self, version: &Arc<Version>) {
+        for state in &mut self.models {
+            if let Some(lookup) = state.plan.lookup() {
+                lookup.set(version);
+            }
+        }
+    }
+
+    /// By model: the version in which its records are looked up.
+    pub fn versions(&mut self) -> Vec<(Output, Arc<Version>)> {
+        let mut versions = Vec::new();
+        for state in &mut self.models {
+            let output = state.output();
+            let version = state.plan.lookup().and_then(|lookup| lookup.version().cloned());
+            versions.extend(version.map(|version| (output, version)));
+        }
+        versions
     }
 
     pub fn memory(&self) -> usize {
@@ -166,8 +208,10 @@ impl Tables {
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<Vec<Refusal>> {
-        let mut refusals = self.admit_rejects(records, decoded, from);
+        self.admit_empty(records, decoded, from);
         let runs = runs(&decoded.rows, from);
+        let mut courses = Courses::new(decoded, &runs);
+        let mut refusals = self.admit_rejects(records, decoded, from, &mut courses);
         // For the dead letters a good record is one that they leave out.
         for run in &runs {
             let standing = standing(&mut self.dead_letters, run.partition);
@@ -177,14 +221,39 @@ impl Tables {
             }
         }
         for state in &mut self.models {
-            let failures = state.admit(decoded, &runs)?;
-            refusals.extend(failures.into_iter().map(|(row, class, reason)| Refusal {
-                record: record_of(row, decoded),
-                output: state.output(),
-                class,
-                column: None,
-                reason,
-            }));
+            let before = state.before(&runs);
+            let failures = state.admit(decoded, &runs, None)?;
+            for (row, class, reason) in failures {
+                let record = record_of(row, decoded);
+                let (partition, offset) = (records[record].partition, records[record].offset);
+                let floor = standing(&mut state.standings, partition).floor;
+                let in_batch = courses.highest(partition, floor, offset);
+                let seen = before.get(&partition).and_then(|before| before.at(offset));
+                let seen = seen.max(in_batch);
+                refusals.push(refused_by_model(state.output(), record, seen, class, reason));
+            }
+        }
+        Ok(refusals)
+    }
+
+    /// Adds rows that were refused in their place, each with the highest event time that its
+    /// partition had there: its lateness is judged by that, and it raises no watermark. Rows are
+    /// sorted by partition and offset; all of them count, wherever the marks stand.
+    pub fn admit_retried(
+        &mut self,
+        decoded: &Decoded,
+        before: &[Option<EventTime>],
+    ) -> Result<Vec<Refusal>> {
+        assert_eq!(decoded.event_times.len(), before.len(), "each row has its judge");
+        let partitions: BTreeSet<i32> = partitions(&decoded.rows).iter().copied().collect();
+        let from: Vec<_> = partitions.into_iter().map(|p| (Partition(p), Offset(0))).collect();
+        let runs = runs(&decoded.rows, &from);
+        let mut refusals = Vec::new();
+        for state in &mut self.models {
+            for (row, class, reason) in state.admit(decoded, &runs, Some(before))? {
+                let record = record_of(row, decoded);
+                refusals.push(refused_by_model(state.output(), record, before[row], class, reason));
+            }
         }
         Ok(refusals)
     }
@@ -194,22 +263,30 @@ impl Tables {
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
+        courses: &mut Courses<'_>,
     ) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         for reject in &decoded.rejects {
             let record = &records[reject.record];
-            let wanted =
-                |(p, from): &(Partition, Offset)| *p == record.partition && record.offset >= from.0;
-            if !from.iter().any(wanted) {
+            if !is_wanted(record, from) {
                 continue;
             }
-            for state in &mut self.models {
-                standing(&mut state.standings, record.partition).refuse(record.offset);
+            let mut refused_by = Vec::new();
+            let models = self.models.iter_mut().map(|s| (s.output(), &mut s.standings));
+            let all = std::iter::once((Output::DeadLetters, &mut self.dead_letters)).chain(models);
+            for (output, standings) in all {
+                let standing = standing(standings, record.partition);
+                if standing.refuse(record.offset) {
+                    let in_batch = courses.highest(record.partition, standing.floor, record.offset);
+                    let before = standing.before().at(record.offset);
+                    refused_by.push((output, before.max(in_batch)));
+                }
             }
-            if standing(&mut self.dead_letters, record.partition).refuse(record.offset) {
+            if !refused_by.is_empty() {
                 refusals.push(Refusal {
                     record: reject.record,
                     output: Output::DeadLetters,
+                    refused_by,
                     class: reject.class,
                     column: reject.column.clone(),
                     reason: reject.reason.clone(),
@@ -219,9 +296,30 @@ impl Tables {
         refusals
     }
 
+    /// What says nothing about a row is left out everywhere.
+    fn admit_empty(
+        &mut self,
+        records: &[RawRecord<'_>],
+        decoded: &Decoded,
+        from: &[(Partition, Offset)],
+    ) {
+        for &index in &decoded.empty {
+            let record = &records[index];
+            if !is_wanted(record, from) {
+                continue;
+            }
+            let outputs = self.models.iter_mut().map(|state| &mut state.standings);
+            for standings in outputs.chain([&mut self.dead_letters]) {
+                let standing = standing(standings, record.partition);
+                standing.fates.filtered += u64::from(record.offset >= standing.floor.0);
+            }
+        }
+    }
+
     /// Ends the open cut and begins the next.
     pub fn seal(&mut self) -> Result<SealedTables> {
         let (mut tables, mut late) = (Vec::new(), BTreeMap::new());
+        let mut misses = BTreeMap::new();
         let mut counts = BTreeMap::new();
         take_counts(&mut counts, &Output::DeadLetters, &mut self.dead_letters);
         for state in &mut self.models {
@@ -234,14 +332,32 @@ impl Tables {
             if late_rows > 0 {
                 late.insert(name.clone(), late_rows);
             }
+            if state.model.join.is_some() {
+                misses.insert(name.clone(), std::mem::take(&mut state.misses));
+            }
             let output = state.output();
             take_counts(&mut counts, &output, &mut state.standings);
             // The dead letters pass every record first, and say it for all.
             take_obsolete(&mut state.standings);
         }
         let obsolete = take_obsolete(&mut self.dead_letters);
-        Ok(SealedTables { tables, counts, late, obsolete })
+        Ok(SealedTables { tables, counts, late, misses, obsolete })
     }
+}
+
+fn refused_by_model(
+    output: Output,
+    record: usize,
+    seen: Option<EventTime>,
+    class: RejectClass,
+    reason: String,
+) -> Refusal {
+    let refused_by = vec![(output.clone(), seen)];
+    Refusal { record, output, refused_by, class, column: None, reason }
+}
+
+fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
+    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
 }
 
 const ADOPTED: &str = "marks are adopted before records";
@@ -255,7 +371,8 @@ impl ModelState {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        Ok(Self { model: model.clone(), plan, open, standings, late: 0 })
+        let max_disorder = topic.max_disorder;
+        Ok(Self { model: model.clone(), max_disorder, plan, open, standings, late: 0, misses: 0 })
     }
 
     fn output(&self) -> Output {
@@ -264,18 +381,24 @@ impl ModelState {
 
     /// A row's way: the floor, WHERE, lateness, the model's expressions. Where it ends is its
     /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
+    /// With `retried`, each row is judged by the event time given for it.
     fn admit(
         &mut self,
         decoded: &Decoded,
         runs: &[Run],
+        retried: Option<&[Option<EventTime>]>,
     ) -> Result<Vec<(usize, RejectClass, String)>> {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = self.judge(decoded, &runs);
+        let late = match retried {
+            None => self.judge(decoded, &runs),
+            Some(before) => self.judge_retried(&decoded.event_times, before),
+        };
 
         let chosen = choose(&runs, decoded.rows.num_rows());
-        let input = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        self.misses += misses;
         let (input, mut failures) = self.plan.filter(input)?;
         for run in &runs {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
@@ -337,6 +460,32 @@ impl ModelState {
         }
         late.resize(if count == 0 { 0 } else { times.len() }, false);
         LateRows { late, reasons }
+    }
+
+    /// As [`Self::judge`], by what was seen before each row; nothing is raised.
+    fn judge_retried(&self, times: &[EventTime], before: &[Option<EventTime>]) -> LateRows {
+        let Some(window) = self.window() else { return LateRows::default() };
+        let size = window.size.as_micros() as i64;
+        let allowed = window.allowed_lateness.as_micros() as i64;
+        let mut rows = LateRows::default();
+        for (row, (time, before)) in times.iter().zip(before).enumerate() {
+            let watermark = Lateness::new(*before, self.max_disorder).watermark;
+            let overdue = watermark.overdue(*time, size, allowed);
+            rows.late.push(overdue.is_some());
+            if let (Late::DeadLetter, Some(overdue)) = (window.late, overdue) {
+                rows.reasons.push((row, late_reason(overdue, allowed)));
+            }
+        }
+        rows
+    }
+
+    /// What each partition had seen before the runs.
+    fn before(&self, runs: &[Run]) -> BTreeMap<Partition, Before> {
+        let before = |run: &Run| {
+            let standing = self.standings.get(&run.partition).expect(ADOPTED);
+            (run.partition, standing.before())
+        };
+        runs.iter().map(before).collect()
     }
 
     /// Counts the late rows, and takes them out where the model says so; those it refuses are told.
@@ -437,42 +586,6 @@ impl OpenModel {
     }
 }
 
-/// Neighbouring rows of one partition, at least one.
-struct Run {
-    partition: Partition,
-    rows: Range<usize>,
-}
-
-impl Run {
-    fn len(&self) -> u64 {
-        self.rows.len() as u64
-    }
-
-    /// Its rows at or above the floor: offsets ascend within a run.
-    fn above(&self, batch: &RecordBatch, floor: Offset) -> Option<Self> {
-        let offsets = &offsets(batch)[self.rows.clone()];
-        let below = match offsets[0] >= floor.0 {
-            true => 0,
-            false => offsets.partition_point(|offset| *offset < floor.0),
-        };
-        let rows = self.rows.start + below..self.rows.end;
-        (!rows.is_empty()).then_some(Self { partition: self.partition, rows })
-    }
-}
-
-fn runs(batch: &RecordBatch, from: &[(Partition, Offset)]) -> Vec<Run> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    for chunk in partitions(batch).chunk_by(|a, b| a == b) {
-        let run = Run { partition: Partition(chunk[0]), rows: start..start + chunk.len() };
-        start = run.rows.end;
-        if let Some((_, floor)) = from.iter().find(|(p, _)| *p == run.partition) {
-            runs.extend(run.above(batch, *floor));
-        }
-    }
-    runs
-}
-
 /// `_partition` and `_offset` of each row.
 pub fn places(batch: &RecordBatch) -> (&[i32], &[i64]) {
     (partitions(batch), offsets(batch))
@@ -488,28 +601,21 @@ fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
 }
 
-/// The rows of these runs, of so many; None: all of them.
-fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
-    if runs.iter().map(|run| run.rows.len()).sum::<usize>() == rows {
-        return None;
-    }
-    let mut chosen = BooleanBufferBuilder::new(rows);
-    for run in runs {
-        chosen.append_n(run.rows.start - chosen.len(), false);
-        chosen.append_n(run.rows.len(), true);
-    }
-    chosen.append_n(rows - chosen.len(), false);
-    Some(BooleanArray::new(chosen.finish(), None))
-}
-
 /// How many of the failures, which ascend, are of these rows.
 fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
     let below = |end| failures.partition_point(|(row, _)| *row < end);
     (below(rows.end) - below(rows.start)) as u64
 }
 
-/// Index of the record that a row was: rows are the records without the rejects, in order (D-1).
+/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
 fn record_of(row: usize, decoded: &Decoded) -> usize {
-    let rejected_before = |(before, reject): &(usize, &Reject)| reject.record <= row + before;
-    row + decoded.rejects.iter().enumerate().take_while(rejected_before).count()
+    let without_row = |upto: usize| {
+        decoded.rejects.partition_point(|reject| reject.record <= upto)
+            + decoded.empty.partition_point(|empty| *empty <= upto)
+    };
+    let mut record = row;
+    while row + without_row(record) > record {
+        record = row + without_row(record);
+    }
+    record
 }

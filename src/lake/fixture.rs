@@ -52,6 +52,8 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         }),
         stop_above: None,
         keep_raw: true,
+        forward: None,
+        changes: None,
         schema,
     })
 }

@@ -51,6 +51,17 @@ fn describe() {
         Unit::Count,
         "Rows that a model's WHERE left out"
     );
+    describe_counter!(
+        "highwater_reference_misses_total",
+        Unit::Count,
+        "Rows that found nothing in a model's reference"
+    );
+    describe_counter!(
+        "highwater_reference_failures_total",
+        Unit::Count,
+        "Loads of a reference that failed"
+    );
+    describe_gauge!("highwater_reference_rows", Unit::Count, "Rows of the newest version");
     describe_counter!("highwater_cuts_total", Unit::Count, "Cuts sealed, by lane and reason");
     describe_histogram!("highwater_cut_rows", Unit::Count, "Rows accepted per committed cut");
     describe_histogram!("highwater_cut_open_seconds", Unit::Seconds, "How long a cut was open");
@@ -68,6 +79,16 @@ fn describe() {
     describe_counter!("highwater_lake_bytes_total", Unit::Bytes, "Bytes of lake files committed");
     describe_counter!("highwater_lake_rolls_total", Unit::Count, "Lake cuts sealed, by reason");
     describe_histogram!("highwater_upload_seconds", Unit::Seconds, "Duration of putting one part");
+    describe_counter!(
+        "highwater_dead_letters_forwarded_total",
+        Unit::Count,
+        "Dead letters that Kafka confirmed, at least once each"
+    );
+    describe_gauge!(
+        "highwater_dead_letters_unforwarded",
+        Unit::Count,
+        "Dead letters that wait to be sent on"
+    );
     describe_gauge!("highwater_watermark_seconds", Unit::Seconds, "Watermark, seconds since 1970");
     describe_gauge!("highwater_lag_records", Unit::Count, "Records behind the log's end, by stage");
     describe_gauge!(

@@ -5,16 +5,16 @@
 //! answers through the inbox.
 
 use super::{
-    breaker::Breaker,
+    breaker::{self, Breaker},
     encoder::LakeLane,
+    forward::Forwarder,
     report::{self, Reporter, Standing, TopicStatus},
     requests,
-    tables::TablesLane,
+    tables::{Job, References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
     catalog::{Model, Topic},
-    cut::Cut,
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
@@ -71,17 +71,12 @@ impl Context {
     }
 }
 
-/// One cut of the tables, ready to commit.
-pub struct Job {
-    pub cut: Cut,
-    pub late: BTreeMap<Arc<str>, u64>,
-    pub rows: u64,
-}
-
 /// What a topic's pipeline is made of.
 pub struct Parts {
     pub topic: Arc<Topic>,
     pub models: Vec<Arc<Model>>,
+    /// Loaded already, each that a model joins.
+    pub references: References,
     pub secret: Option<Secret>,
     pub store: Option<Store>,
     pub worker: Settings,
@@ -103,6 +98,7 @@ pub struct Driver {
     breaker: Option<Breaker>,
     tables: TablesLane,
     lake: Option<LakeLane>,
+    forwarder: Option<Forwarder>,
     store: Option<Store>,
     context: Context,
     inbox: Receiver<News>,
@@ -126,9 +122,9 @@ struct Batch<'a> {
 
 impl Driver {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { topic, models, secret, store, worker, writer, context, inbox, status, targets } =
-            parts;
-        let tables = TablesLane::new(&topic, &models)?;
+        let Parts { topic, models, references, secret, store, .. } = parts;
+        let Parts { worker, writer, context, inbox, status, targets, .. } = parts;
+        let tables = TablesLane::new(&topic, &models, references)?;
         let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {
@@ -140,6 +136,8 @@ impl Driver {
             }
             (None, _) => None,
         };
+        let forward = topic.forward.clone();
+        let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
         report::register(&topic, &models, lanes, &KINDS.map(kind_label));
@@ -161,6 +159,7 @@ impl Driver {
             worker,
             tables,
             lake,
+            forwarder,
             store,
             context,
             inbox,
@@ -177,7 +176,7 @@ impl Driver {
             }
             self.decide(Input::Tick(self.origin.elapsed()), None)?;
             self.report();
-            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed() == 0) {
+            if self.worker.is_drained() && self.owes_nothing() {
                 return self.end();
             }
             if self.worker.wants_records() && self.lake_is_ready() {
@@ -229,7 +228,10 @@ impl Driver {
     /// Counts an answer on its way to the worker.
     fn note(&mut self, input: Input) -> Input {
         match &input {
-            Input::Committed { lane, .. } => self.reporter.committed(*lane),
+            Input::Committed { lane, .. } => {
+                self.reporter.committed(*lane);
+                self.look_for_letters(*lane == Lane::Tables);
+            }
             Input::Failed { lane, kind, why, .. } | Input::TakeFailed { lane, kind, why, .. } => {
                 tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
                 metrics::counter!("highwater_commits_refused_total",
@@ -253,6 +255,15 @@ impl Driver {
         input
     }
 
+    /// Tells who sends letters on that there may be some.
+    fn look_for_letters(&self, committed: bool) {
+        let Some(forwarder) = &self.forwarder else { return };
+        let held = self.worker.positions(Lane::Tables).into_iter().map(|(p, ..)| p).collect();
+        if committed || !forwarder.holds(&held) {
+            forwarder.look(held);
+        }
+    }
+
     fn decide(&mut self, input: Input, batch: Option<&Batch<'_>>) -> Result<()> {
         self.worker.handle(input);
         while let Some(effect) = self.worker.next_effect() {
@@ -266,15 +277,19 @@ impl Driver {
             Ok(fetched) => fetched,
             Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
         };
-        let records = fetched.records();
-        let decoded = self.decoder.decode(&records);
-        self.count(&records, &decoded);
-        if let Some(breaker) = &mut self.breaker
-            && breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
-        {
-            let why = breaker_sentence(&self.topic, &records, &decoded.rejects);
-            return self.decide(Input::Halt { why }, None);
+        let mut records = fetched.records();
+        let mut decoded = self.decoder.decode(&records);
+        let broken = self.breaker.as_mut().and_then(|breaker| {
+            breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
+        });
+        let mut broken_by = None;
+        if let Some(at) = broken {
+            broken_by = Some(breaker::sentence(&self.topic, &records, &decoded.rejects, at));
+            // What came before it is committed, so that its letters can be looked at.
+            records.truncate(at);
+            decoded = self.decoder.decode(&records);
         }
+        self.count(&records, &decoded);
         let mut arrivals = arrivals(&records);
         for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
@@ -283,7 +298,20 @@ impl Driver {
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
-        self.measure()
+        self.measure()?;
+        match broken_by {
+            None => Ok(()),
+            Some(why) => {
+                self.stopped(why);
+                self.decide(Input::Drain, None)
+            }
+        }
+    }
+
+    fn stopped(&mut self, why: String) {
+        tracing::error!(topic = %self.topic.name, "stopped: {why}");
+        metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string()).set(1.0);
+        self.reporter.stopped = Some(why);
     }
 
     fn measure(&mut self) -> Result<()> {
@@ -341,12 +369,7 @@ impl Driver {
             Effect::Acknowledge { offsets } => {
                 self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
             }
-            Effect::Stop { why } => {
-                tracing::error!(topic = %self.topic.name, "stopped: {why}");
-                metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string())
-                    .set(1.0);
-                self.reporter.stopped = Some(why);
-            }
+            Effect::Stop { why } => self.stopped(why),
         }
         Ok(())
     }
@@ -492,10 +515,17 @@ impl Driver {
     }
 
     fn is_caught_up(&self) -> bool {
-        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+        self.worker.is_caught_up() && self.owes_nothing()
+    }
+
+    /// Committed files are visible, dead letters sent on (or nobody takes them).
+    fn owes_nothing(&self) -> bool {
+        self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+            && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
     }
 
     fn publish_status(&mut self) {
+        self.look_for_letters(false);
         for lane in [Lane::Tables, Lane::Lake] {
             for (partition, admitted, committed) in self.worker.positions(lane) {
                 self.reporter.stands(Standing { lane, partition, admitted, committed });
@@ -514,26 +544,6 @@ impl Driver {
     }
 }
 
-impl Job {
-    fn count(&self) {
-        let topic = self.cut.topic.to_string();
-        for (model, rows) in &self.late {
-            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
-                "model" => model.to_string())
-            .increment(*rows);
-        }
-        for advance in &self.cut.advances {
-            if let Output::Model(model) = &advance.output
-                && advance.fates.filtered > 0
-            {
-                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
-                    "model" => model.to_string())
-                .increment(advance.fates.filtered);
-            }
-        }
-    }
-}
-
 /// One arrival per partition.
 fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
     let mut arrivals: BTreeMap<Partition, Arrival> = BTreeMap::new();
@@ -545,27 +555,6 @@ fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
         arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
-}
-
-fn breaker_sentence(
-    topic: &Topic,
-    records: &[RawRecord<'_>],
-    rejects: &[crate::decode::Reject],
-) -> String {
-    let share = topic.stop_above.unwrap_or(1.0) * 100.0;
-    let last = rejects.last().map(|reject| {
-        let record = &records[reject.record];
-        let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
-        format!(
-            "; the last one, {}/{}@{}:{column} {}",
-            topic.kafka_topic, record.partition.0, record.offset, reject.reason
-        )
-    });
-    format!(
-        "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
-         producer (or raise stop_above) and start again: nothing of this batch was committed",
-        last.unwrap_or_default()
-    )
 }
 
 const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];

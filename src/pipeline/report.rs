@@ -303,6 +303,8 @@ pub fn register(topic: &Topic, models: &[Arc<Model>], lanes: &[Lane], kinds: &[&
             .absolute(0);
     }
     metrics::counter!("highwater_unknown_fields_total", "topic" => name()).absolute(0);
+    metrics::counter!("highwater_dead_letters_forwarded_total", "topic" => name()).absolute(0);
+    metrics::gauge!("highwater_dead_letters_unforwarded", "topic" => name()).set(0.0);
     for model in models.iter().map(|model| model.name.to_string()) {
         metrics::counter!("highwater_late_total", "topic" => name(), "model" => model.clone())
             .absolute(0);

@@ -2,7 +2,7 @@
 //!
 //! Owns: the steps of a claim. Does not own: what follows from an answer (`worker`).
 
-use super::{driver::Context, encoder};
+use super::{driver::Context, owed};
 use crate::{
     catalog::Topic,
     error::{Error, Result},
@@ -41,7 +41,7 @@ pub async fn take(
     };
     let taken = context.warehouse.take(&claim).await?;
     if let (Lane::Lake, Some(store)) = (lane, store) {
-        encoder::tidy(&topic.name, store, context).await?;
+        owed::tidy(&topic.name, store, &context.warehouse).await?;
     }
     Ok(taken)
 }

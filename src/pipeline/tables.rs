@@ -2,21 +2,41 @@
 //!
 //! Owns: the open cut's yield and counts. Does not own: when it ends (`worker`).
 
-use super::{counting, driver::Job, worker::Move};
+use super::{counting, worker::Move};
 use crate::{
     catalog::{Model, Topic},
-    compute::{Counted, Refusal, Tables},
-    cut::{Cut, DeadLetter, Yield},
-    decode::Decoded,
+    compute::{Counted, Refusal, Tables, lookup::Version},
+    cut::{Cut, DeadLetter, Raw, ReferenceUse, Yield},
+    decode::{Decoded, Reject},
     error::Result,
     record::{EventTime, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// The newest version of each reference. A cut looks up in what was the newest when it began.
+#[derive(Clone, Default)]
+pub struct References(Arc<RwLock<BTreeMap<Arc<str>, Arc<Version>>>>);
+
+impl References {
+    /// Gives the version before.
+    pub fn publish(&self, version: Arc<Version>) -> Option<Arc<Version>> {
+        let mut newest = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(version.reference.name.clone(), version)
+    }
+
+    pub fn newest(&self) -> Vec<Arc<Version>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
 
 pub struct TablesLane {
     topic: Arc<str>,
+    references: References,
     keep_raw: bool,
     tables: Tables,
     dead_letters: Vec<DeadLetter>,
@@ -25,20 +45,28 @@ pub struct TablesLane {
     records: BTreeMap<Partition, u64>,
     /// To be recorded with the open cut.
     advances: BTreeMap<(Partition, Offset), EventTime>,
-    rows: u64,
+}
+
+/// One cut of the tables, ready to commit.
+pub struct Job {
+    pub cut: Cut,
+    pub late: BTreeMap<Arc<str>, u64>,
+    pub misses: BTreeMap<Arc<str>, u64>,
 }
 
 impl TablesLane {
-    pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
+    pub fn new(topic: &Topic, models: &[Arc<Model>], references: References) -> Result<Self> {
+        let mut tables = Tables::new(topic, models)?;
+        references.newest().iter().for_each(|version| tables.look_up_in(version));
         Ok(Self {
             topic: topic.name.clone(),
+            references,
             keep_raw: topic.keep_raw,
-            tables: Tables::new(topic, models)?,
+            tables,
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
             advances: BTreeMap::new(),
-            rows: 0,
         })
     }
 
@@ -63,8 +91,16 @@ impl TablesLane {
         self.dead_bytes = 0;
         self.records.clear();
         self.advances.clear();
-        self.rows = 0;
-        self.tables.abandon()
+        self.tables.abandon()?;
+        self.renew_references();
+        Ok(())
+    }
+
+    /// Between two cuts.
+    fn renew_references(&mut self) {
+        for version in self.references.newest() {
+            self.tables.look_up_in(&version);
+        }
     }
 
     pub fn memory(&self) -> usize {
@@ -78,13 +114,10 @@ impl TablesLane {
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<()> {
-        self.rows += counting::add(&mut self.records, records, from);
+        counting::add(&mut self.records, records, from);
         for refusal in self.tables.admit(records, decoded, from)? {
             let letter = dead_letter(fetched, records, refusal, self.keep_raw);
-            self.dead_bytes += letter.value.as_ref().map_or(0, Bytes::len)
-                + letter.key.as_ref().map_or(0, Bytes::len)
-                + letter.reason.len()
-                + 256;
+            self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
         }
         Ok(())
@@ -102,12 +135,28 @@ impl TablesLane {
             let counted = sealed.counts.remove(&key).unwrap_or_default();
             counts.insert(key, counted);
         }
+        let mut uses = Vec::new();
+        for (output, version) in self.tables.versions() {
+            uses.extend(moves.iter().filter(|moved| moved.output == output).map(|moved| {
+                ReferenceUse {
+                    output: output.clone(),
+                    partition: moved.partition,
+                    from: moved.span.from,
+                    reference: version.reference.name.clone(),
+                    version: version.id.clone(),
+                }
+            }));
+        }
+        self.renew_references();
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
             sealed.tables.into_iter().map(|(model, rows)| Yield::Table { model, rows }).collect();
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
+        }
+        if !uses.is_empty() {
+            yields.push(Yield::References(uses));
         }
         self.dead_bytes = 0;
         let obsolete: Vec<_> = sealed.obsolete.iter().map(|a| (a.partition, a.before)).collect();
@@ -120,7 +169,32 @@ impl TablesLane {
             yields.push(Yield::IdleAdvances { recorded: idle, obsolete });
         }
         let cut = Cut { topic: self.topic.clone(), advances, yields };
-        Ok(Job { cut, late: sealed.late, rows: std::mem::take(&mut self.rows) })
+        Ok(Job { cut, late: sealed.late, misses: sealed.misses })
+    }
+}
+
+impl Job {
+    pub fn count(&self) {
+        let topic = self.cut.topic.to_string();
+        for (model, rows) in &self.late {
+            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for (model, rows) in &self.misses {
+            metrics::counter!("highwater_reference_misses_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for advance in &self.cut.advances {
+            if let Output::Model(model) = &advance.output
+                && advance.fates.filtered > 0
+            {
+                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
+                    "model" => model.to_string())
+                .increment(advance.fates.filtered);
+            }
+        }
     }
 }
 
@@ -131,8 +205,13 @@ fn dead_letter(
     keep_raw: bool,
 ) -> DeadLetter {
     let record = &records[refusal.record];
-    let raw = |bytes: Option<&[u8]>| bytes.filter(|_| keep_raw).map(Bytes::copy_from_slice);
+    let raw = || Raw {
+        key: record.key.map(Bytes::copy_from_slice),
+        value: record.value.map(Bytes::copy_from_slice),
+        headers: fetched.headers(refusal.record),
+    };
     DeadLetter {
+        raw: keep_raw.then(raw),
         output: refusal.output,
         partition: record.partition,
         offset: record.offset,
@@ -140,13 +219,36 @@ fn dead_letter(
         class: refusal.class.as_str(),
         column: refusal.column,
         reason: refusal.reason,
-        key: raw(record.key),
-        value: raw(record.value),
-        headers: if keep_raw { fetched.headers(refusal.record) } else { Vec::new() },
+        refused_by: refusal.refused_by,
     }
 }
 
-/// What the lake counts: it takes every good record.
+/// What the lake refuses: the letters of decode, once more and without the record. The lane of
+/// tables, which may be behind or ahead, keeps that.
+pub fn lake_refusals<'a>(
+    records: &'a [RawRecord<'_>],
+    decoded: &'a Decoded,
+    from: &'a [(Partition, Offset)],
+) -> impl Iterator<Item = DeadLetter> + 'a {
+    let letter = |reject: &Reject| {
+        let record = &records[reject.record];
+        let (_, floor) = from.iter().find(|(p, _)| *p == record.partition)?;
+        (record.offset >= floor.0).then(|| DeadLetter {
+            output: Output::DeadLetters,
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            class: reject.class.as_str(),
+            column: reject.column.clone(),
+            reason: reject.reason.clone(),
+            raw: None,
+            refused_by: vec![(Output::Lake, None)],
+        })
+    };
+    decoded.rejects.iter().filter_map(letter)
+}
+
+/// What the lake counts: it takes every good record, and leaves out what says nothing of a row.
 pub fn lake_counts(
     counts: &mut BTreeMap<(Output, Partition), Counted>,
     records: &[RawRecord<'_>],
@@ -154,6 +256,7 @@ pub fn lake_counts(
     from: &[(Partition, Offset)],
 ) {
     let mut rejects = decoded.rejects.iter().peekable();
+    let mut empty = decoded.empty.iter().peekable();
     let (mut index, mut row) = (0, 0);
     for run in records.chunk_by(|a, b| a.partition == b.partition) {
         let partition = run[0].partition;
@@ -161,9 +264,12 @@ pub fn lake_counts(
         let mut counted = Counted::default();
         for record in run {
             let rejected = rejects.next_if(|r| r.record == index).is_some();
+            let is_empty = empty.next_if(|e| **e == index).is_some();
             if floor.is_some_and(|floor| record.offset >= floor) {
                 if rejected {
                     counted.fates.dead += 1;
+                } else if is_empty {
+                    counted.fates.filtered += 1;
                 } else {
                     counted.fates.accepted += 1;
                     let time = Some(decoded.event_times[row]);
@@ -171,7 +277,7 @@ pub fn lake_counts(
                 }
             }
             index += 1;
-            row += usize::from(!rejected);
+            row += usize::from(!rejected && !is_empty);
         }
         if counted != Counted::default() {
             let total = counts.entry((Output::Lake, partition)).or_default();

@@ -20,7 +20,10 @@
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
 //! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
 //! | `manifest` | lake files and uploads after their cut |
-//! | `listing` | reads for people: marks, dead letters, any query |
+//! | `dead_letters` | letters and refusals: stored by a cut, read by people |
+//! | `retry` | the transaction in which refused records are taken after all |
+//! | `listing` | reads for people: marks, any query |
+//! | `references` | versions of references, and who was looked up in which |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
@@ -30,9 +33,12 @@ pub mod sqlstate;
 pub mod tables;
 
 mod commit;
+mod dead_letters;
 mod finality;
 mod listing;
 mod manifest;
+pub mod references;
+pub mod retry;
 mod schema;
 pub mod snapshot;
 mod tls;
@@ -123,10 +129,35 @@ pub struct StoredDeadLetter {
     pub class: String,
     pub column: Option<String>,
     pub reason: String,
+    /// Whether key, value and headers are as they came; without, they are in Kafka alone.
+    pub raw: bool,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     /// JSON: `[{"name": …, "value": …}]`, or `value_base64` where it is not text.
     pub headers: String,
     /// Microseconds since 1970.
     pub stored_at: i64,
+    /// Microseconds since 1970; None: not sent on.
+    pub forwarded_at: Option<i64>,
+}
+
+/// A row of `highwater.refusals`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalRow {
+    pub output: Output,
+    /// The output of the letter that holds the record.
+    pub letter: Output,
+    /// The highest event time that the output had seen before the record.
+    pub event_time_max: Option<EventTime>,
+    /// When a retry made the output take it: microseconds since 1970.
+    pub retried_at: Option<i64>,
+}
+
+/// Which letters; what is None is not looked at.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    pub topics: Option<Vec<String>>,
+    /// As in the column `output`.
+    pub output: Option<String>,
+    pub class: Option<String>,
 }

@@ -1,12 +1,15 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
 mod commands;
+mod dead_letters;
 mod faults;
 mod following;
 mod http;
 mod lake;
+mod outages;
 mod oyster;
 mod proxy;
+mod references;
 mod refusing;
 mod retention;
 mod simulation;

@@ -33,6 +33,7 @@ roll         = { bytes = "64KiB", age = "5m" }
 time_zone    = "Europe/London"
 [dead_letters]
 stop_above = "0.5%"
+forward    = "taps.dead"
 "#,
     );
     assert_eq!((&*t.name, t.kafka_topic.as_str()), ("t", "Taps.v1"));
@@ -55,6 +56,7 @@ stop_above = "0.5%"
     assert_eq!(t.max_disorder, Duration::from_secs(90));
     assert_eq!(t.max_future, Some(Duration::from_secs(600)));
     assert_eq!(t.stop_above, Some(0.005));
+    assert_eq!(t.forward.as_deref(), Some("taps.dead"));
     assert!(!t.keep_raw, "it holds personal data");
     let lake = t.lake.as_ref().unwrap();
     assert_eq!((lake.roll_bytes, lake.roll_age), (65_536, Duration::from_secs(300)));
@@ -234,6 +236,16 @@ fn every_mistake_in_a_topic_file_has_its_line_and_says_what_is_allowed() {
             7,
             "unknown key `dead_letters.stop`",
         ),
+        (
+            with(&format!("{columns}[dead_letters]\nforward = \"a b\"")),
+            7,
+            "no name of a Kafka topic",
+        ),
+        (
+            "topic = \"x\"\nformat = \"json\"\n[columns]\nx = \"text\"\n[dead_letters]\nforward = \"x\"".to_owned(),
+            6,
+            "would be read by the topic that they come from",
+        ),
     ];
     assert_each(cases, topic_mistakes);
 }
@@ -266,4 +278,68 @@ fn the_lakes_fingerprint_changes_with_rows_and_paths_alone() {
     ] {
         assert_ne!(topic(&with(&other)).lake_fingerprint(), first, "{other}");
     }
+}
+
+const CHANGES: &str = "topic = \"t\"\nformat = \"debezium-json\"\n";
+
+#[test]
+fn a_topic_of_changes_has_the_columns_of_its_changes() {
+    let t = topic(&format!(
+        "{CHANGES}[changes]\nkey = [\"id\"]\nbefore = \"full\"\ndecimals = \"string\"\n\
+         [columns]\nid = \"bigint\"\nat = {{ type = \"timestamptz\", encoding = \"timestamp-us\" }}\n"
+    ));
+    let names: Vec<&str> = t.schema.fields().iter().map(|f| f.name().as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "id",
+            "at",
+            "_op",
+            "_before",
+            "_unchanged",
+            "_source_position",
+            "_source_time",
+            "_partition",
+            "_offset",
+            "_timestamp"
+        ]
+    );
+    assert!(t.schema.field(0).is_nullable(), "a truncate has no key");
+    assert_eq!(t.event_time_name(), "_source_time");
+    assert_eq!(t.kept("_before"), Some(PgType::Jsonb));
+    let changes = t.changes.as_ref().unwrap();
+    assert_eq!((&changes.key[..], changes.before), (&[0][..], true));
+    assert_eq!(changes.decimals, Decimals::Text);
+    assert_eq!(t.columns[1].encoding, Encoding::Instant(Unit::Micros));
+}
+
+#[test]
+fn mistakes_in_a_topic_of_changes_have_their_lines() {
+    let columns = "[columns]\nid = \"bigint\"\nx = { type = \"jsonb\", optional = true }\n";
+    let cases = [
+        (format!("{CHANGES}{columns}"), 1, "[changes] is missing"),
+        (format!("{CHANGES}[changes]\n{columns}"), 3, "`changes.key` is missing"),
+        (format!("{CHANGES}[changes]\nkey = [\"di\"]\n{columns}"), 4, "unknown column"),
+        (format!("{CHANGES}[changes]\nkey = [\"x\"]\n{columns}"), 4, "not told apart"),
+        (format!("{CHANGES}[changes]\nkey = [\"id\", \"id\"]\n{columns}"), 4, "twice"),
+        (
+            format!("{CHANGES}[changes]\nkey = []\ntombstones = \"delete\"\n{columns}"),
+            5,
+            "need the key",
+        ),
+        (
+            format!("{CHANGES}[changes]\nkey = []\nbefore = \"old\"\n{columns}"),
+            5,
+            "Allowed: full, key",
+        ),
+        (format!("{CHANGES}event_time = \"id\"\n[changes]\nkey = []\n{columns}"), 3, "source made"),
+        (with(&format!("[changes]\nkey = []\n{columns}")), 3, "is for topics of changes"),
+        (
+            with("[columns]\nn = { type = \"bigint\", encoding = \"days\" }\n"),
+            4,
+            "the encoding of a date column",
+        ),
+        (with("[columns]\nd = { type = \"date\", encoding = \"weeks\" }\n"), 4, "unknown encoding"),
+    ];
+    assert_each(cases, topic_mistakes);
 }

@@ -3,6 +3,7 @@
 mod expressions;
 mod merged;
 mod oracle;
+mod retried;
 mod tables;
 
 use super::{SealedTables, Tables};

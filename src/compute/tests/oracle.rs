@@ -270,7 +270,8 @@ static DECLARED: LazyLock<Declared> =
     LazyLock::new(|| declared(&SAID.iter().map(|said| said.statement).collect::<Vec<_>>()));
 
 type Place = (Output, Partition);
-type Refusals = Vec<(Partition, i64, Output, RejectClass)>;
+/// Each with the highest event time that the output had seen before it.
+type Refused = (Partition, i64, Output, RejectClass, Option<EventTime>);
 
 /// What is committed after everything.
 #[derive(Debug, Default, PartialEq)]
@@ -280,7 +281,7 @@ struct Outcome {
     event_time_max: BTreeMap<Place, Option<EventTime>>,
     late: BTreeMap<Arc<str>, u64>,
     /// In order.
-    refusals: Refusals,
+    refusals: Vec<Refused>,
 }
 
 /// Records of one partition: (offset, event), ascending.
@@ -300,16 +301,16 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
             if *offset < mark.next.0 {
                 continue;
             }
-            let mut refuse =
-                |class| out.refusals.push((*partition, *offset, output.clone(), class));
+            let highest = seen.iter().copied().chain(advanced(*offset)).max();
+            let mut refuse = |class| {
+                let before = highest.map(EventTime);
+                out.refusals.push((*partition, *offset, output.clone(), class, before));
+            };
             let Some(at) = event.at else {
                 fates.dead += 1;
-                if *output == Output::DeadLetters {
-                    refuse(RejectClass::Malformed);
-                }
+                refuse(RejectClass::Malformed);
                 continue;
             };
-            let highest = seen.iter().copied().chain(advanced(*offset)).max();
             seen.push(at);
             let Some(index) = said else {
                 fates.filtered += 1;
@@ -370,7 +371,7 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
     out
 }
 
-fn sort_key(refusal: &(Partition, i64, Output, RejectClass)) -> (Partition, i64, Output) {
+fn sort_key(refusal: &Refused) -> (Partition, i64, Output) {
     (refusal.0, refusal.1, refusal.2.clone())
 }
 
@@ -473,7 +474,7 @@ struct Lane<'l> {
     marks: BTreeMap<Place, Mark>,
     /// Per partition, index of the next record.
     next: Vec<usize>,
-    open: Refusals,
+    open: Vec<Refused>,
     committed: Outcome,
     /// Recorded, without what is obsolete.
     advances: Vec<IdleAdvance>,
@@ -542,7 +543,9 @@ impl<'l> Lane<'l> {
         for refusal in self.tables.admit(&records, &decoded, &from).expect("admitted") {
             let record = &records[refusal.record];
             let place = (record.partition, record.offset);
-            self.open.push((place.0, place.1, refusal.output, refusal.class));
+            for (output, before) in refusal.refused_by {
+                self.open.push((place.0, place.1, output, refusal.class, before));
+            }
         }
     }
 

@@ -3,9 +3,10 @@
 //! Owns: what must hold and how a breach is told. Does not own: mending it.
 //!
 //! V-1  Of each output and partition: offsets passed = accepted + filtered + late + dead + absent.
-//! V-2  The manifest's files hold what the lake's marks accepted: no gap, no overlap.
+//! V-2  The manifest's files hold what the lake's marks accepted: no gap, no overlap. Files of retried
+//!      dead letters stand between those of cuts: of them the number of rows and the bounds.
 //! V-3  Every file of the manifest is there, with its size and checksum; nothing else is.
-//! V-4  Every dead letter that a mark counts is stored, and no other.
+//! V-4  Every dead letter that a mark counts is stored, and no other; of retried ones none.
 //! V-5  No mark is ahead of Kafka's end.
 //! V-6  (deep) Each (`_partition`, `_offset`) stands in the lake once, below its mark.
 //! V-7  (deep) Each model's table equals what its SQL makes of the lake's rows.
@@ -19,7 +20,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     lake::store::Store,
-    warehouse::{Warehouse, WarehouseSettings},
+    warehouse::{Warehouse, WarehouseSettings, references},
 };
 use serde::Serialize;
 
@@ -110,6 +111,11 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
         advances: snapshot.advances().await?,
+        stray_letters: snapshot.stray_letters().await?,
+        retried: snapshot.retried().await?,
+        refused_alone: snapshot.refused_alone().await?,
+        not_in_lake: snapshot.not_in_lake().await?,
+        references: references::uses(&snapshot).await?,
     };
     shallow::counts(&evidence, &mut report);
     shallow::manifest(&evidence, &mut report);
@@ -118,7 +124,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         Some(store) => {
             let mut visit = deep.then(|| deep::Rebuild::new(catalog, &evidence, &mut report));
             if let Some(rebuild) = &mut visit {
-                rebuild.begin(&mut snapshot).await?;
+                rebuild.begin(&mut snapshot, &evidence).await?;
             }
             shallow::objects(&evidence, store, &mut report, visit.as_mut(), &snapshot).await?;
             if let Some(rebuild) = visit {
@@ -128,6 +134,6 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         None => report.note("no --lake is given: files were not looked at"),
     }
     snapshot.end().await?;
-    shallow::orphans(&warehouse, store.as_ref(), &mut report).await?;
+    shallow::orphans(&warehouse, store.as_ref(), catalog, &mut report).await?;
     Ok(report)
 }
