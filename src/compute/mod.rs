@@ -11,6 +11,7 @@
 
 mod aggregate;
 mod course;
+mod late;
 pub mod lookup;
 mod plan;
 mod rows;
@@ -24,10 +25,7 @@ use crate::{
     decode::{Decoded, RejectClass},
     error::Result,
     event_time::Lateness,
-    record::{
-        EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord,
-        quantity::show_duration,
-    },
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
 use arrow::{
@@ -35,6 +33,7 @@ use arrow::{
     datatypes::{Int32Type, Int64Type},
 };
 use course::Courses;
+use late::{LateRows, late_reason};
 use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
@@ -524,34 +523,6 @@ impl ModelState {
             }
         }
     }
-}
-
-/// What [`ModelState::judge`] found.
-#[derive(Default)]
-struct LateRows {
-    /// Of each row of the batch; empty: none is late.
-    late: Vec<bool>,
-    /// Why, of the late ones, ascending; only where the model refuses them.
-    reasons: Failures,
-}
-
-/// A sentence for `highwater.dead_letters.reason`.
-fn late_reason((start, end, overdue_us): (i64, i64, i64), allowed_us: i64) -> String {
-    let instant = |us: i64| {
-        chrono::DateTime::from_timestamp_micros(us)
-            .map_or_else(|| format!("{us} us"), |t| t.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string())
-    };
-    let length = |us: i64| show_duration(Duration::from_micros(us.max(0) as u64));
-    let watermark = end.saturating_add(allowed_us).saturating_add(overdue_us);
-    format!(
-        "late by {}: its window from {} to {} became final {} after its end, and the partition's \
-         watermark was at {} when the record came",
-        length(overdue_us),
-        instant(start),
-        instant(end),
-        length(allowed_us),
-        instant(watermark),
-    )
 }
 
 impl OpenModel {

@@ -16,5 +16,6 @@ mod simulation;
 mod support;
 mod taps;
 mod tidy;
+mod time;
 mod transactions;
 mod verify;
