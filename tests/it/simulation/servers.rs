@@ -240,15 +240,11 @@ impl Warehouse {
     /// E-4: nobody has judged a record behind the place, and it is the cut's own.
     fn record_advances(&mut self, commit: &Commit) {
         for &((p, before), t) in &commit.advances {
-            for (&(out, of), row) in &self.marks {
-                let judged = of == p && out != Out::Lake && row.next > before;
-                let own =
-                    commit.moves.iter().find(|m| (Out::of(&m.output), m.partition.0) == (out, of));
-                assert!(
-                    !judged,
-                    "E-4: {out:?} stands at {} above the advance at {p}@{before}",
-                    row.next
-                );
+            for (&(out, _), row) in self.marks.iter().filter(|((_, of), _)| *of == p) {
+                let judged = out != Out::Lake && row.next > before;
+                assert!(!judged, "E-4: {out:?} stands at {} above {p}@{before}", row.next);
+                let is_own = |m: &&Move| (Out::of(&m.output), m.partition.0) == (out, p);
+                let own = commit.moves.iter().find(is_own);
                 let within = own.is_none_or(|m| before <= m.span.to.0);
                 assert!(within, "E-4: an advance at {p}@{before} outside of {own:?}");
             }
