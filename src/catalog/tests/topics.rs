@@ -121,9 +121,9 @@ fn every_mistake_in_a_topic_file_has_its_line_and_says_what_is_allowed() {
             "the event_time.date column `x` is text. Allowed: date",
         ),
         (
-            with(&format!("event_time = {{ date = \"at\" }}\n{columns}")),
+            with(&format!("event_time = {{ clock = \"x\" }}\n{columns}")),
             3,
-            "the key `event_time.clock` is missing",
+            "the key `event_time.date` is missing",
         ),
         (format!("topic = \"a b\"\nformat = \"json\"\n{columns}"), 1, "no name of a Kafka topic"),
         (format!("topic = \"t\"\nformat = \"avro\"\n{columns}"), 2, "`avro` is not supported yet"),
