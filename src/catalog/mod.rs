@@ -11,6 +11,7 @@
 //!                                          ├─► decompose ─► Model      each with all mistakes
 //! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
 //!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
+//!                                                ├ window     what windows there are
 //!                                                └ generated  what PostgreSQL computes from parts
 //! ```
 
@@ -36,12 +37,13 @@ mod toml_table;
 mod topic_file;
 mod topic_letters;
 mod topic_time;
+mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{
-    Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows, Window,
+    Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows,
 };
 pub use reference::{FileKind, Join, Place, Reference};
 pub use scalar::scalar_context;
@@ -49,6 +51,7 @@ pub use topic::{
     Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
 };
 pub use types::PgType;
+pub use window::{Grid, Hop, Shape, Window};
 
 use mistake::{Page, unknown};
 use reference::ReferenceDraft;

@@ -10,12 +10,14 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod combine;
 mod course;
 mod late;
 pub mod lookup;
 mod plan;
 mod rows;
 mod runs;
+mod sessions;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use crate::{
     catalog::{Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
-    event_time::Lateness,
+    event_time::{Lateness, Verdict, Windows},
     record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
@@ -33,7 +35,7 @@ use arrow::{
     datatypes::{Int32Type, Int64Type},
 };
 use course::Courses;
-use late::{LateRows, late_reason};
+use late::Verdicts;
 use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
@@ -58,15 +60,17 @@ struct ModelState {
     max_disorder: Duration,
     plan: Plan,
     open: OpenModel,
+    /// As the model's window says; None: it has none.
+    windows: Option<Windows>,
     standings: Standings,
-    /// Rows since the last seal that came after their window was final.
+    /// Rows since the last seal of which a window was final before they came.
     late: u64,
     /// Rows since the last seal that found nothing in the reference.
     misses: u64,
 }
 
 enum OpenModel {
-    Aggregate(Deltas),
+    Aggregate(Box<Deltas>),
     Rows(LatestRows),
 }
 
@@ -90,7 +94,7 @@ pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
     pub tables: Vec<(Arc<str>, RecordBatch)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows that came after their window was final (taken, refused or dropped).
+    /// Per model: rows of which a window was final before they came (taken, refused or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
     /// Advances that change nothing any more, since the record after each had come as far by
     /// itself: they need not be kept.
@@ -370,8 +374,18 @@ impl ModelState {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        let max_disorder = topic.max_disorder;
-        Ok(Self { model: model.clone(), max_disorder, plan, open, standings, late: 0, misses: 0 })
+        let mut state = Self {
+            model: model.clone(),
+            max_disorder: topic.max_disorder,
+            plan,
+            open,
+            windows: None,
+            standings,
+            late: 0,
+            misses: 0,
+        };
+        state.windows = state.window().map(|window| Windows::new(&window.shape));
+        Ok(state)
     }
 
     fn output(&self) -> Output {
@@ -390,7 +404,7 @@ impl ModelState {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = match retried {
+        let verdicts = match retried {
             None => self.judge(decoded, &runs),
             Some(before) => self.judge_retried(&decoded.event_times, before),
         };
@@ -403,7 +417,7 @@ impl ModelState {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             self.fates(run).filtered += run.len() - passed;
         }
-        let (input, refused) = self.meet_late(input, &late, &runs)?;
+        let (input, refused) = self.meet_late(input, &verdicts, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
@@ -412,7 +426,7 @@ impl ModelState {
             self.fates(run).dead +=
                 count_within(&failures, &run.rows) + count_within(&refused, &run.rows);
         }
-        self.open.add(&input)?;
+        self.open.add(&input, &verdicts.of_rows)?;
         let of_class = |class| move |(row, reason)| (row, class, reason);
         let failures = failures.into_iter().map(of_class(RejectClass::Model));
         Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
@@ -426,56 +440,51 @@ impl ModelState {
         self.model.window()
     }
 
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
-    /// row of the batch whether its window was final before it came; empty: none was.
-    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> LateRows {
+    /// Lets each row raise the watermark of its partition, in offset order (M-1), and says what was
+    /// final before it came.
+    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> Verdicts {
         let (times, offsets) = (&decoded.event_times, offsets(&decoded.rows));
-        let Some(window) = self.window() else {
-            for run in runs {
-                standing(&mut self.standings, run.partition).observe(offsets, times, &run.rows);
-            }
-            return LateRows::default();
-        };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let tells = window.late == Late::DeadLetter;
-        let (mut late, mut count, mut reasons) = (Vec::new(), 0, Vec::new());
+        let terms = self
+            .window()
+            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
+        let mut verdicts = Verdicts::default();
         for run in runs {
-            late.resize(run.rows.start, false);
             let standing = standing(&mut self.standings, run.partition);
+            let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
+                standing.observe(offsets, times, &run.rows);
+                continue;
+            };
             standing.judge(offsets, times, &run.rows, |lateness, piece| {
-                let mut again = *lateness;
-                let found = lateness.judge(&times[piece.clone()], size, allowed, &mut late);
-                count += found;
-                if tells && found > 0 {
-                    for row in piece {
-                        if let Some(overdue) = again.watermark.overdue(times[row], size, allowed) {
-                            reasons.push((row, late_reason(overdue, allowed)));
-                        }
-                        again.observe(times[row]);
-                    }
+                let before = *lateness;
+                verdicts.judge(lateness, &times[piece.clone()], windows, allowed, piece.start);
+                if tells {
+                    verdicts.tell(before, times, windows, allowed, piece);
                 }
             });
         }
-        late.resize(if count == 0 { 0 } else { times.len() }, false);
-        LateRows { late, reasons }
+        verdicts.fill(times.len());
+        verdicts
     }
 
     /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&self, times: &[EventTime], before: &[Option<EventTime>]) -> LateRows {
-        let Some(window) = self.window() else { return LateRows::default() };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let mut rows = LateRows::default();
-        for (row, (time, before)) in times.iter().zip(before).enumerate() {
-            let watermark = Lateness::new(*before, self.max_disorder).watermark;
-            let overdue = watermark.overdue(*time, size, allowed);
-            rows.late.push(overdue.is_some());
-            if let (Late::DeadLetter, Some(overdue)) = (window.late, overdue) {
-                rows.reasons.push((row, late_reason(overdue, allowed)));
+    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Verdicts {
+        let terms = self
+            .window()
+            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
+        let mut verdicts = Verdicts::default();
+        let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
+            return verdicts;
+        };
+        for (row, before) in before.iter().enumerate() {
+            let lateness = Lateness::new(*before, self.max_disorder);
+            let of_row = &times[row..row + 1];
+            verdicts.judge(&mut lateness.clone(), of_row, windows, allowed, row);
+            if tells {
+                verdicts.tell(lateness, times, windows, allowed, row..row + 1);
             }
         }
-        rows
+        verdicts.fill(times.len());
+        verdicts
     }
 
     /// What each partition had seen before the runs.
@@ -487,25 +496,25 @@ impl ModelState {
         runs.iter().map(before).collect()
     }
 
-    /// Counts the late rows, and takes them out where the model says so; those it refuses are told.
+    /// Counts the rows of which something was final, and takes the late ones out where the model
+    /// says so; those that it refuses are told.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        rows: &LateRows,
+        verdicts: &Verdicts,
         runs: &[Run],
     ) -> Result<(Input<'d>, Failures)> {
-        let late = &rows.late;
-        if late.is_empty() {
+        if verdicts.of_rows.is_empty() {
             return Ok((input, Failures::new()));
         }
-        let in_time: BooleanArray =
-            (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
-        self.late += in_time.false_count() as u64;
-        let policy = self.window().map_or(Late::Amend, |window| window.late);
-        match policy {
+        let verdict = |row| verdicts.of_rows[input.origin_of(row)];
+        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
+        let taken: BooleanArray =
+            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
+        match self.window().map_or(Late::Amend, |window| window.late) {
             Late::Amend => Ok((input, Failures::new())),
             Late::Drop => {
-                let kept = input.keep(&in_time)?;
+                let kept = input.keep(&taken)?;
                 for run in runs {
                     self.fates(run).late +=
                         input.count_within(&run.rows) - kept.count_within(&run.rows);
@@ -513,13 +522,9 @@ impl ModelState {
                 Ok((kept, Failures::new()))
             }
             Late::DeadLetter => {
-                let reason = |row: usize| {
-                    let of_row = rows.reasons.partition_point(|(other, _)| *other < row);
-                    (row, rows.reasons[of_row].1.clone())
-                };
-                let refused = (0..input.rows).map(|row| input.origin_of(row));
-                let refused = refused.filter(|row| late[*row]).map(reason).collect();
-                Ok((input.keep(&in_time)?, refused))
+                let late = (0..input.rows).filter(|row| verdict(*row) == Verdict::Late);
+                let refused = late.map(|row| verdicts.reason(input.origin_of(row))).collect();
+                Ok((input.keep(&taken)?, refused))
             }
         }
     }
@@ -529,15 +534,15 @@ impl OpenModel {
     fn new(model: &Model, plan: &Plan) -> Result<Self> {
         Ok(match &model.kind {
             ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Deltas::new(model, aggregate, plan)?)
+                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
             }
             ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
         })
     }
 
-    fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         match self {
-            Self::Aggregate(deltas) => deltas.add(input),
+            Self::Aggregate(deltas) => deltas.add(input, verdicts),
             Self::Rows(rows) => rows.add(input),
         }
     }

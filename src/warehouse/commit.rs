@@ -131,7 +131,8 @@ impl Warehouse {
             let _ = session.roll_back(&doing).await;
             return Err(refusal);
         }
-        // Every process goes through tables in the same order, and through a table by key (W-2).
+        // Every process goes through tables in the same order, and through a table by key (W-2) or,
+        // of sessions, under a lock that it takes at the table's place in that order.
         let mut yields: Vec<_> = cut.yields.iter().collect();
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
@@ -191,6 +192,11 @@ impl Warehouse {
         let columns = table.columns.iter().zip(rows.columns());
         let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
         let columns = columns.collect::<Result<Vec<_>>>()?;
+        if let Some(sessions) = &table.sessions {
+            let sql = include_str!("../../sql/warehouse/lock_sessions.sql");
+            session.query(&doing, sql, &[&&*table.model]).await?;
+            return sessions.merge(session, &doing, &columns, rows.num_rows()).await;
+        }
         if rows.num_rows() <= self.settings.insert_rows_max {
             let arrays: Vec<_> = columns.iter().map(|c| c.slice(0, rows.num_rows())).collect();
             let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();

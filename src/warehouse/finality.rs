@@ -40,7 +40,7 @@ impl FinalView {
             shown.join(", "),
             quoted(&model.name),
             quoted(&end.name),
-            window.final_after().as_micros(),
+            window.closes_after().as_micros(),
             literal(&model.topic),
             literal(&Output::Model(model.name.clone()).to_string()),
         );
@@ -54,7 +54,7 @@ impl FinalView {
         let comment = format!(
             "{OURS} {}: the watermark of every partition is {} or more behind their end; {changes}",
             model.name,
-            show_duration(window.final_after()),
+            show_duration(window.closes_after()),
         );
         Some(Self { model: model.name.clone(), name, create, comment })
     }
@@ -103,7 +103,7 @@ impl Warehouse {
 mod tests {
     use super::*;
     use crate::{
-        catalog::{ModelKind, Window},
+        catalog::{ModelKind, Shape, Window},
         warehouse::tests::{aggregate, latest},
     };
     use std::time::Duration;
@@ -115,12 +115,12 @@ mod tests {
         let ModelKind::Aggregate(aggregate) = &mut model.kind else { panic!("it groups") };
         aggregate.window = Some(Window {
             name: "window".into(),
-            size: Duration::from_secs(300),
+            shape: Shape::Session { gap: Duration::from_secs(5) },
             allowed_lateness: Duration::from_secs(60),
             late: Late::Drop,
         });
         let view = FinalView::of(&model).unwrap();
-        assert!(view.create.contains("interval '60000000 microseconds'"), "{}", view.create);
+        assert!(view.create.contains("interval '65000000 microseconds'"), "{}", view.create);
         assert!(view.comment.ends_with("counted as late"), "{}", view.comment);
         assert!(
             view.create.contains("FROM \"taps_5m\"\nWHERE \"window_end\" +"),

@@ -19,6 +19,7 @@
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
 //! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
+//! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
 //! | `retry` | the transaction in which refused records are taken after all |
@@ -40,6 +41,7 @@ mod manifest;
 pub mod references;
 pub mod retry;
 mod schema;
+mod sessions;
 pub mod snapshot;
 mod tls;
 

@@ -19,3 +19,4 @@ mod tidy;
 mod time;
 mod transactions;
 mod verify;
+mod windows;

@@ -7,7 +7,9 @@
 //!
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
-//! kept; open rows kept by `abandon`; an advance at an offset that counts only behind its record; lateness judged before WHERE; overflow that wraps.
+//! kept; open rows kept by `abandon`; an advance at an offset that counts only behind its record;
+//! lateness judged before WHERE; overflow that wraps;
+//! the first window still open left out of those that take a late event.
 
 use super::{
     Declared, Value, declared, instant, mark,
@@ -81,11 +83,41 @@ enum Function {
     Max,
 }
 
+#[derive(Clone, Copy)]
+enum SaidWindow {
+    /// Of this size, beginning at multiples of it and, before 1972, this much later.
+    Tumble(i64, i64),
+    /// One as often as the first, of the size of the second.
+    Hop(i64, i64),
+    /// Of this gap. What it is of one event decides whether that is late; the rest is known when
+    /// all are.
+    Session(i64),
+}
+
+impl SaidWindow {
+    /// All that hold an event, ascending.
+    fn of(self, at: i64) -> Vec<(i64, i64)> {
+        match self {
+            Self::Tumble(size, later) => {
+                let later = if at < 63_072_000 * SECOND { later } else { 0 };
+                let start = (at - later).div_euclid(size) * size + later;
+                vec![(start, start + size)]
+            }
+            Self::Hop(slide, size) => {
+                let last = at.div_euclid(slide) * slide;
+                let starts = (0..=size / slide).rev().map(|back| last - back * slide);
+                starts.map(|start| (start, start + size)).filter(|(_, end)| at < *end).collect()
+            }
+            Self::Session(gap) => vec![(at, at + gap)],
+        }
+    }
+}
+
 /// A model, said in Rust.
 struct Said {
     statement: &'static str,
-    /// Size, allowed lateness, what becomes of late events.
-    window: Option<(i64, i64, Late)>,
+    /// Its windows, allowed lateness, what becomes of late events.
+    window: Option<(SaidWindow, i64, Late)>,
     /// Whether WHERE is true.
     filter: fn(&Event) -> Result<bool, Fails>,
     /// Keys, or the columns of a row; with `primary_key`, indexes in them.
@@ -136,6 +168,7 @@ fn big_over_small(e: &Event) -> Result<Value, Fails> {
     both(e.big, e.small, |a, b| a.checked_div(i64::from(b)))
 }
 
+/// In order of name, as the catalog has them.
 const SAID: &[Said] = &[
     Said {
         statement: "amended WITH (allowed_lateness = '5 seconds') AS
@@ -144,7 +177,7 @@ const SAID: &[Said] = &[
                    max(amount) AS amount_max, sum(big) FILTER (WHERE small > 0) AS big_small,
                    min(at) AS first
             FROM events WHERE k IS DISTINCT FROM 'b' GROUP BY w",
-        window: Some((60 * SECOND, 5 * SECOND, Late::Amend)),
+        window: Some((SaidWindow::Tumble(60 * SECOND, 0), 5 * SECOND, Late::Amend)),
         filter: |e| Ok(e.k != Some("b")),
         parts: &[
             (Function::Min, |e| text(e.txt)),
@@ -165,7 +198,7 @@ const SAID: &[Said] = &[
                    avg(amount) AS amount_avg, sum(n) AS n,
                    count(*) FILTER (WHERE n > 0) AS positive
             FROM events WHERE txt <> 'x' GROUP BY window, k",
-        window: Some((10 * SECOND, 3 * SECOND, Late::Drop)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 3 * SECOND, Late::Drop)),
         filter: |e| Ok(e.txt.is_some_and(|txt| txt != "x")),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -220,6 +253,32 @@ const SAID: &[Said] = &[
         ..PLAIN
     },
     Said {
+        statement: "hopped WITH (allowed_lateness = '2 seconds', late = 'drop') AS
+            SELECT hop(interval '4 seconds', interval '18 seconds') AS window, k, count(*) AS rows,
+                   sum(big) AS big, min(txt) AS txt_min, max(ratio) AS ratio_max, avg(amount) AS amount
+            FROM events WHERE n > 0 OR small > 0 GROUP BY window, k",
+        window: Some((SaidWindow::Hop(4 * SECOND, 18 * SECOND), 2 * SECOND, Late::Drop)),
+        filter: |e| Ok(e.n > Some(0) || e.small > Some(0)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, ratio),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "hopped_amended AS
+            SELECT hop(interval '10 seconds', interval '30 seconds') AS window, sum(n) AS n
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Hop(10 * SECOND, 30 * SECOND), 0, Late::Amend)),
+        parts: &[(Function::Sum, |e| int(e.n))],
+        ..PLAIN
+    },
+    Said {
         statement: "latest WITH (primary_key = 'n, k') AS
             SELECT k, txt, -big AS negative, n, CAST(amount AS integer) AS narrow FROM events
             WHERE n < 3",
@@ -250,7 +309,7 @@ const SAID: &[Said] = &[
         statement: "nobody WITH (late = 'drop') AS
             SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
             FROM events WHERE k = 'nobody' GROUP BY window",
-        window: Some((10 * SECOND, 0, Late::Drop)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 0, Late::Drop)),
         filter: |_| Ok(false),
         parts: &[(Function::Count, one)],
         ..PLAIN
@@ -259,9 +318,47 @@ const SAID: &[Said] = &[
         statement: "refused WITH (allowed_lateness = '2 seconds', late = 'dead-letter') AS
             SELECT tumble(interval '15 seconds') AS window, count(*) AS rows, sum(big / small) AS q
             FROM events WHERE k <> 'b' GROUP BY window",
-        window: Some((15 * SECOND, 2 * SECOND, Late::DeadLetter)),
+        window: Some((SaidWindow::Tumble(15 * SECOND, 0), 2 * SECOND, Late::DeadLetter)),
         filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
         parts: &[(Function::Count, one), (Function::Sum, big_over_small)],
+        ..PLAIN
+    },
+    Said {
+        statement: "session WITH (allowed_lateness = '5 seconds', late = 'drop') AS
+            SELECT session(interval '7 seconds') AS s, k, count(*) AS rows, sum(big) AS big,
+                   min(txt) AS txt_min, max(at) AS last, avg(amount) AS amount,
+                   count(*) FILTER (WHERE n > 0) AS positive
+            FROM events WHERE n <> 5 GROUP BY s, k",
+        window: Some((SaidWindow::Session(7 * SECOND), 5 * SECOND, Late::Drop)),
+        filter: |e| Ok(e.n.is_some_and(|n| n != 5)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, |e| int(e.at)),
+            (Function::Count, |e| int(e.n.filter(|n| *n > 0))),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "session_of_all AS
+            SELECT session(interval '1 second') AS window, sum(n) AS n, max(ratio) AS ratio
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Session(SECOND), 0, Late::Amend)),
+        parts: &[(Function::Sum, |e| int(e.n)), (Function::Max, ratio)],
+        ..PLAIN
+    },
+    Said {
+        // Liberia was 44 minutes and 30 seconds behind until 1972.
+        statement: "zoned WITH (late = 'drop') AS
+            SELECT tumble(interval '1 minute', 'Africa/Monrovia') AS window, k, sum(n) AS n
+            FROM events GROUP BY window, k",
+        window: Some((SaidWindow::Tumble(60 * SECOND, 30 * SECOND), 0, Late::Drop)),
+        columns: &[|e| text(e.k)],
+        parts: &[(Function::Sum, |e| int(e.n))],
         ..PLAIN
     },
 ];
@@ -287,8 +384,13 @@ struct Outcome {
 /// Records of one partition: (offset, event), ascending.
 type Log = Vec<(i64, Event)>;
 
+/// An event that a model takes: its time, and an argument for each part.
+type Taken = (i64, Vec<Value>);
+
 fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance]) -> Outcome {
     let mut out = Outcome::default();
+    // Of models of sessions: the events of each key.
+    let mut of_sessions: BTreeMap<(usize, Vec<Value>), Vec<Taken>> = BTreeMap::new();
     for ((output, partition), mark) in marks {
         let mut seen: Vec<i64> = mark.event_time_max.iter().map(|t| t.0).collect();
         let advanced = |to: i64| {
@@ -329,22 +431,24 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
                     continue;
                 }
             }
-            if let Some((size, allowed, late)) = said.window {
-                let end = at.div_euclid(size) * size + size;
-                if highest.is_some_and(|highest| end + allowed + DISORDER <= highest) {
+            let mut windows = vec![None];
+            if let Some((window, allowed, late)) = said.window {
+                let all = window.of(at);
+                let mut open = all.clone();
+                open.retain(|(_, end)| highest.is_none_or(|most| end + allowed + DISORDER > most));
+                if open.len() < all.len() {
                     *out.late.entry(model.name.clone()).or_default() += 1;
-                    match late {
-                        Late::Amend => {}
-                        Late::Drop => {
-                            fates.late += 1;
-                            continue;
-                        }
-                        Late::DeadLetter => {
-                            fates.dead += 1;
-                            refuse(RejectClass::Late);
-                            continue;
-                        }
+                }
+                let kept = if late == Late::Amend { all } else { open };
+                windows = kept.into_iter().map(Some).collect();
+                if windows.is_empty() {
+                    if late == Late::Drop {
+                        fates.late += 1;
+                    } else {
+                        fates.dead += 1;
+                        refuse(RejectClass::Late);
                     }
+                    continue;
                 }
             }
             let columns: Result<Vec<_>, _> = said.columns.iter().map(|c| c(event)).collect();
@@ -355,9 +459,17 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
                 continue;
             };
             fates.accepted += 1;
+            if let Some((SaidWindow::Session(_), ..)) = said.window {
+                of_sessions.entry((index, columns)).or_default().push((at, parts));
+                continue;
+            }
             let table = out.tables.entry(model.name.clone()).or_default();
             match said.primary_key {
-                None => group(said, table, at, columns, parts),
+                None => {
+                    for window in windows {
+                        group(said, table, window, &columns, &parts);
+                    }
+                }
                 Some(key) => keep(table, key, columns, (at, *partition, *offset)),
             }
         }
@@ -366,6 +478,18 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
         let reached = advanced(end.max(mark.next.0));
         let highest = seen.into_iter().chain(reached).max().map(EventTime);
         out.event_time_max.insert((output.clone(), *partition), highest);
+    }
+    for ((index, columns), mut events) in of_sessions {
+        let said = &SAID[index];
+        let Some((SaidWindow::Session(gap), ..)) = said.window else { unreachable!() };
+        let table = out.tables.entry(DECLARED.models[index].name.clone()).or_default();
+        events.sort_by_key(|(at, _)| *at);
+        for session in events.chunk_by(|(a, _), (b, _)| b - a <= gap) {
+            let window = (session[0].0, session[session.len() - 1].0 + gap);
+            for (_, parts) in session {
+                group(said, table, Some(window), &columns, parts);
+            }
+        }
     }
     out.refusals.sort_by_key(sort_key);
     out
@@ -376,12 +500,15 @@ fn sort_key(refusal: &Refused) -> (Partition, i64, Output) {
 }
 
 /// The row is window start, keys, window end, parts; `in_table_order` puts them right.
-fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: Vec<Value>) {
-    let bounds = said.window.map(|(size, ..)| {
-        let start = at.div_euclid(size) * size;
-        (Value::Int(start.into()), Value::Int((start + size).into()))
-    });
-    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(&columns).cloned().collect();
+fn group(
+    said: &Said,
+    table: &mut Merged,
+    window: Option<(i64, i64)>,
+    columns: &[Value],
+    parts: &[Value],
+) {
+    let bounds = window.map(|(start, end)| (Value::Int(start.into()), Value::Int(end.into())));
+    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(columns).cloned().collect();
     let fresh = || {
         let ends = bounds.iter().map(|(_, end)| end.clone());
         let zero = |(function, _): &(Function, Eval)| match function {
@@ -394,9 +521,10 @@ fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: V
     let first = row.len() - parts.len();
     for (stored, ((function, _), new)) in row[first..].iter_mut().zip(said.parts.iter().zip(parts))
     {
-        if new == Value::Null {
+        if *new == Value::Null {
             continue;
         }
+        let new = new.clone();
         *stored = match (function, &*stored) {
             (Function::Count, stored) => add(stored, &Value::Int(1)),
             (_, Value::Null) => new,

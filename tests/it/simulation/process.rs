@@ -515,7 +515,9 @@ fn admit_to_tables(p: &mut Process, rows: &[Place], logs: &[Log]) {
             if offset >= standing.floor {
                 standing.pass(offset);
                 let time = EventTime(logs[partition as usize].event_time(offset));
-                let late = standing.lateness.late(time, WINDOW, 0);
+                let end = time.0.div_euclid(WINDOW) * WINDOW + WINDOW;
+                let late = standing.lateness.watermark.is_final(end, 0);
+                standing.lateness.observe(time);
                 p.rows.push((out, (partition, offset), late));
             }
         }
