@@ -101,15 +101,16 @@
 //! | E-4 | event time moves without a record only where the log ended after the clock was read, before any output judged what follows, and as it stands recorded | `pipeline/worker/idle.rs`; the oracle of `compute/tests`; `tests/it/simulation` | `record_advances.sql`: no mark behind it |
 //! | E-5 | a partition that is added reopens no window: it begins where the slowest of the others stands | `warehouse/commit.rs`, `know_partitions`; `tests/it/time.rs` | `begin_added_partitions.sql`; `0018_watermarks.sql`: partitions without a watermark hold all back |
 //! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
-//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `sessions.rs`; `lock_sessions.sql` |
+//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `lock_sessions.sql` |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
 //! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
 //! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs` and `tests/it/outages`, killed at random | |
 //! | L-1 | one file per hive path and cut, several open at once | `lake/writer_tests.rs` | `0002_lake_files.sql`: primary key `path` |
 //! | L-2 | files of a path, by name, hold a partition's offsets in order; those of retries stand beside, `-retry` by name | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | `0008_refusals.sql`: `lake_files.origin` |
-//! | L-3 | an upload is whole before its cut is committed, and gets its name only afterwards | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
+//! | L-3 | an upload is whole before its cut is committed, and gets its name only afterwards | `pipeline/encoder.rs`, `pipeline/owed.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
 //! | L-4 | memory does not grow with the size of files | `lake/writer_tests.rs` | |
+//! | L-5 | nothing is removed that a cut, committed or under way, refers to | `lake/leftovers.rs`: the order of a sweep, `whatever_comes_between_its_steps_a_sweep_removes_nothing_that_is_or_will_be_committed`; `tests/it/simulation` | `named_uploads.sql`, one snapshot of notes and files |
 //! | W-1 | a commit moves each of its marks at our epoch, or changes nothing | `warehouse/commit.rs` counts what moved | `move_marks.sql`: `WHERE epoch = …`; `bump_epochs.sql` |
 //! | W-2 | keys and marks are written in sorted order: no deadlock | `compute` sorts deltas; `warehouse/tests/merging.rs` | `lock_marks.sql`, `lock_lane.sql`, `insert_marks.sql`: `ORDER BY` |
 //! | W-3 | a lost reply to COMMIT is `Unknown`: take anew, which waits for the old transaction, and believe the marks | `warehouse/sqlstate.rs`; `warehouse/tests/protocol.rs` kills connections; `tests/it/outages/database.rs` loses answers | `lock_lane.sql`: `FOR UPDATE` |
@@ -128,6 +129,9 @@
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |
+//!
+//! What each step of a cut leaves behind when the process dies after it, and why that is neither a loss
+//! nor a double, is the crash table on the front page of [`cut`].
 //!
 //! `highwater verify` checks from outside, against lake, tables and Kafka, what all of these are for; its
 //! promises V-1 to V-7 are on the front page of [`ops::verify`].

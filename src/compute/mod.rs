@@ -149,7 +149,10 @@ impl Tables {
         let models = self.models.iter_mut().map(|state| &mut state.standings);
         let mut rises = false;
         for standings in std::iter::once(&mut self.dead_letters).chain(models) {
-            rises |= standing(standings, advance.partition).advance(advance);
+            // What stands recorded at this very place came first, and may have come further.
+            let standing = standing(standings, advance.partition);
+            standing.pass(advance.before);
+            rises |= standing.advance(advance);
         }
         rises
     }

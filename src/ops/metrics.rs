@@ -80,6 +80,17 @@ fn describe() {
     describe_counter!("highwater_lake_rolls_total", Unit::Count, "Lake cuts sealed, by reason");
     describe_histogram!("highwater_upload_seconds", Unit::Seconds, "Duration of putting one part");
     describe_counter!(
+        "highwater_swept_total",
+        Unit::Count,
+        "What dead processes left in the lake, removed: uploads aborted, staged objects"
+    );
+    describe_counter!(
+        "highwater_swept_bytes_total",
+        Unit::Bytes,
+        "Bytes of staged objects removed"
+    );
+    describe_counter!("highwater_sweeps_total", Unit::Count, "Sweeps of the lake, by outcome");
+    describe_counter!(
         "highwater_dead_letters_forwarded_total",
         Unit::Count,
         "Dead letters that Kafka confirmed, at least once each"

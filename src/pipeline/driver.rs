@@ -102,7 +102,6 @@ pub struct Driver {
     tables: TablesLane,
     lake: Option<LakeLane>,
     forwarder: Option<Forwarder>,
-    store: Option<Store>,
     context: Context,
     inbox: Receiver<News>,
     /// Revocations not answered yet.
@@ -168,7 +167,6 @@ impl Driver {
             tables,
             lake,
             forwarder,
-            store,
             context,
             inbox,
             status,
@@ -291,6 +289,10 @@ impl Driver {
             Ok(fetched) => fetched,
             Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
         };
+        if let Some(why) = &fetched.trouble {
+            self.reporter.failed(Lane::Tables, why);
+            self.reporter.failed(Lane::Lake, why);
+        }
         let mut records = fetched.records();
         let mut decoded = self.decoder.decode(&records);
         let broken = self.breaker.as_mut().and_then(|breaker| {
@@ -393,11 +395,12 @@ impl Driver {
             Lane::Tables => self.tables.outputs(),
             Lane::Lake => vec![Output::Lake],
         };
-        let (topic, store) = (self.topic.clone(), self.store.clone());
+        let topic = self.topic.clone();
+        let owed =
+            self.lake.as_ref().filter(|_| lane == Lane::Lake).map(|lake| lake.owed().clone());
         let context = self.context.clone();
         self.context.runtime.spawn(async move {
-            let taken =
-                requests::take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
+            let taken = requests::take(&topic, owed, &context, lane, outputs, partitions).await;
             context.tell(News::Worker(match taken {
                 Ok((marks, advances)) => Input::Taken { lane, ticket, marks, advances },
                 Err(error) => {
@@ -541,7 +544,7 @@ impl Driver {
 
     /// Committed files are visible, dead letters sent on (or nobody takes them).
     fn owes_nothing(&self) -> bool {
-        self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+        self.lake.as_ref().is_none_or(|lake| lake.owed().count() == 0)
             && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
     }
 
@@ -561,6 +564,9 @@ impl Driver {
         let mut status = self.reporter.snapshot(end, memory);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
+        if let Some(lake) = &self.lake {
+            lake.owed().tell(&mut status);
+        }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 }

@@ -18,6 +18,7 @@
 //! P-5  A revoked partition is released only when nothing of it is open or in flight.
 
 pub mod driver;
+pub mod owed;
 pub mod retry;
 pub mod worker;
 
@@ -25,7 +26,6 @@ mod breaker;
 mod counting;
 mod encoder;
 mod forward;
-mod owed;
 mod report;
 mod requests;
 mod tables;

@@ -85,7 +85,7 @@ struct LaneReport {
 }
 
 /// Without a commit although there is something to commit; of the lake after its age, too.
-const STALLED_AFTER: Duration = Duration::from_secs(120);
+pub const STALLED_AFTER: Duration = Duration::from_secs(120);
 
 impl LaneReport {
     fn look(&mut self, behind: bool, now: Instant) {

@@ -2,11 +2,10 @@
 //!
 //! Owns: the steps of a claim. Does not own: what follows from an answer (`worker`).
 
-use super::{driver::Context, owed, report::OutputWatermark};
+use super::{driver::Context, owed::Owed, report::OutputWatermark};
 use crate::{
     catalog::Topic,
     error::{Error, Result},
-    lake::store::Store,
     record::{Lane, Offset, Output, Partition},
     warehouse::{Claim, Taken},
 };
@@ -17,7 +16,7 @@ const KAFKA_WAIT: Duration = Duration::from_secs(10);
 /// Takes a lane of partitions, and finishes or drops what owners before left in the lake.
 pub async fn take(
     topic: &Topic,
-    store: Option<&Store>,
+    owed: Option<Owed>,
     context: &Context,
     lane: Lane,
     outputs: Vec<Output>,
@@ -40,8 +39,8 @@ pub async fn take(
         owner: context.owner.to_string(),
     };
     let taken = context.warehouse.take(&claim).await?;
-    if let (Lane::Lake, Some(store)) = (lane, store) {
-        owed::tidy(&topic.name, store, &context.warehouse).await?;
+    if let Some(owed) = owed {
+        owed.tidy().await?;
     }
     Ok(taken)
 }

@@ -19,7 +19,7 @@ use crate::{
     catalog::{Model, Topic},
     compute::Tables,
     cut::LakeFile,
-    decode::{Decoded, Decoder, Reject, Secret},
+    decode::{Decoded, Decoder, Reject, RejectClass, Secret},
     error::{Error, Result},
     lake::{
         layout::{FileName, Origin},
@@ -254,8 +254,8 @@ impl Retrier {
                     let (model, alone) = self.models.get_mut(output).expect("looked at");
                     let (fates, rows, failures) = concerned.through(alone)?;
                     tables.extend(rows.map(|rows| (model.name.clone(), rows)));
-                    for (index, reason) in failures {
-                        keeps(concerned.letters[index], output, "model", reason);
+                    for (index, class, reason) in failures {
+                        keeps(concerned.letters[index], output, class.as_str(), reason);
                     }
                     fates
                 }
@@ -504,12 +504,12 @@ impl<'a> Concerned<'a> {
             let counted = sealed.counts.remove(&(self.output.clone(), partition));
             fates.insert(partition, counted.unwrap_or_default().fates);
         }
-        let failures = refusals.into_iter().map(|refusal| (refusal.record, refusal.reason));
+        let failures = refusals.into_iter().map(|r| (r.record, r.class, r.reason));
         Ok((fates, sealed.tables.pop().map(|(_, rows)| rows), failures.collect()))
     }
 }
 
-type Through = (BTreeMap<Partition, Fates>, Option<RecordBatch>, Vec<(usize, String)>);
+type Through = (BTreeMap<Partition, Fates>, Option<RecordBatch>, Vec<(usize, RejectClass, String)>);
 
 /// Every offset counts: which do is for the refusals to say.
 const BEGINNING: Mark = Mark {

@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 13] = migrations![
+static MIGRATIONS: [Migration; 14] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -48,6 +48,7 @@ static MIGRATIONS: [Migration; 13] = migrations![
     "0007_lake_file_ranges_by_path"
     "0008_refusals"
     "0009_dead_letters_forwarded"
+    "0012_warehouse_id"
     "0017_event_time"
     "0018_watermarks"
     "0021_reference_versions"

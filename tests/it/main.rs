@@ -3,6 +3,7 @@
 mod commands;
 mod dead_letters;
 mod faults;
+mod fencing;
 mod following;
 mod http;
 mod lake;

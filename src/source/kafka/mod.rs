@@ -17,6 +17,7 @@
 mod lookup;
 mod producer;
 mod reader;
+mod refusal;
 
 pub use lookup::Lookup;
 pub use producer::{Producer, Sending};
@@ -279,6 +280,8 @@ pub struct Kafka {
 #[derive(Default)]
 struct Trouble {
     suspected: bool,
+    /// What the client said last that a person could mend.
+    remedy: Option<&'static str>,
     why: Option<String>,
     asked: Option<Instant>,
 }
@@ -335,13 +338,11 @@ impl Kafka {
             Some(Err(error)) => {
                 tracing::debug!(target: "kafka", "{error}");
                 let code = error.rdkafka_error_code();
-                if let Some(
-                    RDKafkaErrorCode::AllBrokersDown
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::TopicAuthorizationFailed,
-                ) = code
-                {
-                    self.lock_trouble().suspected = true;
+                let remedy = code.and_then(|code| refusal::of(code).remedy);
+                if code == Some(RDKafkaErrorCode::AllBrokersDown) || remedy.is_some() {
+                    let mut trouble = self.lock_trouble();
+                    trouble.suspected = true;
+                    trouble.remedy = remedy.or(trouble.remedy);
                 }
             }
             Some(Ok(_)) | None => {}
@@ -362,8 +363,15 @@ impl Kafka {
             return;
         }
         let ask = |topic: &String| self.partitions(topic, ASK_EVERY).err();
-        trouble.why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        let why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        trouble.why = match (why, trouble.remedy) {
+            (Some(why), Some(remedy)) if !why.contains(remedy) => Some(format!("{why}; {remedy}")),
+            (why, _) => why,
+        };
         trouble.suspected = trouble.why.is_some();
+        if !trouble.suspected {
+            trouble.remedy = None;
+        }
         trouble.asked = Some(Instant::now());
     }
 

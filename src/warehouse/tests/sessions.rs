@@ -233,14 +233,14 @@ async fn processes_with_the_same_keys_make_one_session_of_neighbours() {
         let warehouse = database.warehouse.clone();
         tokio::spawn(async move {
             let outputs = ["ones", "twos"].map(model_output);
-            let marks = warehouse.take(&claim(&outputs, &[partition])).await.unwrap();
+            let (marks, _) = warehouse.take(&claim(&outputs, &[partition])).await.unwrap();
             let mut random = StdRng::seed_from_u64(partition as u64);
             let mut all = Vec::new();
             for cut_number in 0..15 {
                 let events = random_events(&mut random, 60, 3);
                 let rows = delta(&slow(&events, true), true);
                 let yields = || vec![rows_of("twos", rows.clone()), rows_of("ones", rows.clone())];
-                let advances = marks.0.iter().map(|(output, _, mark)| {
+                let advances = marks.iter().map(|(output, _, mark)| {
                     let mark = Mark { next: Offset(mark.next.0 + cut_number), ..*mark };
                     advance(output, partition, &mark, 1)
                 });

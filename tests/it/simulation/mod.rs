@@ -7,7 +7,8 @@
 //! and brings the trouble: processes die before, during and after an effect, freeze over a
 //! take-over, are expelled, halt, drain, jump in time, run two versions with different models;
 //! requests are lost, answered late or not, land after they were given up; each service goes away.
-//! Then trouble ends, and everything must come to an end in bounded time.
+//! Beside them all a sweeper lists what is staged, reads what the warehouse names, and removes the
+//! rest, with any time between. Then trouble ends, and everything must come to an end in bounded time.
 //!
 //! Held at every step: a mark moves only from where a cut begins, at the cut's epoch, all of a cut
 //! or nothing (C-1, W-1); a cut yields each record of its spans once and nothing else (C-3), each

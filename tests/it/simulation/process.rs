@@ -410,6 +410,7 @@ impl World {
         let mut rises = false;
         for (_, standing) in p.standing.iter_mut().filter(|((_, of), _)| *of == partition.0) {
             assert!(standing.floor <= before.0, "E-4: an advance below a mark");
+            standing.pass(before.0);
             rises |= standing.lateness.watermark.max() < Some(event_time);
             standing.lateness.observe(event_time);
         }

@@ -242,9 +242,13 @@ impl Warehouse {
         for &((p, before), t) in &commit.advances {
             for (&(out, _), row) in self.marks.iter().filter(|((_, of), _)| *of == p) {
                 let judged = out != Out::Lake && row.next > before;
-                assert!(!judged, "E-4: {out:?} stands at {} above {p}@{before}", row.next);
-                let is_own = |m: &&Move| (Out::of(&m.output), m.partition.0) == (out, p);
-                let own = commit.moves.iter().find(is_own);
+                let own =
+                    commit.moves.iter().find(|m| (Out::of(&m.output), m.partition.0) == (out, p));
+                assert!(
+                    !judged,
+                    "E-4: {out:?} stands at {} above the advance at {p}@{before}",
+                    row.next
+                );
                 let within = own.is_none_or(|m| before <= m.span.to.0);
                 assert!(within, "E-4: an advance at {p}@{before} outside of {own:?}");
             }
@@ -399,6 +403,12 @@ impl Warehouse {
         }
     }
 
+    /// By their notes, and by files that are not completed.
+    pub fn named_uploads(&self) -> BTreeSet<u64> {
+        let owed = self.files.values().filter(|f| !f.completed).map(|f| f.file.upload);
+        self.notes.keys().copied().chain(owed).collect()
+    }
+
     pub fn notes(&self) -> usize {
         self.notes.len()
     }
@@ -508,6 +518,22 @@ impl Bucket {
                 let there = self.objects.get(&file.path).map(Vec::len);
                 assert_eq!(there, Some(file.rows.len()), "a committed file is lost: {}", file.path);
             }
+        }
+    }
+
+    /// What a listing shows: uploads with a part.
+    pub fn staged(&self) -> Vec<u64> {
+        let with_parts = self.uploads.iter().filter(|(_, upload)| !upload.parts.is_empty());
+        with_parts.map(|(upload, _)| *upload).collect()
+    }
+
+    pub fn remove_staged(&mut self, upload: u64, warehouse: &Warehouse) {
+        if let Some(there) = self.uploads.remove(&upload) {
+            assert!(
+                !warehouse.is_committed(&there.path, upload),
+                "a sweep removed what is committed: {}",
+                there.path
+            );
         }
     }
 

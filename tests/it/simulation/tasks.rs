@@ -26,6 +26,7 @@ pub struct Task {
 #[derive(Debug)]
 pub enum Work {
     Take(Take),
+    Tidy(Tidy),
     Commit { cut: u64 },
     Ends { at: EventTime },
     Upload(Upload),
@@ -48,8 +49,20 @@ enum TakeStep {
     Oldest,
     Take,
     Unfinished,
-    Complete { left: Vec<File>, paths: Vec<String> },
+}
+
+/// Beside the cuts that follow a take: what owners before left.
+#[derive(Debug)]
+pub struct Tidy {
+    files: Vec<File>,
+    step: TidyStep,
+}
+
+#[derive(Debug)]
+enum TidyStep {
+    Complete { left: Vec<File> },
     Completed,
+    Wait,
     Abandoned,
     Abort { left: Vec<u64>, all: Vec<u64> },
     Forget,
@@ -305,7 +318,8 @@ impl World {
     pub fn reply(&mut self, p: &mut Process, id: TaskId, reply: Reply) {
         let Some(Task { life, work }) = self.tasks.remove(id) else { return };
         let left = match work {
-            Work::Take(take) => self.take_goes_on(p, id, take, reply).map(Work::Take),
+            Work::Take(take) => self.take_goes_on(p, id, take, reply),
+            Work::Tidy(tidy) => self.tidy_goes_on(p, id, tidy, reply).map(Work::Tidy),
             Work::Commit { cut } => {
                 tell(p, done(Lane::Tables, cut, reply));
                 None
@@ -353,7 +367,7 @@ impl World {
         id: TaskId,
         mut take: Take,
         reply: Reply,
-    ) -> Option<Take> {
+    ) -> Option<Work> {
         let (lane, ticket) = (take.lane, take.ticket);
         let answer = match reply {
             Ok(answer) => answer,
@@ -377,53 +391,75 @@ impl World {
                 take.step = TakeStep::Unfinished;
                 self.send(id, Request::Unfinished);
             }
-            (TakeStep::Unfinished, Answer::Files(left)) => {
-                let paths = left.iter().map(|file| file.path.clone()).collect();
-                take.step = self.complete_next(id, left, paths);
-            }
-            (TakeStep::Complete { left, paths }, _) => {
-                take.step = self.complete_next(id, left, paths);
-            }
-            (TakeStep::Completed, _) => {
-                take.step = TakeStep::Abandoned;
-                self.send(id, Request::Abandoned);
-            }
-            (TakeStep::Abandoned, Answer::Uploads(all)) => {
-                take.step = self.abort_next(id, all.clone(), all);
-            }
-            (TakeStep::Abort { left, all }, _) => take.step = self.abort_next(id, left, all),
-            (TakeStep::Forget, _) => {
+            (TakeStep::Unfinished, Answer::Files(files)) => {
                 let (marks, advances) = take.taken;
                 tell(p, Input::Taken { lane, ticket, marks, advances });
-                return None;
+                p.owed += 1;
+                let step = self.complete_next(id, files.clone(), &files);
+                return Some(Work::Tidy(Tidy { files, step }));
             }
             (step, answer) => panic!("{answer:?} does not answer {step:?}"),
         }
-        Some(take)
+        Some(Work::Take(take))
     }
 
-    fn complete_next(&mut self, id: TaskId, mut left: Vec<File>, paths: Vec<String>) -> TakeStep {
+    fn tidy_goes_on(
+        &mut self,
+        p: &mut Process,
+        id: TaskId,
+        mut tidy: Tidy,
+        reply: Reply,
+    ) -> Option<Tidy> {
+        tidy.step = match (tidy.step, reply) {
+            // Owed, for as long as it takes.
+            (TidyStep::Complete { .. } | TidyStep::Completed, Err(_)) => {
+                let wait = self.rng.random_range(20_000..200_000);
+                self.after(wait, Event::Reply { task: id, reply: Ok(Answer::Done) });
+                TidyStep::Wait
+            }
+            (TidyStep::Wait, _) => self.complete_next(id, tidy.files.clone(), &tidy.files),
+            (TidyStep::Complete { left }, Ok(_)) => self.complete_next(id, left, &tidy.files),
+            (TidyStep::Completed, Ok(_)) => {
+                self.send(id, Request::Abandoned);
+                TidyStep::Abandoned
+            }
+            (TidyStep::Abandoned, Ok(Answer::Uploads(all))) => {
+                self.abort_next(id, all.clone(), all)
+            }
+            (TidyStep::Abort { left, all }, Ok(_)) => self.abort_next(id, left, all),
+            // The next take comes by here again.
+            (TidyStep::Forget, _) | (TidyStep::Abandoned | TidyStep::Abort { .. }, Err(_)) => {
+                p.owed -= 1;
+                return None;
+            }
+            (step, answer) => panic!("{answer:?} does not answer {step:?}"),
+        };
+        Some(tidy)
+    }
+
+    fn complete_next(&mut self, id: TaskId, mut left: Vec<File>, files: &[File]) -> TidyStep {
         match left.pop() {
             Some(file) => {
                 self.send(id, Request::Complete(file));
-                TakeStep::Complete { left, paths }
+                TidyStep::Complete { left }
             }
             None => {
+                let paths = files.iter().map(|file| file.path.clone()).collect();
                 self.send(id, Request::Completed(paths));
-                TakeStep::Completed
+                TidyStep::Completed
             }
         }
     }
 
-    fn abort_next(&mut self, id: TaskId, mut left: Vec<u64>, all: Vec<u64>) -> TakeStep {
+    fn abort_next(&mut self, id: TaskId, mut left: Vec<u64>, all: Vec<u64>) -> TidyStep {
         match left.pop() {
             Some(upload) => {
                 self.send(id, Request::Abort(upload));
-                TakeStep::Abort { left, all }
+                TidyStep::Abort { left, all }
             }
             None => {
                 self.send(id, Request::Forget(all));
-                TakeStep::Forget
+                TidyStep::Forget
             }
         }
     }

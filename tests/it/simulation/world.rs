@@ -60,6 +60,10 @@ pub enum Event {
     Start(usize),
     Kill(Life),
     Produce,
+    /// A sweep of the bucket: lists, then reads what the warehouse names, then removes one by one.
+    Sweep,
+    SweepRead(Vec<u64>),
+    SweepRemove(u64),
     Trouble,
     Calm,
     Check,
@@ -125,6 +129,8 @@ pub struct Tally {
     pub records: u64,
     pub advances: u64,
     pub late: u64,
+    /// Staged uploads that a sweep removed.
+    pub swept: u64,
 }
 
 impl AddAssign for Tally {
@@ -136,6 +142,7 @@ impl AddAssign for Tally {
         self.records += o.records;
         self.advances += o.advances;
         self.late += o.late;
+        self.swept += o.swept;
     }
 }
 
@@ -164,6 +171,7 @@ pub struct World {
     events: BTreeMap<(u64, u64), Event>,
     next_event: u64,
     steps: u64,
+    swept: u64,
     trace: Option<Trace>,
 }
 
@@ -224,6 +232,7 @@ impl World {
             events: BTreeMap::new(),
             next_event: 0,
             steps: 0,
+            swept: 0,
             trace,
         };
         for slot in 0..slots {
@@ -231,6 +240,7 @@ impl World {
         }
         world.after(0, Event::Produce);
         world.after(0, Event::Rebalance);
+        world.after(50_000, Event::Sweep);
         world.after(100_000, Event::Trouble);
         world.after(calm_since, Event::Calm);
         world
@@ -263,6 +273,7 @@ impl World {
             records,
             advances: self.warehouse.advanced,
             late: self.warehouse.late(),
+            swept: self.swept,
         }
     }
 
@@ -321,6 +332,16 @@ impl World {
             Event::Start(slot) => self.start_in_place(slot),
             Event::Kill(life) => self.kill(life),
             Event::Produce => self.produce(),
+            Event::Sweep => {
+                let listed = self.bucket.staged();
+                let wait = self.rng.random_range(300..300_000);
+                self.after(wait, Event::SweepRead(listed));
+            }
+            Event::SweepRead(listed) => self.sweep(&listed),
+            Event::SweepRemove(upload) => {
+                self.swept += 1;
+                self.bucket.remove_staged(upload, &self.warehouse);
+            }
             Event::Trouble => self.trouble(),
             Event::Calm => self.calm(),
             Event::Check => self.check(),
@@ -498,6 +519,17 @@ impl World {
         self.after(wait, Event::Produce);
     }
 
+    /// Age is no part of the argument, so there is no limit on it here.
+    fn sweep(&mut self, listed: &[u64]) {
+        let named = self.warehouse.named_uploads();
+        for upload in listed.iter().filter(|upload| !named.contains(upload)) {
+            let wait = self.rng.random_range(300..300_000);
+            self.after(wait, Event::SweepRemove(*upload));
+        }
+        let wait = self.rng.random_range(1_000..200_000);
+        self.after(wait, Event::Sweep);
+    }
+
     fn trouble(&mut self) {
         if self.phase != Phase::Trouble {
             return;
@@ -602,9 +634,10 @@ impl World {
             }
             Phase::Last => {
                 let held = |p: &Process| {
-                    [Lane::Tables, Lane::Lake]
-                        .iter()
-                        .all(|lane| p.worker.positions(*lane).len() == self.logs.len())
+                    p.owed == 0
+                        && [Lane::Tables, Lane::Lake]
+                            .iter()
+                            .all(|lane| p.worker.positions(*lane).len() == self.logs.len())
                 };
                 if self.lives.values().all(held) {
                     assert_eq!(self.warehouse.notes(), 0, "uploads that nobody aborted");
