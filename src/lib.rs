@@ -74,7 +74,8 @@
 //! | window | a span of event time, start included: tumbling windows follow each other, from 1970-01-01 UTC on or by the clock of a zone; those of hop overlap; a session is as long as its events follow each other |
 //! | session | events of a key with at most the gap between one and the next; ends a gap after the last |
 //! | pane | what windows of hop are put together from when a cut ends: events are aggregated once per pane |
-//! | watermark | a partition's highest event time minus the topic's `max_disorder` |
+//! | watermark | a partition's highest event time minus the topic's `max_disorder`; of an output the least of its partitions' |
+//! | idle advance | how far event time had come before an offset, by the clock: nothing was left to read |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |
 //! | dead letter | a reject as it is stored, with the whole record |
@@ -97,6 +98,8 @@
 //! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
+//! | E-4 | event time moves without a record only where the log ended after the clock was read, before any output judged what follows, and as it stands recorded | `pipeline/worker/idle.rs`; the oracle of `compute/tests`; `tests/it/simulation` | `record_advances.sql`: no mark behind it |
+//! | E-5 | a partition that is added reopens no window: it begins where the slowest of the others stands | `warehouse/commit.rs`, `know_partitions`; `tests/it/time.rs` | `begin_added_partitions.sql`; `0018_watermarks.sql`: partitions without a watermark hold all back |
 //! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
 //! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `lock_sessions.sql` |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |

@@ -49,8 +49,8 @@ pub struct Topic {
     pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
-    /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time` if
-    /// it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
+    /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time`
+    /// if it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
 }
 
@@ -256,8 +256,8 @@ impl Topic {
     }
 }
 
-/// The kept columns in order, of changes their own, `_event_time` if it is computed, then `_partition`,
-/// `_offset` and `_timestamp`.
+/// The kept columns in order, of changes their own, `_event_time` if it is computed, then
+/// `_partition`, `_offset` and `_timestamp`.
 pub(super) fn schema_of(
     columns: &[TopicColumn],
     format: Format,

@@ -111,8 +111,8 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
-    let zone = top.parsed("time_zone", topic_time::zone, found);
     let changes = changes::read(top, format, &columns, &unsure, found);
+    let zone = top.parsed("time_zone", topic_time::zone, found);
     let time = topic_time::read(top, changes.is_some(), &columns, &unsure, found);
     let schema = schema_of(&columns, format, time.service_day.is_some());
     let event_time = time.column.as_ref().and_then(|name| schema.index_of(name).ok());

@@ -19,7 +19,7 @@ use crate::record::quantity::duration;
 use std::{collections::BTreeSet, time::Duration};
 use toml::de::DeValue;
 
-/// Of a change, among its own columns.
+/// Of a topic of changes: the time at the source.
 const SOURCE_TIME: &str = "_source_time";
 const SERVICE_DAY: [&str; 2] = ["date", "clock"];
 const MAX_DISORDER: Duration = Duration::from_secs(60);
@@ -57,22 +57,19 @@ pub(super) fn read(
     if time.idle.is_some_and(|idle| idle < IDLE_MIN) {
         found.push((top.byte("idle"), "`idle` is too short. Allowed: 1s or more, or never".into()));
     }
-    let row = top.row("event_time");
-    if of_changes {
-        time.column = Some(SOURCE_TIME.to_owned());
-        if let Some(row) = row.filter(|row| row.value.get_ref().as_str() != Some(SOURCE_TIME)) {
-            found.push((
-                row.byte,
-                format!(
+    match top.row("event_time").map(|row| (row, row.value.get_ref())) {
+        Some((row, _)) if of_changes => {
+            time.column = Some(SOURCE_TIME.to_owned());
+            if row.value.get_ref().as_str() != Some(SOURCE_TIME) {
+                found.push((
+                    row.byte,
                     "the event time of a change is the time at which the source made it, since a \
-                     delete has no other. Allowed: no event_time (or \"{SOURCE_TIME}\", which is \
-                     the same)"
-                ),
-            ));
+                     delete has no other. Allowed: no event_time (or \"_source_time\", which is the same)"
+                        .into(),
+                ));
+            }
         }
-        return time;
-    }
-    match row.map(|row| (row, row.value.get_ref())) {
+        None if of_changes => time.column = Some(SOURCE_TIME.to_owned()),
         Some((row, DeValue::Table(table))) => {
             let table = Table::new("event_time", row.byte, table);
             table.only(&SERVICE_DAY, found);

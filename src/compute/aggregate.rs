@@ -104,7 +104,7 @@ impl Deltas {
         Ok(Self {
             windows,
             sessions,
-            drops: aggregate.window.as_ref().is_some_and(|w| w.late == Late::Drop),
+            drops: aggregate.window.as_ref().is_some_and(|w| w.late != Late::Amend),
             keys: Arc::new(keys),
             groups,
             parts,

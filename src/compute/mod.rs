@@ -13,6 +13,7 @@ mod aggregate;
 mod combine;
 mod course;
 mod distinct;
+mod late;
 pub mod lookup;
 mod parts;
 mod picked;
@@ -30,10 +31,7 @@ use crate::{
     decode::{Decoded, RejectClass},
     error::Result,
     event_time::{Lateness, Verdict, Windows},
-    record::{
-        EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord,
-        quantity::show_duration,
-    },
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
 use arrow::{
@@ -41,11 +39,12 @@ use arrow::{
     datatypes::{Int32Type, Int64Type},
 };
 use course::Courses;
+use late::Verdicts;
 use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
-use runs::{Run, choose, record_of, runs};
-use standing::{Seen, Standing, Standings, take_counts, take_obsolete};
+use runs::{Run, choose, is_wanted, record_of, runs};
+use standing::{Before, Standing, Standings, take_counts, take_obsolete};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -250,20 +249,16 @@ impl Tables {
             }
         }
         for state in &mut self.models {
-            let before = state.seen(&runs);
-            for (row, class, reason) in state.admit(decoded, &runs, None)? {
+            let before = state.before(&runs);
+            let failures = state.admit(decoded, &runs, None)?;
+            for (row, class, reason) in failures {
                 let record = record_of(row, decoded);
                 let (partition, offset) = (records[record].partition, records[record].offset);
                 let floor = standing(&mut state.standings, partition).floor;
                 let in_batch = courses.highest(partition, floor, offset);
-                let seen = before.get(&partition).and_then(|seen| seen.before(offset));
-                let refusal = (class, reason);
-                refusals.push(refused_by_model(
-                    state.output(),
-                    record,
-                    seen.max(in_batch),
-                    refusal,
-                ));
+                let seen = before.get(&partition).and_then(|before| before.at(offset));
+                let seen = seen.max(in_batch);
+                refusals.push(Refusal::by_model(state.output(), record, seen, class, reason));
             }
         }
         Ok(refusals)
@@ -285,8 +280,13 @@ impl Tables {
         for state in &mut self.models {
             for (row, class, reason) in state.admit(decoded, &runs, Some(before))? {
                 let record = record_of(row, decoded);
-                let refusal = (class, reason);
-                refusals.push(refused_by_model(state.output(), record, before[row], refusal));
+                refusals.push(Refusal::by_model(
+                    state.output(),
+                    record,
+                    before[row],
+                    class,
+                    reason,
+                ));
             }
         }
         Ok(refusals)
@@ -312,8 +312,8 @@ impl Tables {
                 let standing = standing(standings, record.partition);
                 if standing.refuse(record.offset) {
                     let in_batch = courses.highest(record.partition, standing.floor, record.offset);
-                    let seen = standing.seen().before(record.offset);
-                    refused_by.push((output, seen.max(in_batch)));
+                    let before = standing.before().at(record.offset);
+                    refused_by.push((output, before.max(in_batch)));
                 }
             }
             if !refused_by.is_empty() {
@@ -379,20 +379,6 @@ impl Tables {
     }
 }
 
-fn refused_by_model(
-    output: Output,
-    record: usize,
-    seen: Option<EventTime>,
-    (class, reason): (RejectClass, String),
-) -> Refusal {
-    let refused_by = vec![(output.clone(), seen)];
-    Refusal { record, output, refused_by, class, column: None, reason }
-}
-
-fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
-    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
-}
-
 const ADOPTED: &str = "marks are adopted before records";
 
 fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
@@ -434,7 +420,7 @@ impl ModelState {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = match retried {
+        let verdicts = match retried {
             None => self.judge(decoded, &runs),
             Some(before) => self.judge_retried(&decoded.event_times, before),
         };
@@ -447,7 +433,7 @@ impl ModelState {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             self.fates(run).filtered += run.len() - passed;
         }
-        let (input, refused) = self.meet_late(input, &late, &runs)?;
+        let (input, refused) = self.meet_late(input, &verdicts, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
@@ -456,7 +442,7 @@ impl ModelState {
             self.fates(run).dead +=
                 count_within(&failures, &run.rows) + count_within(&refused, &run.rows);
         }
-        self.open.add(&input, &late.verdicts)?;
+        self.open.add(&input, &verdicts.of_rows)?;
         let of_class = |class| move |(row, reason)| (row, class, reason);
         let failures = failures.into_iter().map(of_class(RejectClass::Model));
         Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
@@ -472,143 +458,92 @@ impl ModelState {
 
     /// Lets each row raise the watermark of its partition, in offset order (M-1), and says what was
     /// final before it came.
-    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> LateRows {
+    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> Verdicts {
         let (times, offsets) = (&decoded.event_times, offsets(&decoded.rows));
-        let mut late = LateRows::default();
-        let tells = self.window().is_some_and(|window| window.late == Late::DeadLetter);
-        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
+        let terms = self
+            .window()
+            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
+        let mut verdicts = Verdicts::default();
         for run in runs {
             let standing = standing(&mut self.standings, run.partition);
-            let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else {
+            let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
                 standing.observe(offsets, times, &run.rows);
                 continue;
             };
             standing.judge(offsets, times, &run.rows, |lateness, piece| {
                 let before = *lateness;
-                let (first, of_piece) = (piece.start, &times[piece]);
-                lateness.judge(of_piece, windows, allowed, first, &mut late.verdicts);
+                verdicts.judge(lateness, &times[piece.clone()], windows, allowed, piece.start);
                 if tells {
-                    late.tell(before, of_piece, first, windows, allowed);
+                    verdicts.tell(before, times, windows, allowed, piece);
                 }
             });
         }
-        late.complete(times.len());
-        late
+        verdicts.fill(times.len());
+        verdicts
     }
 
     /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> LateRows {
-        let mut late = LateRows::default();
-        let tells = self.window().is_some_and(|window| window.late == Late::DeadLetter);
-        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
-        let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else { return late };
-        for (row, (time, before)) in times.iter().zip(before).enumerate() {
-            let before = Lateness::new(*before, self.max_disorder);
-            let (mut lateness, time) = (before, std::slice::from_ref(time));
-            lateness.judge(time, windows, allowed, row, &mut late.verdicts);
+    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Verdicts {
+        let terms = self
+            .window()
+            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
+        let mut verdicts = Verdicts::default();
+        let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
+            return verdicts;
+        };
+        for (row, before) in before.iter().enumerate() {
+            let lateness = Lateness::new(*before, self.max_disorder);
+            let of_row = &times[row..row + 1];
+            verdicts.judge(&mut lateness.clone(), of_row, windows, allowed, row);
             if tells {
-                late.tell(before, time, row, windows, allowed);
+                verdicts.tell(lateness, times, windows, allowed, row..row + 1);
             }
         }
-        late.complete(times.len());
-        late
+        verdicts.fill(times.len());
+        verdicts
     }
 
-    /// What each partition has seen before these runs.
-    fn seen(&self, runs: &[Run]) -> BTreeMap<Partition, Seen> {
-        let seen =
-            |run: &Run| (run.partition, self.standings.get(&run.partition).expect(ADOPTED).seen());
-        runs.iter().map(seen).collect()
+    /// What each partition had seen before the runs.
+    fn before(&self, runs: &[Run]) -> BTreeMap<Partition, Before> {
+        let before = |run: &Run| {
+            let standing = self.standings.get(&run.partition).expect(ADOPTED);
+            (run.partition, standing.before())
+        };
+        runs.iter().map(before).collect()
     }
 
     /// Counts the rows of which something was final, and takes the late ones out where the model
-    /// says so; those it refuses are told.
+    /// says so; those that it refuses are told.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        late: &LateRows,
+        verdicts: &Verdicts,
         runs: &[Run],
     ) -> Result<(Input<'d>, Failures)> {
-        if late.verdicts.is_empty() {
+        if verdicts.of_rows.is_empty() {
             return Ok((input, Failures::new()));
         }
-        let verdict = |row| late.verdicts[input.origin_of(row)];
+        let verdict = |row| verdicts.of_rows[input.origin_of(row)];
         self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
-        let policy = self.window().map_or(Late::Amend, |window| window.late);
-        if policy == Late::Amend {
-            return Ok((input, Failures::new()));
-        }
         let taken: BooleanArray =
             (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
-        let kept = input.keep(&taken)?;
-        if policy == Late::Drop {
-            for run in runs {
-                self.fates(run).late +=
-                    input.count_within(&run.rows) - kept.count_within(&run.rows);
+        match self.window().map_or(Late::Amend, |window| window.late) {
+            Late::Amend => Ok((input, Failures::new())),
+            Late::Drop => {
+                let kept = input.keep(&taken)?;
+                for run in runs {
+                    self.fates(run).late +=
+                        input.count_within(&run.rows) - kept.count_within(&run.rows);
+                }
+                Ok((kept, Failures::new()))
             }
-            return Ok((kept, Failures::new()));
-        }
-        let reason = |row: usize| {
-            let of_row = late.reasons.partition_point(|(other, _)| *other < row);
-            (row, late.reasons[of_row].1.clone())
-        };
-        let refused = (0..input.rows).filter(|row| !taken.value(*row));
-        let refused = refused.map(|row| reason(input.origin_of(row))).collect();
-        Ok((kept, refused))
-    }
-}
-
-/// What was final before the rows of a batch came.
-#[derive(Default)]
-struct LateRows {
-    /// Of each row of the batch; empty: nothing of any.
-    verdicts: Vec<Verdict>,
-    /// Why, of the late ones, ascending; only where the model refuses them.
-    reasons: Failures,
-}
-
-impl LateRows {
-    /// Reasons for the late ones among rows just judged, from `first` on.
-    fn tell(
-        &mut self,
-        mut lateness: Lateness,
-        times: &[EventTime],
-        first: usize,
-        windows: &mut Windows,
-        allowed_us: i64,
-    ) {
-        for (row, time) in times.iter().enumerate() {
-            if self.verdicts.get(first + row) == Some(&Verdict::Late) {
-                let (_, end) = windows.ends(time.0);
-                let watermark = lateness.watermark.value().map_or(end, |watermark| watermark.0);
-                self.reasons.push((first + row, late_reason(end, watermark, allowed_us)));
+            Late::DeadLetter => {
+                let late = (0..input.rows).filter(|row| verdict(*row) == Verdict::Late);
+                let refused = late.map(|row| verdicts.reason(input.origin_of(row))).collect();
+                Ok((input.keep(&taken)?, refused))
             }
-            lateness.observe(*time);
         }
     }
-
-    fn complete(&mut self, rows: usize) {
-        if !self.verdicts.is_empty() {
-            self.verdicts.resize(rows, Verdict::InTime);
-        }
-    }
-}
-
-/// A sentence for `highwater.dead_letters.reason`.
-fn late_reason(end_us: i64, watermark_us: i64, allowed_us: i64) -> String {
-    let instant = |us: i64| {
-        chrono::DateTime::from_timestamp_micros(us)
-            .map_or_else(|| format!("{us} us"), |t| t.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string())
-    };
-    let length = |us: i64| show_duration(Duration::from_micros(us.max(0) as u64));
-    format!(
-        "late by {}: its window ended at {}, was final {} after that, and the partition's watermark \
-         was at {} when the record came",
-        length(watermark_us.saturating_sub(end_us).saturating_sub(allowed_us)),
-        instant(end_us),
-        length(allowed_us),
-        instant(watermark_us),
-    )
 }
 
 impl OpenModel {

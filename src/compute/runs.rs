@@ -1,11 +1,11 @@
-//! Neighbouring rows of one partition: what a batch is taken apart into.
+//! Neighbouring rows of one partition: what a batch is taken apart into, and back to its records.
 //!
 //! Owns: runs, which of their rows are above a floor, which record a row was. Does not own: what becomes of a row.
 
-use super::{offsets, partitions};
+use super::{Refusal, offsets, partitions};
 use crate::{
-    decode::Decoded,
-    record::{Offset, Partition},
+    decode::{Decoded, RejectClass},
+    record::{EventTime, Offset, Output, Partition, RawRecord},
 };
 use arrow::array::{BooleanArray, BooleanBufferBuilder, RecordBatch};
 use std::ops::Range;
@@ -71,4 +71,23 @@ pub(super) fn record_of(row: usize, decoded: &Decoded) -> usize {
         record = row + without_row(record);
     }
     record
+}
+
+/// Whether a record is of what is to be admitted.
+pub(super) fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
+    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
+}
+
+impl Refusal {
+    /// Of one model alone.
+    pub(super) fn by_model(
+        output: Output,
+        record: usize,
+        seen: Option<EventTime>,
+        class: RejectClass,
+        reason: String,
+    ) -> Self {
+        let refused_by = vec![(output.clone(), seen)];
+        Self { record, output, refused_by, class, column: None, reason }
+    }
 }

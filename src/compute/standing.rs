@@ -26,6 +26,9 @@ pub(super) struct Standing {
     pub fates: Fates,
     /// Not passed yet, ascending.
     ahead: VecDeque<IdleAdvance>,
+    /// A refused record stands at or above this: taken after all one day, it is to be judged as in
+    /// its place. So an advance at or below it stays recorded.
+    refused: Option<i64>,
     /// Passed, with no record behind it yet that says whether it was needed.
     unproven: Option<IdleAdvance>,
     /// The next record had come as far by itself: judging without the advance gives the same.
@@ -44,6 +47,7 @@ impl Standing {
             lateness: Lateness::new(mark.event_time_max, max_disorder),
             fates: Fates::default(),
             ahead: advances.copied().collect(),
+            refused: None,
             unproven: None,
             obsolete: Vec::new(),
         };
@@ -56,6 +60,10 @@ impl Standing {
     pub fn refuse(&mut self, offset: i64) -> bool {
         let counts = offset >= self.floor.0;
         self.fates.dead += u64::from(counts);
+        if counts {
+            self.refused = self.refused.max(Some(offset));
+            self.unproven = None;
+        }
         counts
     }
 
@@ -68,7 +76,8 @@ impl Standing {
         let known = self.unproven.filter(|known| {
             known.before == advance.before && known.event_time > advance.event_time
         });
-        self.unproven = known.or(Some(advance));
+        let refused = self.refused.is_some_and(|offset| offset >= advance.before.0);
+        self.unproven = known.or(Some(advance)).filter(|_| !refused);
         rises
     }
 
@@ -118,9 +127,9 @@ impl Standing {
         });
     }
 
-    /// What is seen so far, and what is known to come.
-    pub fn seen(&self) -> Seen {
-        Seen { highest: self.event_time_max(), ahead: self.ahead.clone() }
+    /// What was seen so far, and what will be on the way.
+    pub fn before(&self) -> Before {
+        Before { seen: self.event_time_max(), ahead: self.ahead.iter().copied().collect() }
     }
 
     fn event_time_max(&self) -> Option<EventTime> {
@@ -128,18 +137,17 @@ impl Standing {
     }
 }
 
-/// How far event time had come, at one moment.
-pub(super) struct Seen {
-    highest: Option<EventTime>,
-    ahead: VecDeque<IdleAdvance>,
+/// What a partition had seen before a batch, for the records that are refused in it.
+pub(super) struct Before {
+    seen: Option<EventTime>,
+    ahead: Vec<IdleAdvance>,
 }
 
-impl Seen {
-    /// What a record at this offset was judged by, as far as no record after that moment had come
-    /// further.
-    pub fn before(&self, offset: i64) -> Option<EventTime> {
-        let passed = self.ahead.iter().take_while(|advance| advance.before.0 <= offset);
-        passed.map(|advance| advance.event_time).max().max(self.highest)
+impl Before {
+    /// Without the batch's own records: the highest event time before the record at this offset.
+    pub fn at(&self, offset: i64) -> Option<EventTime> {
+        let passed = self.ahead.iter().filter(|advance| advance.before.0 <= offset);
+        passed.map(|advance| advance.event_time).max().max(self.seen)
     }
 }
 

@@ -56,8 +56,6 @@ pub struct RowDecoder {
     /// Of those (behind them stands the computed one), the event time; None: Kafka's timestamp, or
     /// the source's.
     event_time: Option<usize>,
-    /// What it is called where it is refused.
-    event_time_name: String,
     service_days: Option<(ServiceDay, ServiceDays)>,
     max_future_us: Option<i64>,
     /// The declared columns of a before-image.
@@ -96,8 +94,8 @@ impl RowDecoder {
             .collect();
         // Beyond the declared ones there are the source's time and Kafka's.
         let computed = topic.service_day.is_some();
-        let own = kept.len() + usize::from(computed);
-        let event_time = topic.event_time.filter(|&column| column < own);
+        let event_time =
+            topic.event_time.filter(|&column| column < kept.len() + usize::from(computed));
         if let Some(column) = event_time.filter(|_| !computed).map(|column| &kept[column]) {
             assert!(
                 column.pg == PgType::Timestamptz && column.pii.is_none(),
@@ -105,8 +103,6 @@ impl RowDecoder {
                 column.name
             );
         }
-        let named = topic.service_day.map_or(event_time, |day| Some(day.clock));
-        let named = named.map(|column| kept[column].name.clone());
         let reader = match (topic.format, &topic.changes) {
             (Format::DebeziumJson, Some(spec)) => Reader::Debezium(Debezium::new(&topic, spec)),
             (Format::DebeziumJson, None) | (Format::Json, _) => Reader::Json,
@@ -115,8 +111,6 @@ impl RowDecoder {
         let before: Vec<Field> =
             before.map(|field| Field::clone(field).with_nullable(true)).collect();
         Self {
-            event_time_name: named.unwrap_or_default(),
-            service_days: topic.service_day.map(|day| (day, ServiceDays::new(topic.time_zone))),
             fields: Fields::new(&topic.columns),
             cells: Matrix::default(),
             before: Matrix::default(),
@@ -125,6 +119,7 @@ impl RowDecoder {
             kept,
             is_key,
             event_time,
+            service_days: topic.service_day.map(|day| (day, ServiceDays::new(topic.time_zone))),
             before_schema: Arc::new(Schema::new(before)),
             max_future_us: topic
                 .max_future
@@ -139,8 +134,8 @@ impl RowDecoder {
         let mut rejects = Rejects::new(records.len());
         let read = self.read(records, &mut rejects);
         let mut columns = self.convert(&read, &mut rejects);
-        columns.extend(self.service_times(&columns, &mut rejects));
         let before = self.convert_before(&read, &mut rejects);
+        columns.extend(self.service_times(&columns, &mut rejects));
         let times = self.event_times(records, &read, &columns, &mut rejects);
         if self.topic.changes.is_some() {
             columns.extend(change_columns(records, &read, before.as_ref()));
@@ -383,23 +378,22 @@ impl RowDecoder {
     /// Step 3: the computed event time; of a bad record it means nothing.
     fn service_times(&mut self, columns: &[ArrayRef], rejects: &mut Rejects) -> Option<ArrayRef> {
         let (day, days) = self.service_days.as_mut()?;
-        let (dates, clocks) =
-            (columns[day.date].as_primitive::<Date32Type>(), columns[day.clock].as_string::<i32>());
-        let mut times = Vec::with_capacity(dates.len());
-        for row in 0..dates.len() {
+        let dates = columns[day.date].as_primitive::<Date32Type>();
+        let clocks = columns[day.clock].as_string::<i32>();
+        let mut times = vec![0; dates.len()];
+        for (row, time) in times.iter_mut().enumerate() {
             if rejects.bad()[row] {
-                times.push(0);
                 continue;
             }
             let begin = days.begin(dates.value(row)).map_err(|refusal| (day.date, refusal));
             let since = clock(clocks.value(row)).map_err(|refusal| (day.clock, refusal));
-            let time =
-                begin.and_then(|begin| Ok(begin + since?)).unwrap_or_else(|(at, refusal)| {
+            match begin.and_then(|begin| Ok(begin + since?)) {
+                Ok(instant) => *time = instant,
+                Err((at, refusal)) => {
                     let name = &self.kept[at].name;
                     rejects.add(row, refusal.class, Some(name), || refusal.why.into());
-                    0
-                });
-            times.push(time);
+                }
+            }
         }
         Some(instants(times.into_iter()))
     }
@@ -415,7 +409,8 @@ impl RowDecoder {
         let Some(place) = self.event_time else {
             return (0..records.len()).map(|row| source_time(records, read, row)).collect();
         };
-        let name = self.event_time_name.as_str();
+        let named = self.service_days.as_ref().map_or(place, |(day, _)| day.clock);
+        let name = &self.kept[named].name;
         let times = columns[place].as_primitive::<TimestampMicrosecondType>();
         let mut judged = Vec::with_capacity(records.len());
         for (row, (&time, record)) in times.values().iter().zip(records).enumerate() {

@@ -8,7 +8,7 @@ use super::{
     breaker::{self, Breaker},
     encoder::LakeLane,
     forward::Forwarder,
-    report::{self, Reporter, Standing, TopicStatus},
+    report::{self, OutputWatermark, Reporter, Standing, TopicStatus},
     requests,
     tables::{Job, References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
@@ -37,11 +37,14 @@ const FETCH_RECORDS: usize = 8_192;
 /// Longest wait for records, so the longest that other news waits.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+const WATERMARKS_EVERY: Duration = Duration::from_secs(5);
 
 /// What reaches a topic from outside.
 pub enum News {
     Group(kafka::News),
     Worker(Input),
+    /// An answer of PostgreSQL's; None: there was none.
+    Watermarks(Option<Vec<OutputWatermark>>),
     /// The lake's encoder takes batches again.
     Room,
     Halt(String),
@@ -106,6 +109,9 @@ pub struct Driver {
     origin: Instant,
     reporter: Reporter,
     reported: Instant,
+    /// When to ask how far event time has come over all processes; one question at a time.
+    watermarks_due: Instant,
+    asks_watermarks: bool,
     told_caught_up: bool,
     status: Arc<Mutex<Option<TopicStatus>>>,
     opened: BTreeMap<Lane, Instant>,
@@ -152,6 +158,8 @@ impl Driver {
             releases: Vec::new(),
             origin: Instant::now(),
             reported: Instant::now(),
+            watermarks_due: Instant::now(),
+            asks_watermarks: false,
             told_caught_up: false,
             opened: BTreeMap::new(),
             topic,
@@ -218,6 +226,12 @@ impl Driver {
             News::Room => return Ok(()),
             News::Halt(why) => Input::Halt { why },
             News::Drain => Input::Drain,
+            News::Watermarks(told) => {
+                self.reporter.watermarks = told.unwrap_or_default();
+                self.watermarks_due = Instant::now() + WATERMARKS_EVERY;
+                self.asks_watermarks = false;
+                return Ok(());
+            }
             News::Worker(input) => self.note(input),
         };
         self.decide(input, None)
@@ -515,6 +529,13 @@ impl Driver {
         }
         self.reported = Instant::now();
         self.told_caught_up = caught_up;
+        if !self.asks_watermarks && Instant::now() >= self.watermarks_due {
+            self.asks_watermarks = true;
+            let (topic, context) = (self.topic.clone(), self.context.clone());
+            self.context.runtime.spawn(async move {
+                context.tell(News::Watermarks(requests::watermarks(&topic, &context).await));
+            });
+        }
         self.publish_status();
     }
 

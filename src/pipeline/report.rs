@@ -18,6 +18,8 @@ use std::{
 pub struct TopicStatus {
     pub topic: String,
     pub partitions: Vec<PartitionStatus>,
+    /// Over all processes, as of some seconds ago.
+    pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
     pub stopped: Option<String>,
     /// A lane waits to take its partitions again.
@@ -31,6 +33,16 @@ pub struct TopicStatus {
     pub rejects: u64,
     pub memory_bytes: BTreeMap<&'static str, u64>,
     pub caught_up: bool,
+}
+
+/// How far an output has come in event time, and the partition that holds it back.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutputWatermark {
+    pub output: String,
+    /// Microseconds since 1970; None: a partition has none yet.
+    pub watermark_us: Option<i64>,
+    pub held_back_by: i32,
+    pub since_us: i64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -53,6 +65,7 @@ pub struct Reporter {
     /// Per partition: the highest event time of its mark, of what was decoded, or of the clock where
     /// nothing came.
     event_times: BTreeMap<Partition, EventTime>,
+    pub watermarks: Vec<OutputWatermark>,
     /// Where each lane stands or, while it recovers, last stood.
     standings: BTreeMap<(Lane, Partition), Standing>,
     lanes: BTreeMap<Lane, LaneReport>,
@@ -126,6 +139,7 @@ impl Reporter {
             disorder_us: topic.max_disorder.as_micros() as i64,
             seen: BTreeMap::new(),
             event_times: BTreeMap::new(),
+            watermarks: Vec::new(),
             standings: BTreeMap::new(),
             lanes,
             records: 0,
@@ -244,6 +258,7 @@ impl Reporter {
         TopicStatus {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
+            watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,
             stalled: self.lanes.iter().find_map(|(lane, report)| report.stalled(*lane, now)),

@@ -2,7 +2,7 @@
 //!
 //! Owns: the steps of a claim. Does not own: what follows from an answer (`worker`).
 
-use super::{driver::Context, owed::Owed};
+use super::{driver::Context, owed::Owed, report::OutputWatermark};
 use crate::{
     catalog::Topic,
     error::{Error, Result},
@@ -57,4 +57,16 @@ pub async fn ends(
         tracing::warn!(topic = %topic.name, "cannot ask for the ends of logs: {error}");
         Vec::new()
     })
+}
+
+/// How far event time has come over all processes; None: the database did not tell.
+pub async fn watermarks(topic: &Topic, context: &Context) -> Option<Vec<OutputWatermark>> {
+    let rows = context.warehouse.watermarks(Some(&topic.name)).await.ok()?;
+    let told = rows.into_iter().map(|row| OutputWatermark {
+        output: row.output.to_string(),
+        watermark_us: row.watermark.map(|t| t.0),
+        held_back_by: row.held_back_by.0,
+        since_us: row.since,
+    });
+    Some(told.collect())
 }

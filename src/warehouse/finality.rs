@@ -103,7 +103,7 @@ impl Warehouse {
 mod tests {
     use super::*;
     use crate::{
-        catalog::{Grid, ModelKind, Shape, Window},
+        catalog::{ModelKind, Shape, Window},
         warehouse::tests::{aggregate, latest},
     };
     use std::time::Duration;
@@ -111,15 +111,17 @@ mod tests {
     #[test]
     fn a_windowed_table_has_a_view_without_hidden_columns() {
         let mut model = aggregate("taps_5m");
-        let ModelKind::Aggregate(kept) = &mut model.kind else { panic!("an aggregate") };
-        kept.window = Some(Window {
+        assert!(FinalView::of(&model).is_none(), "a group without windows is never final");
+        let ModelKind::Aggregate(aggregate) = &mut model.kind else { panic!("it groups") };
+        aggregate.window = Some(Window {
             name: "window".into(),
-            shape: Shape::Tumble(Grid::Fixed(Duration::from_secs(300))),
-            allowed_lateness: Duration::from_secs(30),
-            late: Late::Amend,
+            shape: Shape::Session { gap: Duration::from_secs(5) },
+            allowed_lateness: Duration::from_secs(60),
+            late: Late::Drop,
         });
         let view = FinalView::of(&model).unwrap();
-        assert!(view.create.contains("interval '30000000 microseconds'"), "{}", view.create);
+        assert!(view.create.contains("interval '65000000 microseconds'"), "{}", view.create);
+        assert!(view.comment.ends_with("counted as late"), "{}", view.comment);
         assert!(
             view.create.contains("FROM \"taps_5m\"\nWHERE \"window_end\" +"),
             "{}",

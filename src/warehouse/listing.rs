@@ -35,6 +35,7 @@ impl Warehouse {
         };
         rows.iter().map(watermark).collect()
     }
+
     /// Any statements by the simple protocol: names of columns, then rows as text, of the last
     /// statement that gives any.
     pub async fn query_text(&self, sql: &str) -> Result<(Vec<String>, Vec<Vec<Option<String>>>)> {

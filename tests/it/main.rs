@@ -17,6 +17,7 @@ mod simulation;
 mod support;
 mod taps;
 mod tidy;
+mod time;
 mod transactions;
 mod verify;
 mod windows;

@@ -422,3 +422,29 @@ fn the_fingerprint_changes_with_the_rows_alone() {
     assert_ne!(of(&EVENTS.replace("n      = \"integer\"", "n = \"bigint\"")), first);
     assert_eq!(of(&EVENTS.replace("small  = \"smallint\"", "")), first, "it does not read it");
 }
+
+#[test]
+fn the_view_of_final_windows_needs_its_name() {
+    let topic = (
+        PathBuf::from("topics/events.toml"),
+        "topic = \"e\"\nformat = \"json\"\n[columns]\nk = \"text\"".to_owned(),
+    );
+    let model = |name: &str| {
+        let sql = format!(
+            "CREATE MATERIALIZED VIEW {name} WITH (late = 'dead-letter') AS \
+             SELECT tumble(interval '1 minute') AS window, count(*) AS n FROM events GROUP BY window"
+        );
+        (PathBuf::from(format!("sql/models/{name}.sql")), sql)
+    };
+    let catalog = check(std::slice::from_ref(&topic), &[model("a")]).unwrap();
+    let window = catalog.models["a"].window().unwrap();
+    assert_eq!((window.late, window.closes_after()), (Late::DeadLetter, Duration::ZERO));
+    let long = "m".repeat(60);
+    for (models, text) in [
+        (vec![model("a"), model("a_final")], "is a model of that name"),
+        (vec![model(&long)], "66 bytes"),
+    ] {
+        let mistakes = check(std::slice::from_ref(&topic), &models).unwrap_err();
+        assert!(mistakes.iter().any(|m| m.to_string().contains(text)), "{mistakes:?}");
+    }
+}

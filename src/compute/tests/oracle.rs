@@ -8,8 +8,8 @@
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
 //! kept; open rows kept by `abandon`; an advance at an offset that counts only behind its record;
-//! lateness judged before WHERE; overflow that wraps; the first window still open left out of those
-//! that take a late event.
+//! lateness judged before WHERE; overflow that wraps;
+//! the first window still open left out of those that take a late event.
 
 use super::{
     Declared, Value, declared, instant, mark,
@@ -126,7 +126,7 @@ impl SaidWindow {
     }
 }
 
-/// A model, said in Rust; [`SAID`] has them in order of name.
+/// A model, said in Rust.
 struct Said {
     statement: &'static str,
     /// Its windows, allowed lateness, what becomes of late events.
@@ -510,15 +510,14 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
                 if open.len() < all.len() {
                     *out.late.entry(model.name.clone()).or_default() += 1;
                 }
-                let taken = if late == Late::Amend { all } else { open };
-                windows = taken.into_iter().map(Some).collect();
+                let kept = if late == Late::Amend { all } else { open };
+                windows = kept.into_iter().map(Some).collect();
                 if windows.is_empty() {
-                    match late {
-                        Late::Amend | Late::Drop => fates.late += 1,
-                        Late::DeadLetter => {
-                            fates.dead += 1;
-                            refuse(RejectClass::Late);
-                        }
+                    if late == Late::Drop {
+                        fates.late += 1;
+                    } else {
+                        fates.dead += 1;
+                        refuse(RejectClass::Late);
                     }
                     continue;
                 }
