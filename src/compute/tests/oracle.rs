@@ -371,9 +371,10 @@ const SAID: &[Said] = &[
     },
     Said {
         statement: "refused WITH (allowed_lateness = '2 seconds', late = 'dead-letter') AS
-            SELECT tumble(interval '15 seconds') AS window, count(*) AS rows, sum(big / small) AS q
+            SELECT hop(interval '5 seconds', interval '15 seconds') AS window, count(*) AS rows,
+                   sum(big / small) AS q
             FROM events WHERE k <> 'b' GROUP BY window",
-        window: Some((SaidWindow::Tumble(15 * SECOND, 0), 2 * SECOND, Late::DeadLetter)),
+        window: Some((SaidWindow::Hop(5 * SECOND, 15 * SECOND), 2 * SECOND, Late::DeadLetter)),
         filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
         parts: &[(Function::Count, one), (Function::Sum, big_over_small)],
         ..PLAIN

@@ -74,7 +74,6 @@ async fn a_table_that_differs_from_its_model_is_shown() {
             ["(key)", "(window_start, stop_id)", "(absent)"],
         ),
     ] {
-        warehouse.query_text("DROP VIEW taps_5m_final").await.unwrap();
         let sql = format!("ALTER TABLE taps_5m {change}");
         warehouse.query_text(&sql).await.unwrap();
         let error = warehouse.ensure_tables(&models).await.unwrap_err();
