@@ -17,6 +17,7 @@ use std::fmt::Write;
 const DECLARATION: &str = r#"topic = "taps"
 format = "json"
 event_time = "at"
+max_future = "none"
 
 [columns]
 k      = { type = "text", optional = true }
