@@ -101,7 +101,7 @@
 //! | E-4 | event time moves without a record only where the log ended after the clock was read, before any output judged what follows, and as it stands recorded | `pipeline/worker/idle.rs`; the oracle of `compute/tests`; `tests/it/simulation` | `record_advances.sql`: no mark behind it |
 //! | E-5 | a partition that is added reopens no window: it begins where the slowest of the others stands | `warehouse/commit.rs`, `know_partitions`; `tests/it/time.rs` | `begin_added_partitions.sql`; `0018_watermarks.sql`: partitions without a watermark hold all back |
 //! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
-//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `lock_sessions.sql` |
+//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `warehouse/sessions.rs`: `FOR UPDATE` |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
 //! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
