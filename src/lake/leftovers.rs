@@ -30,6 +30,7 @@
 //! Staged names begin with the id of the warehouse that they belong to: who shares a bucket with
 //! another warehouse must not sweep what the other one knows and it does not.
 
+use crate::error::Result;
 use std::{collections::BTreeSet, time::Duration};
 
 /// One object as a store lists it.
@@ -47,9 +48,26 @@ pub fn staged_name(upload: &str) -> &str {
     upload.split_once('/').map_or(upload, |(name, _)| name)
 }
 
+/// What may go, with the store's time. Futures do nothing until they are awaited, so the order of
+/// the three is settled here and nowhere else.
+pub async fn find(
+    list: impl Future<Output = Result<Vec<Listed>>>,
+    now: impl Future<Output = Result<i64>>,
+    named: impl Future<Output = Result<BTreeSet<String>>>,
+    older_than: Duration,
+) -> Result<(Vec<Listed>, i64)> {
+    let listed = list.await?;
+    if listed.is_empty() {
+        return Ok((listed, 0));
+    }
+    let now = now.await?;
+    let named = named.await?;
+    Ok((removable(listed, &named, now, older_than), now))
+}
+
 /// What may be removed of a listing that was taken **before** `named` was read. `now` is of the
 /// clock that dated the listing.
-pub fn removable(
+fn removable(
     listed: Vec<Listed>,
     named: &BTreeSet<String>,
     now: i64,
@@ -198,6 +216,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_store_is_listed_before_the_warehouse_is_read() {
+        let steps = std::sync::Mutex::new(Vec::new());
+        let did = |step: &'static str| steps.lock().expect("steps").push(step);
+        let one = Listed { name: "a".into(), bytes: 1, modified: 0 };
+        let list = async {
+            did("listed");
+            Ok(vec![one.clone()])
+        };
+        let now = async {
+            did("dated");
+            Ok(7)
+        };
+        let named = async {
+            did("read");
+            Ok(BTreeSet::new())
+        };
+        // Given in another order, they are done in this one.
+        let found = find(list, now, named, Duration::ZERO).await.expect("found");
+        assert_eq!(found, (vec![one.clone()], 7));
+        assert_eq!(*steps.lock().expect("steps"), ["listed", "dated", "read"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     error::{Error, Kind, Result},
     lake::{
-        leftovers::{Listed, removable, staged_name},
+        leftovers::{Listed, find, staged_name},
         store::Store,
     },
     pipeline::owed::abort_abandoned,
@@ -108,16 +108,14 @@ impl Sweeper {
                 false => abort_abandoned(topic, &self.store, &self.warehouse).await?,
             };
         }
-        // The order is the argument: see `lake::leftovers`.
-        let listed = self.store.list_staged().await?;
-        if listed.is_empty() {
-            return Ok((uploads, Vec::new()));
-        }
-        let now = self.store.now().await?;
-        let named = self.warehouse.named_uploads().await?;
-        let named = named.iter().map(|upload| staged_name(upload).to_owned()).collect();
+        let named = async {
+            let named = self.warehouse.named_uploads().await?;
+            Ok(named.iter().map(|upload| staged_name(upload).to_owned()).collect())
+        };
+        let (listed, now) = (self.store.list_staged(), self.store.now());
+        let (found, now) = find(listed, now, named, older_than).await?;
         let mut gone = Vec::new();
-        for one in removable(listed, &named, now, older_than) {
+        for one in found {
             if !dry_run {
                 self.store.remove_staged(&one.name).await?;
             }
@@ -130,15 +128,15 @@ impl Sweeper {
     async fn sweep_files(&self, older_than: Duration, dry_run: bool) -> Result<Vec<Leftover>> {
         let mut gone = Vec::new();
         for topic in &self.topics {
-            let mut listed = self.store.list_dated(topic).await?;
-            // highwater writes nothing else: whatever else lies there has another owner.
-            listed.retain(|file| file.name.ends_with(".parquet"));
-            if listed.is_empty() {
-                continue;
-            }
-            let now = self.store.now().await?;
-            let named = self.warehouse.paths(topic).await?;
-            for one in removable(listed, &named, now, older_than) {
+            let listed = async {
+                let mut listed = self.store.list_dated(topic).await?;
+                // highwater writes nothing else: whatever else lies there has another owner.
+                listed.retain(|file| file.name.ends_with(".parquet"));
+                Ok(listed)
+            };
+            let (now, named) = (self.store.now(), self.warehouse.paths(topic));
+            let (found, now) = find(listed, now, named, older_than).await?;
+            for one in found {
                 if !dry_run {
                     self.store.remove(&one.name).await?;
                 }
