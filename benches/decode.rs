@@ -77,6 +77,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         stop_above: None,
         forward: None,
         changes: None,
+        csv: None,
         keep_raw: true,
         schema: Arc::new(Schema::new(fields)),
     }

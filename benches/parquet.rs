@@ -67,6 +67,7 @@ fn topic() -> Arc<Topic> {
         stop_above: None,
         forward: None,
         changes: None,
+        csv: None,
         keep_raw: true,
         schema,
     })

@@ -5,7 +5,7 @@
 //! is taken apart (`decode`), what becomes of an operation (`compute`).
 
 use super::{
-    Format, PgType, TopicColumn,
+    CsvSpec, Format, PgType, TopicColumn,
     mistake::unknown,
     toml_table::{Found, Table},
 };
@@ -84,6 +84,8 @@ pub enum Encoding {
     VariableDecimal,
     /// JSON in a string.
     Json,
+    /// Text of an instant; without an offset it is UTC. Digits below microseconds are cut off.
+    Utc,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,7 +99,7 @@ pub enum Unit {
 const CHANGES: [&str; 7] =
     ["key", "before", "images", "decimals", "order", "unwrapped", "tombstones"];
 
-const ENCODINGS: [(&str, Encoding); 11] = [
+const ENCODINGS: [(&str, Encoding); 13] = [
     ("days", Encoding::Days),
     ("time-ms", Encoding::TimeOfDay(Unit::Millis)),
     ("time-us", Encoding::TimeOfDay(Unit::Micros)),
@@ -106,9 +108,11 @@ const ENCODINGS: [(&str, Encoding); 11] = [
     ("timestamp-ms", Encoding::Instant(Unit::Millis)),
     ("timestamp-us", Encoding::Instant(Unit::Micros)),
     ("timestamp-ns", Encoding::Instant(Unit::Nanos)),
+    ("timestamp-utc", Encoding::Utc),
     ("duration-us", Encoding::Duration(Unit::Micros)),
     ("duration-ns", Encoding::Duration(Unit::Nanos)),
     ("decimal-base64", Encoding::Decimal(0)),
+    ("json", Encoding::Json),
 ];
 
 impl Encoding {
@@ -123,23 +127,32 @@ impl Encoding {
         match (self, pg) {
             (Self::Days, PgType::Date)
             | (Self::TimeOfDay(_) | Self::Duration(_), PgType::Text)
-            | (Self::Instant(_), PgType::Timestamptz)
-            | (Self::Plain | Self::VariableDecimal | Self::Json, _) => Ok(self),
+            | (Self::Instant(_) | Self::Utc, PgType::Timestamptz)
+            | (Self::Json, PgType::Jsonb)
+            | (Self::Plain | Self::VariableDecimal, _) => Ok(self),
             (Self::Decimal(_), PgType::Numeric(_, scale)) => Ok(Self::Decimal(scale)),
             (Self::Days, _) => Err("a date column"),
             (Self::TimeOfDay(_) | Self::Duration(_), _) => Err("a text column"),
-            (Self::Instant(_), _) => Err("a timestamptz column"),
+            (Self::Instant(_) | Self::Utc, _) => Err("a timestamptz column"),
+            (Self::Json, _) => Err("a jsonb column"),
             (Self::Decimal(_), _) => Err("a numeric(p,s) column"),
         }
     }
 }
 
 impl Format {
+    pub fn is_debezium(self) -> bool {
+        match self {
+            Self::DebeziumJson => true,
+            Self::Json | Self::Csv | Self::Maxwell | Self::Qlik => false,
+        }
+    }
+
     /// Whether its records are operations on rows.
     pub fn is_change(self) -> bool {
         match self {
-            Self::Json => false,
-            Self::DebeziumJson => true,
+            Self::Json | Self::Csv => false,
+            Self::DebeziumJson | Self::Maxwell | Self::Qlik => true,
         }
     }
 }
@@ -148,6 +161,7 @@ impl Format {
 pub(super) fn read(
     top: &Table<'_>,
     format: Format,
+    csv: Option<&CsvSpec>,
     columns: &[TopicColumn],
     unsure: &BTreeSet<String>,
     found: &mut Found,
@@ -228,6 +242,7 @@ pub(super) fn read(
     spec.order = table.parsed("order", order, found).unwrap_or(spec.order);
     spec.unwrapped = table.boolean("unwrapped", found).unwrap_or(false);
     spec.tombstones = table.parsed("tombstones", tombstones, found).unwrap_or(spec.tombstones);
+    spec.check_format(format, csv, &table, found);
     if spec.tombstones == Tombstones::Delete && spec.key.is_empty() {
         found.push((
             table.byte("tombstones"),
@@ -237,6 +252,44 @@ pub(super) fn read(
         ));
     }
     Some(spec)
+}
+
+impl ChangeSpec {
+    /// What only some formats say.
+    fn check_format(
+        &self,
+        format: Format,
+        csv: Option<&CsvSpec>,
+        table: &Table<'_>,
+        found: &mut Found,
+    ) {
+        let debezium = format.is_debezium();
+        for (key, told, fits, whose) in [
+            ("unwrapped", self.unwrapped, debezium, "Debezium's events"),
+            ("decimals", table.has("decimals"), debezium, "Debezium's events"),
+            ("tombstones", self.tombstones == Tombstones::Delete, debezium, "Debezium's events"),
+            ("images", self.images == Images::Mask, format == Format::Qlik, "Replicate's changes"),
+            ("before", self.before, csv.is_none(), "events; a row of CSV has one image"),
+        ] {
+            if told && !fits {
+                let what = format!("`changes.{key}` as it stands is for {whose}");
+                found.push((table.byte(key), format!("{what}. Allowed: to leave it out")));
+            }
+        }
+        // A row without an operation is one of a full load.
+        let Some(csv) = csv.filter(|csv| csv.qlik("change_oper").is_some()) else { return };
+        for (wanted, field, remedy) in [
+            (self.order == Order::Source, "change_seq", "order = \"offset\""),
+            (self.images == Images::Mask, "change_mask", "images = \"sparse\" or \"full\""),
+        ] {
+            if wanted && csv.qlik(field).is_none() {
+                found.push((
+                    table.byte,
+                    format!("csv.header has no header__{field}. Allowed: to name it, or {remedy}"),
+                ));
+            }
+        }
+    }
 }
 
 fn key(

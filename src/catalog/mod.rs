@@ -23,6 +23,7 @@ pub mod types;
 
 mod calls;
 mod changes;
+mod csv_file;
 mod decompose;
 mod describe;
 mod fingerprint;
@@ -44,6 +45,7 @@ mod topic_time;
 mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
+pub use csv_file::{CsvSpec, QLIK_PREFIX};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{

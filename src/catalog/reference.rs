@@ -158,6 +158,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         forward: None,
         keep_raw: false,
         changes: None,
+        csv: None,
         schema,
     };
     let reference = Reference { name, place, refresh, key, rows: Arc::new(rows), schema: own };

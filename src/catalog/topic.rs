@@ -7,7 +7,7 @@
 //! never, a lake by the date of the event time in UTC with files of 128 MiB or 60 seconds, and a
 //! stop above 5% of dead letters.
 
-use super::{ChangeSpec, Encoding, PgType, fingerprint::sha256, types::timestamp};
+use super::{ChangeSpec, CsvSpec, Encoding, PgType, fingerprint::sha256, types::timestamp};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::{collections::HashMap, fmt::Write, path::PathBuf, sync::Arc, time::Duration};
 
@@ -49,6 +49,8 @@ pub struct Topic {
     pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
+    /// Of a topic whose records are rows of CSV.
+    pub csv: Option<CsvSpec>,
     /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time`
     /// if it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
@@ -66,7 +68,10 @@ pub struct ServiceDay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Json,
+    Csv,
     DebeziumJson,
+    Maxwell,
+    Qlik,
 }
 
 #[derive(Debug, Clone)]
@@ -189,7 +194,10 @@ impl Format {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Json => "json",
+            Self::Csv => "csv",
             Self::DebeziumJson => "debezium-json",
+            Self::Maxwell => "maxwell",
+            Self::Qlik => "qlik",
         }
     }
 
@@ -197,7 +205,8 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.as_str() == text)
     }
 
-    pub(super) const ALL: [Self; 2] = [Self::Json, Self::DebeziumJson];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Json, Self::Csv, Self::DebeziumJson, Self::Maxwell, Self::Qlik];
 }
 
 impl Topic {
@@ -243,6 +252,9 @@ impl Topic {
         }
         if let Some(changes) = &self.changes {
             let _ = writeln!(out, "changes {changes:?}");
+        }
+        if let Some(csv) = &self.csv {
+            let _ = writeln!(out, "{csv:?}");
         }
         let _ = writeln!(out, "event time {}", self.event_time_declaration());
         if let Some(lake) = &self.lake {

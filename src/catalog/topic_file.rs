@@ -6,7 +6,7 @@
 //! models on the topic are still checked and a column's mistake is not told twice.
 
 use super::{
-    Encoding, Format, PgType, Pii, ServiceDay, Topic, TopicColumn, changes, lake_file,
+    Encoding, Format, PgType, Pii, ServiceDay, Topic, TopicColumn, changes, csv_file, lake_file,
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
@@ -15,10 +15,11 @@ use super::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 12] = [
     "topic",
     "format",
     "changes",
+    "csv",
     "event_time",
     "max_disorder",
     "max_future",
@@ -29,8 +30,7 @@ const TOP: [&str; 11] = [
     "dead_letters",
 ];
 const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
-const LATER_FORMATS: [&str; 7] =
-    ["csv", "avro", "debezium-avro", "qlik", "cloudevents", "maxwell", "canal"];
+const LATER_FORMATS: [&str; 4] = ["avro", "debezium-avro", "cloudevents", "canal"];
 
 const STOP_ABOVE: f64 = 0.05;
 
@@ -111,7 +111,8 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
-    let changes = changes::read(top, format, &columns, &unsure, found);
+    let csv = csv_file::read(top, format, &columns, &unsure, found);
+    let changes = changes::read(top, format, csv.as_ref(), &columns, &unsure, found);
     let zone = top.parsed("time_zone", topic_time::zone, found);
     let time = topic_time::read(top, changes.is_some(), &columns, &unsure, found);
     let schema = schema_of(&columns, format, time.service_day.is_some());
@@ -137,6 +138,7 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         keep_raw: false,
         forward: None,
         changes,
+        csv,
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());

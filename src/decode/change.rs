@@ -4,8 +4,9 @@
 //! own: how a message is taken apart (one file per format), what becomes of an operation
 //! (`compute`).
 
+use super::scan::Broken;
 use crate::catalog::Encoding;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -35,22 +36,30 @@ impl Operation {
 pub struct Change<'a> {
     pub operation: Operation,
     /// A JSON object: the row as it is now, or as it was before a delete. None: a truncate.
-    pub image: Option<&'a str>,
+    pub image: Option<Cow<'a, str>>,
     /// The row as it was before, as far as the record says.
-    pub before: Option<&'a str>,
-    /// Ascends byte by byte with the source's log.
+    pub before: Option<Cow<'a, str>>,
+    /// Ascends byte by byte with the source's log; empty of what was read before any change, and
+    /// where offsets are the order.
     pub position: String,
     /// Microseconds since 1970; None: the source does not say.
     pub source_time: Option<i64>,
     /// How each kept column is written, where the record carries its schema.
     pub encodings: Option<Arc<[Encoding]>>,
+    /// By kept column, whether the image of an update leaves it out, where a mask says so.
+    pub left_out: Option<Arc<[bool]>>,
 }
 
 /// What a record is.
 pub enum Said<'a> {
     /// A row, in JSON.
-    Row(&'a str),
+    Row(Cow<'a, str>),
     Change(Change<'a>),
     /// Nothing about a row: a tombstone, a transaction's border, a heartbeat, a change of schema.
     Nothing,
+}
+
+/// The sentence of a part of a message that cannot be read.
+pub fn not_json(what: &str, broken: Broken) -> String {
+    format!("the {what} is not a JSON object: byte {}: {}", broken.at, broken.why)
 }

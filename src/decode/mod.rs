@@ -10,11 +10,16 @@
 
 pub mod change;
 mod convert;
+mod csv;
 mod debezium;
 mod encoding;
 mod fields;
+mod formats;
+mod images;
+mod maxwell;
 mod number;
 mod pii;
+mod qlik;
 mod rejects;
 mod rows;
 mod scan;

@@ -1,8 +1,8 @@
 //! Records to rows: the order of work in a batch, whatever the format.
 //!
-//! Owns: that order, the columns that are not declared (`_op` and its neighbours, `_partition`,
-//! `_offset`, `_timestamp`). Does not own: what a record says (a file per format), which field is
-//! whose (`fields`), what a value means (`encoding`, `convert`).
+//! Owns: that order, the columns `_partition`, `_offset`, `_timestamp`. Does not own: what a record
+//! says (`formats` and a file per format), which field is whose (`fields`), what a value means
+//! (`encoding`, `convert`), what a change has beside its row (`images`).
 //!
 //! SUBTLE: the order of steps.
 //! 1. Each record is read whole, to its last byte, before anything of it counts: so nothing of
@@ -18,12 +18,12 @@ use super::{
     Before, Decoded, RejectClass, Secret,
     change::{Change, Operation, Said},
     convert::{Column, instants},
-    debezium::Debezium,
     encoding::Rewritten,
     fields::{Cell, Fields, Matrix, RECORD_BYTES_MAX},
+    formats::{Reader, too_long},
+    images::{change_columns, source_time},
     pii::Hasher,
     rejects::Rejects,
-    scan::Broken,
     service_day::{ServiceDays, clock},
 };
 use crate::{
@@ -31,14 +31,11 @@ use crate::{
     record::{EventTime, RawRecord},
 };
 use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    },
+    array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch},
     compute::filter,
     datatypes::{Date32Type, Field, Schema, SchemaRef, TimestampMicrosecondType},
-    util::display::{ArrayFormatter, FormatOptions},
 };
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// One topic's decoder. Its matrices and the remembered order of keys live from batch to batch;
 /// neither changes a result.
@@ -62,22 +59,16 @@ pub struct RowDecoder {
     before_schema: SchemaRef,
 }
 
-/// Takes a record of the topic's format apart.
-enum Reader {
-    Json,
-    Debezium(Debezium),
-}
-
 /// What was read of a batch; an entry per record.
 #[derive(Default)]
-struct Read<'a> {
+pub struct Read<'a> {
     /// The texts that cells lie in; empty where a record gives no row.
-    texts: Vec<&'a str>,
-    before: Vec<&'a str>,
+    texts: Vec<Cow<'a, str>>,
+    before: Vec<Cow<'a, str>>,
     /// Of a topic of changes.
-    changes: Vec<Option<Change<'a>>>,
+    pub changes: Vec<Option<Change<'a>>>,
     /// Columns that an image does not hold, as a JSON array.
-    unchanged: Vec<Option<String>>,
+    pub unchanged: Vec<Option<String>>,
     unknown_fields: u64,
 }
 
@@ -103,10 +94,6 @@ impl RowDecoder {
                 column.name
             );
         }
-        let reader = match (topic.format, &topic.changes) {
-            (Format::DebeziumJson, Some(spec)) => Reader::Debezium(Debezium::new(&topic, spec)),
-            (Format::DebeziumJson, None) | (Format::Json, _) => Reader::Json,
-        };
         let before = topic.schema.fields().iter().take(kept.len());
         let before: Vec<Field> =
             before.map(|field| Field::clone(field).with_nullable(true)).collect();
@@ -115,7 +102,7 @@ impl RowDecoder {
             cells: Matrix::default(),
             before: Matrix::default(),
             hasher: secret.as_ref().map(Hasher::new),
-            reader,
+            reader: Reader::new(&topic),
             kept,
             is_key,
             event_time,
@@ -158,23 +145,18 @@ impl RowDecoder {
             self.before.clear(records.len(), self.kept.len());
         }
         for (row, record) in records.iter().enumerate() {
-            let said = readable(record.value).and_then(|value| match &mut self.reader {
-                Reader::Json => value
-                    .map(Said::Row)
-                    .ok_or_else(|| "a tombstone: the record has no value".to_owned()),
-                Reader::Debezium(debezium) => debezium.read(readable(record.key)?, value),
-            });
+            let said = self.reader.read(record);
             let done = said.and_then(|said| self.take(row, said, &mut read, rejects));
             if let Err(reason) = done {
                 self.cells.forget(row, |_| true);
                 rejects.add(row, RejectClass::Malformed, None, || reason);
             }
             // What a record does not give is empty.
-            read.texts.resize(row + 1, "");
+            read.texts.resize(row + 1, Cow::Borrowed(""));
             if self.topic.changes.is_some() {
                 read.changes.resize_with(row + 1, || None);
                 read.unchanged.resize(row + 1, None);
-                read.before.resize(row + 1, "");
+                read.before.resize(row + 1, Cow::Borrowed(""));
             }
         }
         read
@@ -188,12 +170,9 @@ impl RowDecoder {
         read: &mut Read<'a>,
         rejects: &mut Rejects,
     ) -> Result<(), String> {
-        let broken =
-            |broken: Broken| format!("not a JSON object: byte {}: {}", broken.at, broken.why);
-        let change = match said {
+        let mut change = match said {
             Said::Row(text) => {
-                read.unknown_fields +=
-                    self.fields.find(text, row, &mut self.cells).map_err(broken)?;
+                read.unknown_fields += find(&mut self.fields, &text, row, &mut self.cells)?;
                 read.texts.push(text);
                 return Ok(());
             }
@@ -204,27 +183,25 @@ impl RowDecoder {
             Said::Change(change) => change,
         };
         let spec = self.topic.changes.as_ref().expect("a change comes of a topic of changes");
-        if let Some(image) = change.image {
-            let found = self.fields.find(image, row, &mut self.cells).map_err(broken)?;
+        let image = change.image.take();
+        if let Some(image) = &image {
+            let found = find(&mut self.fields, image, row, &mut self.cells)?;
             if change.operation != Operation::Delete {
                 read.unknown_fields += found;
             }
-            read.texts.push(image);
-        } else {
-            read.texts.push("");
         }
+        read.texts.push(image.unwrap_or_default());
         // Of what is gone only the key is sure, unless whole images come.
         if change.operation == Operation::Delete && !spec.before {
             let is_key = &self.is_key;
             self.cells.forget(row, |column| !is_key[column]);
         }
-        if let (true, Some(before)) = (spec.before, change.before) {
-            self.fields.find(before, row, &mut self.before).map_err(broken)?;
-            read.before.push(before);
-        } else {
-            read.before.push("");
+        let before = change.before.take().filter(|_| spec.before);
+        if let Some(before) = &before {
+            find(&mut self.fields, before, row, &mut self.before)?;
         }
-        read.unchanged.push(self.unchanged(row, &change, read.texts[row], spec.images));
+        read.before.push(before.unwrap_or_default());
+        read.unchanged.push(self.unchanged(row, &change, &read.texts[row], spec.images));
         read.changes.push(Some(change));
         Ok(())
     }
@@ -245,7 +222,8 @@ impl RowDecoder {
         for (column, declared) in self.kept.iter().enumerate() {
             let raw = self.cells.column(column)[row].raw(text);
             let absent = raw.is_empty() || raw == "null";
-            if is_unavailable(raw) || (sparse && absent && !self.is_key[column]) {
+            let left_out = change.left_out.as_ref().is_some_and(|left_out| left_out[column]);
+            if left_out || is_unavailable(raw) || (sparse && absent && !self.is_key[column]) {
                 names.push(declared.name.as_str());
                 self.cells.forget(row, |other| other == column);
             }
@@ -255,21 +233,15 @@ impl RowDecoder {
 
     /// Step 2: one array per kept column, each as long as the batch.
     fn convert(&self, read: &Read<'_>, rejects: &mut Rejects) -> Vec<ArrayRef> {
+        let texts: Vec<&str> = read.texts.iter().map(|text| &**text).collect();
         let convert = |(place, declared): (usize, &TopicColumn)| {
+            let cells = self.cells.column(place);
             if self.topic.changes.is_none() {
-                return self.column(
-                    declared,
-                    place,
-                    self.cells.column(place),
-                    &read.texts,
-                    read,
-                    rejects,
-                );
+                return self.column(declared, place, cells, &texts, read, rejects);
             }
             // Whether a value must be there depends on the operation.
             let lenient = TopicColumn { optional: true, ..declared.clone() };
-            let cells = self.cells.column(place);
-            let array = self.column(&lenient, place, cells, &read.texts, read, rejects);
+            let array = self.column(&lenient, place, cells, &texts, read, rejects);
             if !declared.optional || self.is_key[place] {
                 self.must_be_there(place, &array, read, rejects);
             }
@@ -306,15 +278,16 @@ impl RowDecoder {
 
     fn convert_before(&self, read: &Read<'_>, rejects: &mut Rejects) -> Option<Before> {
         self.topic.changes.as_ref().filter(|changes| changes.before)?;
+        let texts: Vec<&str> = read.before.iter().map(|text| &**text).collect();
         let convert = |(place, declared): (usize, &TopicColumn)| {
             let lenient = TopicColumn { optional: true, ..declared.clone() };
             let cells = self.before.column(place);
-            self.column(&lenient, place, cells, &read.before, read, rejects)
+            self.column(&lenient, place, cells, &texts, read, rejects)
         };
         let columns = self.kept.iter().enumerate().map(convert).collect();
         let rows = RecordBatch::try_new(self.before_schema.clone(), columns)
             .expect("the schema was made from these columns");
-        let there = read.before.iter().map(|text| Some(!text.is_empty())).collect();
+        let there = texts.iter().map(|text| Some(!text.is_empty())).collect();
         Some(Before { rows, there })
     }
 
@@ -337,7 +310,7 @@ impl RowDecoder {
                 None => self.declared_encoding(declared, raw()),
             }
         };
-        let plain = declared.encoding == Encoding::Plain && self.topic.changes.is_none();
+        let plain = declared.encoding == Encoding::Plain && self.topic.format == Format::Json;
         if plain || (0..cells.len()).all(|row| encoding(row) == Encoding::Plain) {
             return column.convert(rejects);
         }
@@ -359,19 +332,23 @@ impl RowDecoder {
 
     /// Where the record does not carry its schema.
     fn declared_encoding(&self, declared: &TopicColumn, raw: &str) -> Encoding {
-        let Some(changes) = &self.topic.changes else { return declared.encoding };
-        let first = raw.as_bytes().first();
-        match (declared.encoding, declared.pg, first) {
-            (Encoding::Plain, PgType::Numeric(..), Some(b'{')) => Encoding::VariableDecimal,
+        if declared.encoding != Encoding::Plain {
+            return declared.encoding;
+        }
+        let precise =
+            || self.topic.changes.as_ref().is_some_and(|c| c.decimals == Decimals::Precise);
+        match (self.topic.format, declared.pg, raw.as_bytes().first()) {
+            (Format::DebeziumJson, PgType::Numeric(..), Some(b'{')) => Encoding::VariableDecimal,
             // NaN and infinities stand for themselves.
-            (Encoding::Plain, PgType::Numeric(_, scale), Some(b'"'))
-                if changes.decimals == Decimals::Precise =>
-            {
+            (Format::DebeziumJson, PgType::Numeric(_, scale), Some(b'"')) if precise() => {
                 Encoding::Decimal(scale)
             }
-            (Encoding::Plain, PgType::Date, Some(b'-' | b'0'..=b'9')) => Encoding::Days,
-            (Encoding::Plain, PgType::Jsonb, Some(b'"')) => Encoding::Json,
-            (encoding, ..) => encoding,
+            (Format::DebeziumJson, PgType::Date, Some(b'-' | b'0'..=b'9')) => Encoding::Days,
+            // Formats that know no JSON within JSON.
+            (Format::DebeziumJson | Format::Csv | Format::Qlik, PgType::Jsonb, Some(b'"')) => {
+                Encoding::Json
+            }
+            _ => Encoding::Plain,
         }
     }
 
@@ -461,71 +438,13 @@ impl RowDecoder {
     }
 }
 
-/// The time of a change at its source; otherwise Kafka's timestamp.
-fn source_time(records: &[RawRecord<'_>], read: &Read<'_>, row: usize) -> EventTime {
-    let change = read.changes.get(row).and_then(Option::as_ref);
-    change.and_then(|change| change.source_time).map_or(records[row].timestamp, EventTime)
-}
-
-/// The columns of [`crate::catalog::topic::CHANGE_COLUMNS`], each as long as the batch.
-fn change_columns(
-    records: &[RawRecord<'_>],
-    read: &Read<'_>,
-    before: Option<&Before>,
-) -> Vec<ArrayRef> {
-    let changes = || read.changes.iter().map(Option::as_ref);
-    let operations = changes().map(|change| change.map_or("", |c| c.operation.as_str()));
-    let positions = changes().map(|change| change.map_or("", |c| c.position.as_str()));
-    let images: StringArray = match before {
-        Some(before) => (0..records.len()).map(|row| before.object(row)).collect(),
-        None => StringArray::new_null(records.len()),
-    };
-    let times = (0..records.len()).map(|row| source_time(records, read, row).0);
-    vec![
-        Arc::new(StringArray::from_iter_values(operations)),
-        Arc::new(images),
-        Arc::new(read.unchanged.iter().map(Option::as_deref).collect::<StringArray>()),
-        Arc::new(StringArray::from_iter_values(positions)),
-        instants(times),
-    ]
-}
-
-impl Before {
-    /// Of the rows that stay.
-    fn filtered(self, rejects: &Rejects) -> Self {
-        if !rejects.any() {
-            return self;
-        }
-        let good: BooleanArray = rejects.bad().iter().map(|bad| Some(!bad)).collect();
-        let keep = |array: &dyn Array| filter(array, &good).expect("a mask as long as the column");
-        let columns = self.rows.columns().iter().map(|column| keep(column)).collect();
-        let rows = RecordBatch::try_new(self.rows.schema(), columns).expect("as before");
-        Self { rows, there: keep(&self.there).as_boolean().clone() }
+/// Finds a text's fields; gives the number of unknown ones.
+fn find(fields: &mut Fields, text: &str, row: usize, into: &mut Matrix) -> Result<u64, String> {
+    if text.len() > RECORD_BYTES_MAX {
+        return Err(too_long());
     }
-
-    /// The image as a JSON object of what was converted: personal data stays what became of it.
-    fn object(&self, row: usize) -> Option<String> {
-        if !self.there.value(row) {
-            return None;
-        }
-        let mut object = serde_json::Map::new();
-        for (field, array) in self.rows.schema().fields().iter().zip(self.rows.columns()) {
-            let shown = || {
-                let formatter = ArrayFormatter::try_new(array.as_ref(), &FormatOptions::default());
-                formatter.expect("every type has a text").value(row).to_string()
-            };
-            let value = match array.data_type() {
-                _ if array.is_null(row) => serde_json::Value::Null,
-                t if t.is_integer() || t.is_floating() => {
-                    serde_json::from_str(&shown()).unwrap_or_else(|_| shown().into())
-                }
-                arrow::datatypes::DataType::Boolean => array.as_boolean().value(row).into(),
-                _ => shown().into(),
-            };
-            object.insert(field.name().clone(), value);
-        }
-        Some(serde_json::Value::Object(object).to_string())
-    }
+    let found = fields.find(text, row, into);
+    found.map_err(|broken| format!("not a JSON object: byte {}: {}", broken.at, broken.why))
 }
 
 /// What Debezium puts in place of a value that PostgreSQL stores out of line and did not change:
@@ -538,15 +457,4 @@ fn is_unavailable(raw: &str) -> bool {
         "{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}",
     ];
     raw.len() >= MARKS[0].len() && MARKS.contains(&raw)
-}
-
-/// The text of a key or a value, if it can be JSON at all; None: there is none. No reason quotes
-/// the text (it may be personal).
-fn readable(bytes: Option<&[u8]>) -> Result<Option<&str>, String> {
-    let Some(bytes) = bytes else { return Ok(None) };
-    if bytes.len() > RECORD_BYTES_MAX {
-        return Err(format!("longer than {RECORD_BYTES_MAX} bytes"));
-    }
-    let text = std::str::from_utf8(bytes);
-    text.map(Some).map_err(|broken| format!("not UTF-8: byte {}", broken.valid_up_to()))
 }

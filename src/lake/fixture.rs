@@ -54,6 +54,7 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         keep_raw: true,
         forward: None,
         changes: None,
+        csv: None,
         schema,
     })
 }

@@ -1,7 +1,12 @@
 //! What the stage promises, by tables of good and bad inputs and by a slow oracle (`oracle`).
 
+mod csv;
+mod cut;
 mod debezium;
+mod maxwell;
+mod messages;
 mod oracle;
+mod qlik;
 mod types;
 
 use super::{Decoded, Decoder, RejectClass, Secret};
@@ -66,6 +71,7 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         keep_raw: true,
         forward: None,
         changes: None,
+        csv: None,
         schema: Arc::new(Schema::new(fields)),
     }
 }
