@@ -78,6 +78,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         forward: None,
         changes: None,
         csv: None,
+        registry: None,
         keep_raw: true,
         schema: Arc::new(Schema::new(fields)),
     }

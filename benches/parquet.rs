@@ -68,6 +68,7 @@ fn topic() -> Arc<Topic> {
         forward: None,
         changes: None,
         csv: None,
+        registry: None,
         keep_raw: true,
         schema,
     })

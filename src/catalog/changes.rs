@@ -143,16 +143,16 @@ impl Encoding {
 impl Format {
     pub fn is_debezium(self) -> bool {
         match self {
-            Self::DebeziumJson => true,
-            Self::Json | Self::Csv | Self::Maxwell | Self::Qlik => false,
+            Self::DebeziumJson | Self::DebeziumAvro => true,
+            Self::Json | Self::Csv | Self::Avro | Self::Maxwell | Self::Qlik => false,
         }
     }
 
     /// Whether its records are operations on rows.
     pub fn is_change(self) -> bool {
         match self {
-            Self::Json | Self::Csv => false,
-            Self::DebeziumJson | Self::Maxwell | Self::Qlik => true,
+            Self::Json | Self::Csv | Self::Avro => false,
+            Self::DebeziumJson | Self::DebeziumAvro | Self::Maxwell | Self::Qlik => true,
         }
     }
 }

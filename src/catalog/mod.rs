@@ -57,6 +57,7 @@ pub use scalar::scalar_context;
 pub use topic::{
     Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
 };
+pub use topic_file::check_registry;
 pub use types::PgType;
 pub use window::{Grid, Hop, Shape, Window};
 
@@ -110,6 +111,17 @@ pub fn load(topics_dir: &Path, models_dir: &Path) -> Result<Catalog, Vec<Mistake
         Err(more) => {
             mistakes.extend(more);
             Err(sorted(mistakes))
+        }
+    }
+}
+
+impl Catalog {
+    /// Gives the topics that say nothing of their own the schema registry of the settings.
+    pub fn set_registry(&mut self, place: Option<&str>) {
+        for topic in self.topics.values_mut() {
+            if topic.format.has_schemas() && topic.registry.is_none() {
+                Arc::make_mut(topic).registry = place.map(str::to_owned);
+            }
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Topic {
     pub changes: Option<ChangeSpec>,
     /// Of a topic whose records are rows of CSV.
     pub csv: Option<CsvSpec>,
+    /// Where the schemas are that its records refer to: `http://…` or `file:DIR`.
+    pub registry: Option<String>,
     /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time`
     /// if it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
@@ -69,7 +71,9 @@ pub struct ServiceDay {
 pub enum Format {
     Json,
     Csv,
+    Avro,
     DebeziumJson,
+    DebeziumAvro,
     Maxwell,
     Qlik,
 }
@@ -195,7 +199,9 @@ impl Format {
         match self {
             Self::Json => "json",
             Self::Csv => "csv",
+            Self::Avro => "avro",
             Self::DebeziumJson => "debezium-json",
+            Self::DebeziumAvro => "debezium-avro",
             Self::Maxwell => "maxwell",
             Self::Qlik => "qlik",
         }
@@ -205,8 +211,23 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.as_str() == text)
     }
 
-    pub(super) const ALL: [Self; 5] =
-        [Self::Json, Self::Csv, Self::DebeziumJson, Self::Maxwell, Self::Qlik];
+    /// Whether its records refer to the schema they were written with.
+    pub fn has_schemas(self) -> bool {
+        match self {
+            Self::Avro | Self::DebeziumAvro => true,
+            Self::Json | Self::Csv | Self::DebeziumJson | Self::Maxwell | Self::Qlik => false,
+        }
+    }
+
+    pub(super) const ALL: [Self; 7] = [
+        Self::Json,
+        Self::Csv,
+        Self::Avro,
+        Self::DebeziumJson,
+        Self::DebeziumAvro,
+        Self::Maxwell,
+        Self::Qlik,
+    ];
 }
 
 impl Topic {

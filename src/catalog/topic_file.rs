@@ -15,9 +15,10 @@ use super::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 12] = [
+const TOP: [&str; 13] = [
     "topic",
     "format",
+    "registry",
     "changes",
     "csv",
     "event_time",
@@ -30,7 +31,7 @@ const TOP: [&str; 12] = [
     "dead_letters",
 ];
 const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
-const LATER_FORMATS: [&str; 4] = ["avro", "debezium-avro", "cloudevents", "canal"];
+const LATER_FORMATS: [&str; 2] = ["cloudevents", "canal"];
 
 const STOP_ABOVE: f64 = 0.05;
 
@@ -139,12 +140,37 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         forward: None,
         changes,
         csv,
+        registry: registry(top, format, found),
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
     topic.lake = lake_file::read(top, &topic, &unsure, blind, found);
     topic_letters::read(top, &mut topic, found);
     Draft { topic, line, unsure, blind }
+}
+
+/// Where the topic's own schemas are.
+fn registry(top: &Table<'_>, format: Format, found: &mut Found) -> Option<String> {
+    let place = top.parsed("registry", check_registry, found);
+    if place.is_some() && !format.has_schemas() {
+        let format = format.as_str();
+        found.push((
+            top.byte("registry"),
+            format!("`registry` is for Avro, and the format is {format}. Allowed: to leave it out"),
+        ));
+    }
+    place
+}
+
+/// `http://…`, `https://…` or `file:DIR`.
+pub fn check_registry(text: &str) -> Result<String, String> {
+    let known = ["http://", "https://", "file:"];
+    match known.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty())) {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err(format!(
+            "`{text}` is no place of a schema registry. Allowed: http://…, https://… or file:DIR"
+        )),
+    }
 }
 
 pub(super) fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {

@@ -50,10 +50,20 @@ pub struct Change<'a> {
     pub left_out: Option<Arc<[bool]>>,
 }
 
+impl Change<'_> {
+    /// With what was borrowed, copied.
+    pub fn into_owned(self) -> Change<'static> {
+        let owned = |text: Option<Cow<'_, str>>| text.map(|text| text.into_owned().into());
+        Change { image: owned(self.image), before: owned(self.before), ..self }
+    }
+}
+
 /// What a record is.
 pub enum Said<'a> {
     /// A row, in JSON.
     Row(Cow<'a, str>),
+    /// A row, in JSON, and how its schema says that each kept column is written.
+    Encoded(String, Arc<[Encoding]>),
     Change(Change<'a>),
     /// Nothing about a row: a tombstone, a transaction's border, a heartbeat, a change of schema.
     Nothing,

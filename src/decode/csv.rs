@@ -6,6 +6,7 @@
 //! Why not the crate csv, which reads files of references and is the oracle in the tests: it takes
 //! a quote that is never closed, or text behind one, and does not tell `""` from nothing.
 
+use super::text::quote;
 use crate::catalog::{CsvSpec, Pii, QLIK_PREFIX, Topic};
 use std::borrow::Cow;
 
@@ -101,19 +102,6 @@ impl Csv {
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.header.iter().map(|field| field.name.as_str())
-    }
-}
-
-/// A text as JSON.
-pub fn quote(text: &str, out: &mut String) {
-    let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
-    match text.bytes().all(plain) {
-        true => {
-            out.push('"');
-            out.push_str(text);
-            out.push('"');
-        }
-        false => out.push_str(&serde_json::to_string(text).expect("a text is JSON")),
     }
 }
 

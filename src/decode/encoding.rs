@@ -286,7 +286,12 @@ fn of_field(field: &str) -> Option<(String, Encoding)> {
         }
         _ => {}
     });
-    let encoding = match kind {
+    Some((name?, of_semantic_type(kind, scale)))
+}
+
+/// By the name of Debezium's or Connect's semantic type.
+pub fn of_semantic_type(name: &str, scale: i8) -> Encoding {
+    match name {
         "io.debezium.time.Date" | "org.apache.kafka.connect.data.Date" => Encoding::Days,
         "io.debezium.time.Time" | "org.apache.kafka.connect.data.Time" => {
             Encoding::TimeOfDay(Unit::Millis)
@@ -304,8 +309,7 @@ fn of_field(field: &str) -> Option<(String, Encoding)> {
         "io.debezium.data.VariableScaleDecimal" => Encoding::VariableDecimal,
         "io.debezium.data.Json" => Encoding::Json,
         _ => Encoding::Plain,
-    };
-    Some((name?, encoding))
+    }
 }
 
 #[cfg(test)]

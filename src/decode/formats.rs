@@ -4,25 +4,32 @@
 //! any format (a file each).
 
 use super::{
-    change::Said, csv::Csv, debezium::Debezium, fields::RECORD_BYTES_MAX, maxwell::Maxwell,
+    avro::Avro,
+    change::{Change, Said},
+    csv::Csv,
+    debezium::Debezium,
+    fields::RECORD_BYTES_MAX,
+    maxwell::Maxwell,
     qlik::Qlik,
 };
 use crate::{
     catalog::{Format, Topic},
-    record::RawRecord,
+    record::{RawRecord, schemas::Schemas},
 };
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 pub enum Reader {
     Json,
     Csv(Csv),
+    Avro(Avro),
     Debezium(Debezium),
+    DebeziumAvro(Avro, Debezium),
     Maxwell(Maxwell),
     Qlik(Qlik),
 }
 
 impl Reader {
-    pub fn new(topic: &Topic) -> Self {
+    pub fn new(topic: &Topic, schemas: Arc<Schemas>) -> Self {
         let changes = || topic.changes.as_ref().expect("the catalog gives each its [changes]");
         match topic.format {
             Format::Json => Self::Json,
@@ -30,7 +37,12 @@ impl Reader {
                 let spec = topic.csv.as_ref().expect("the catalog gives each its [csv]");
                 Self::Csv(Csv::new(topic, spec))
             }
+            Format::Avro => Self::Avro(Avro::new(topic, schemas)),
             Format::DebeziumJson => Self::Debezium(Debezium::new(topic, changes())),
+            Format::DebeziumAvro => {
+                let avro = Avro::new(topic, schemas);
+                Self::DebeziumAvro(avro, Debezium::new(topic, changes()))
+            }
             Format::Maxwell => Self::Maxwell(Maxwell::new(changes())),
             Format::Qlik => Self::Qlik(Qlik::new(topic, changes())),
         }
@@ -38,23 +50,47 @@ impl Reader {
 
     /// What a record says. The reason of a refusal quotes nothing of it: it may be personal.
     pub fn read<'a>(&mut self, record: &RawRecord<'a>) -> Result<Said<'a>, String> {
-        let value = readable(record.value)?;
-        let row = |value: Option<&'a str>| {
-            value.ok_or_else(|| "a tombstone: the record has no value".to_owned())
-        };
-        match (self, value) {
-            (Self::Json, value) => Ok(Said::Row(Cow::Borrowed(row(value)?))),
-            (Self::Csv(csv), value) => Ok(match csv.row(row(value)?)? {
+        let (key, value) = (record.key, record.value);
+        match self {
+            Self::Json => Ok(Said::Row(Cow::Borrowed(there(readable(value)?)?))),
+            Self::Csv(csv) => Ok(match csv.row(there(readable(value)?)?)? {
                 Some(object) => Said::Row(Cow::Owned(object)),
                 None => Said::Nothing,
             }),
-            (Self::Debezium(debezium), value) => debezium.read(readable(record.key)?, value),
-            (Self::Maxwell(maxwell), Some(value)) => maxwell.read(value),
-            (Self::Qlik(qlik), Some(value)) => qlik.read(value),
-            // It follows a delete, for the sake of compaction.
-            (Self::Maxwell(_) | Self::Qlik(_), None) => Ok(Said::Nothing),
+            Self::Avro(avro) => {
+                let text = avro.read(there(value)?)?;
+                Ok(Said::Encoded(text.json, text.encodings))
+            }
+            Self::Debezium(debezium) => debezium.read(readable(key)?, readable(value)?),
+            Self::DebeziumAvro(avro, debezium) => {
+                let value = value.map(|bytes| avro.read(bytes)).transpose()?;
+                // Most events need no key, and it may be written by another converter.
+                let key = key.and_then(|bytes| avro.read(bytes).ok());
+                let encodings = value.as_ref().or(key.as_ref()).map(|text| text.encodings.clone());
+                let (key, value) = (key.map(|text| text.json), value.map(|text| text.json));
+                match debezium.read(key.as_deref(), value.as_deref())? {
+                    Said::Change(change) => {
+                        Ok(Said::Change(Change { encodings, ..change.into_owned() }))
+                    }
+                    Said::Row(_) | Said::Encoded(..) | Said::Nothing => Ok(Said::Nothing),
+                }
+            }
+            Self::Maxwell(maxwell) => match readable(value)? {
+                Some(value) => maxwell.read(value),
+                // It follows a delete, for the sake of compaction.
+                None => Ok(Said::Nothing),
+            },
+            Self::Qlik(qlik) => match readable(value)? {
+                Some(value) => qlik.read(value),
+                None => Ok(Said::Nothing),
+            },
         }
     }
+}
+
+/// Where a record without a value says nothing.
+fn there<T>(value: Option<T>) -> Result<T, String> {
+    value.ok_or_else(|| "a tombstone: the record has no value".to_owned())
 }
 
 /// The text of a key or a value; None: there is none.

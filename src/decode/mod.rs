@@ -8,6 +8,7 @@
 //! D-2  A number is never wrapped or rounded in silence; a code never loses its zeros.
 //! D-3  The same records and topic give the same result: no clock, no randomness.
 
+mod avro;
 pub mod change;
 mod convert;
 mod csv;
@@ -26,11 +27,12 @@ mod scan;
 mod service_day;
 #[cfg(test)]
 mod tests;
+mod text;
 mod time;
 
 use crate::{
     catalog::Topic,
-    record::{EventTime, RawRecord},
+    record::{EventTime, RawRecord, schemas::Schemas},
 };
 use arrow::array::{BooleanArray, RecordBatch};
 use std::sync::Arc;
@@ -122,7 +124,12 @@ pub struct Decoder(rows::RowDecoder);
 impl Decoder {
     /// `secret` must be there if a column is hashed; `config` sees to that.
     pub fn new(topic: Arc<Topic>, secret: Option<Secret>) -> Self {
-        Self(rows::RowDecoder::new(topic, secret))
+        Self::with_schemas(topic, secret, Arc::default())
+    }
+
+    /// Of a topic whose records refer to schemas: what is told of them before records come.
+    pub fn with_schemas(topic: Arc<Topic>, secret: Option<Secret>, schemas: Arc<Schemas>) -> Self {
+        Self(rows::RowDecoder::new(topic, secret, schemas))
     }
 
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {

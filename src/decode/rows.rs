@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     catalog::{Decimals, Encoding, Format, Images, PgType, Pii, ServiceDay, Topic, TopicColumn},
-    record::{EventTime, RawRecord},
+    record::{EventTime, RawRecord, schemas::Schemas},
 };
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch},
@@ -65,6 +65,8 @@ pub struct Read<'a> {
     /// The texts that cells lie in; empty where a record gives no row.
     texts: Vec<Cow<'a, str>>,
     before: Vec<Cow<'a, str>>,
+    /// How its own schema says that the columns are written; not of JSON.
+    encodings: Vec<Option<Arc<[Encoding]>>>,
     /// Of a topic of changes.
     pub changes: Vec<Option<Change<'a>>>,
     /// Columns that an image does not hold, as a JSON array.
@@ -75,7 +77,7 @@ pub struct Read<'a> {
 impl RowDecoder {
     /// The catalog has checked the topic: an event time is a `timestamptz` without `pii`, and
     /// there is a secret where a column is hashed.
-    pub fn new(topic: Arc<Topic>, secret: Option<Secret>) -> Self {
+    pub fn new(topic: Arc<Topic>, secret: Option<Secret>, schemas: Arc<Schemas>) -> Self {
         let is_kept = |column: &&TopicColumn| column.pii != Some(Pii::Drop);
         let kept: Vec<_> = topic.columns.iter().filter(is_kept).cloned().collect();
         let key = |place: &usize| topic.changes.as_ref().is_some_and(|c| c.key.contains(place));
@@ -102,7 +104,7 @@ impl RowDecoder {
             cells: Matrix::default(),
             before: Matrix::default(),
             hasher: secret.as_ref().map(Hasher::new),
-            reader: Reader::new(&topic),
+            reader: Reader::new(&topic, schemas),
             kept,
             is_key,
             event_time,
@@ -153,6 +155,9 @@ impl RowDecoder {
             }
             // What a record does not give is empty.
             read.texts.resize(row + 1, Cow::Borrowed(""));
+            if self.topic.format != Format::Json {
+                read.encodings.resize(row + 1, None);
+            }
             if self.topic.changes.is_some() {
                 read.changes.resize_with(row + 1, || None);
                 read.unchanged.resize(row + 1, None);
@@ -176,6 +181,12 @@ impl RowDecoder {
                 read.texts.push(text);
                 return Ok(());
             }
+            Said::Encoded(text, encodings) => {
+                read.unknown_fields += find(&mut self.fields, &text, row, &mut self.cells)?;
+                read.texts.push(text.into());
+                read.encodings.push(Some(encodings));
+                return Ok(());
+            }
             Said::Nothing => {
                 rejects.leave_out(row);
                 return Ok(());
@@ -191,6 +202,7 @@ impl RowDecoder {
             }
         }
         read.texts.push(image.unwrap_or_default());
+        read.encodings.push(change.encodings.take());
         // Of what is gone only the key is sure, unless whole images come.
         if change.operation == Operation::Delete && !spec.before {
             let is_key = &self.is_key;
@@ -303,11 +315,11 @@ impl RowDecoder {
         let hasher = self.hasher.as_ref();
         let column = Column { declared, cells, texts, hasher };
         let encoding = |row: usize| {
-            let own = read.changes.get(row).and_then(|c| c.as_ref()?.encodings.as_ref());
-            let raw = || cells[row].raw(texts[row]);
-            match own {
-                Some(encodings) => encodings[place],
-                None => self.declared_encoding(declared, raw()),
+            match read.encodings.get(row).and_then(|own| Some(own.as_ref()?[place])) {
+                // Of what its schema says nothing the file may.
+                Some(Encoding::Plain) => declared.encoding,
+                Some(own) => own,
+                None => self.declared_encoding(declared, cells[row].raw(texts[row])),
             }
         };
         let plain = declared.encoding == Encoding::Plain && self.topic.format == Format::Json;

@@ -55,6 +55,7 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         forward: None,
         changes: None,
         csv: None,
+        registry: None,
         schema,
     })
 }

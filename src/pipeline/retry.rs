@@ -27,7 +27,10 @@ use crate::{
         writer::{Finished, LakeWriter, WriterSettings},
     },
     record::{Epoch, EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
-    source::kafka::{KafkaSettings, Lookup},
+    source::{
+        kafka::{KafkaSettings, Lookup},
+        registry::{Registry, referred},
+    },
     warehouse::{
         MarkRow, Unfinished, Warehouse,
         retry::{
@@ -67,6 +70,7 @@ pub struct Retrier {
     /// Each alone: which records concern it is its own matter.
     models: BTreeMap<Output, (Arc<Model>, Tables)>,
     decoder: Decoder,
+    registry: Option<Registry>,
     warehouse: Warehouse,
     store: Option<Store>,
     kafka: KafkaSettings,
@@ -107,8 +111,10 @@ impl Retrier {
             let tables = Tables::new(&topic, std::slice::from_ref(model))?;
             alone.insert(Output::Model(model.name.clone()), (model.clone(), tables));
         }
-        let decoder = Decoder::new(topic.clone(), secret);
-        Ok(Self { topic, models: alone, decoder, warehouse, store, kafka })
+        let registry = Registry::of(&topic)?;
+        let schemas = registry.as_ref().map(Registry::schemas).unwrap_or_default();
+        let decoder = Decoder::with_schemas(topic.clone(), secret, schemas);
+        Ok(Self { topic, models: alone, decoder, registry, warehouse, store, kafka })
     }
 
     /// Completes what a retry that was ended left, or anybody else.
@@ -161,6 +167,10 @@ impl Retrier {
                     outcomes.push((letter.key.clone(), Outcome::Lost(why)));
                 }
             }
+        }
+        if let Some(registry) = &self.registry {
+            let records: Vec<_> = candidates.iter().map(Candidate::record).collect();
+            registry.learn(&referred(&self.topic, &records)).await?;
         }
         let mut plan = self.decide(&candidates, &marks)?;
         plan.outcomes.extend(outcomes);

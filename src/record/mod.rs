@@ -7,6 +7,7 @@
 //! I-3  Each offset of a span has exactly one fate: `fates.total() == span.len()`.
 
 pub mod quantity;
+pub mod schemas;
 
 use std::{fmt, ops::AddAssign, sync::Arc};
 

@@ -67,3 +67,30 @@ fn what_only_one_format_says_is_refused_of_others() {
     topic(&rows("", "\"id\", \"name\""));
     topic(&rows("order = \"offset\"", operation));
 }
+
+#[test]
+fn a_registry_is_that_of_the_topic_or_that_of_the_settings() {
+    let own = file("avro", "registry = \"https://host/base/\"");
+    let topics = [
+        source("topics/own.toml", &own),
+        source(
+            "topics/other.toml",
+            &file("debezium-avro", "[changes]\nkey = [\"id\"]").replace("\"t\"", "\"u\""),
+        ),
+        source("topics/json.toml", &file("json", "").replace("\"t\"", "\"v\"")),
+    ];
+    let mut catalog = check(&topics, &[]).unwrap();
+    assert_eq!(catalog.topics["other"].registry, None);
+    catalog.set_registry(Some("file:schemas"));
+    let registry = |name: &str| catalog.topics[name].registry.as_deref();
+    assert_eq!(registry("own"), Some("https://host/base"));
+    assert_eq!(registry("other"), Some("file:schemas"));
+    assert_eq!(registry("json"), None);
+    let cases = [
+        (file("avro", "registry = \"host:8081\""), 3, "no place of a schema registry"),
+        (file("avro", "registry = \"file:\""), 3, "no place of a schema registry"),
+        (file("json", "registry = \"file:x\""), 3, "`registry` is for Avro"),
+        (file("avro", "[changes]\nkey = []"), 3, "[changes] is for topics of changes"),
+    ];
+    assert_each(cases, topic_mistakes);
+}

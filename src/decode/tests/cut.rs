@@ -2,6 +2,7 @@
 //! about a row; one of them, never a panic, and the same alone as in a batch with others.
 
 use super::{
+    avro,
     debezium::ALL_TYPES,
     maxwell,
     messages::{Message, captured, declared, messages, records},
@@ -28,9 +29,12 @@ fn fates(decoder: &mut Decoder, messages: &[Message]) -> String {
     fates.into_iter().collect()
 }
 
-/// Gives how many of the cut ones are rejects.
 fn cut_and_altered(topic: &Arc<Topic>, message: &Message) -> usize {
-    let mut decoder = Decoder::new(topic.clone(), None);
+    cut_and_altered_by(Decoder::new(topic.clone(), None), message)
+}
+
+/// Gives how many of the cut ones are rejects.
+fn cut_and_altered_by(mut decoder: Decoder, message: &Message) -> usize {
     let value = message.value.as_deref().expect("with a value");
     let with = |value: Vec<u8>| Message { value: Some(value), ..message.clone() };
     let cut: Vec<_> = (0..value.len()).map(|at| with(value[..at].to_vec())).collect();
@@ -120,5 +124,17 @@ fn captured_events_of_debezium_cut_or_altered_anywhere_have_one_fate() {
             let len = message.value.as_ref().map_or(0, Vec::len);
             assert_eq!(cut_and_altered(&topic, message), len);
         }
+    }
+}
+
+#[test]
+fn records_in_avro_cut_or_altered_anywhere_have_one_fate() {
+    let (registered, topic, message) = avro::tap_message();
+    let len = message.value.as_ref().map_or(0, Vec::len);
+    assert_eq!(cut_and_altered_by(registered.decoder(&topic), &message), len);
+    let Some((registered, topic, messages)) = avro::captured_in_avro() else { return };
+    for message in messages.iter().filter(|m| m.value.is_some()) {
+        let len = message.value.as_ref().map_or(0, Vec::len);
+        assert_eq!(cut_and_altered_by(registered.decoder(&topic), message), len);
     }
 }

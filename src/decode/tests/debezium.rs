@@ -13,7 +13,7 @@ fn topic(changes: &str, columns: &str) -> Arc<Topic> {
     declared("debezium-json", &format!("[changes]\n{changes}"), columns)
 }
 
-const CUSTOMERS: &str = "id = \"integer\"\nfirst_name = \"text\"\nemail = { type = \"text\", optional = true }
+pub const CUSTOMERS: &str = "id = \"integer\"\nfirst_name = \"text\"\nemail = { type = \"text\", optional = true }
 balance = { type = \"numeric(12,2)\", optional = true }\nvip = \"boolean\"\ncreated_at = \"timestamptz\"";
 
 /// Inserts, updates, a changed key (delete and insert), deletes; the unscaled balance.

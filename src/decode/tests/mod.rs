@@ -1,5 +1,6 @@
 //! What the stage promises, by tables of good and bad inputs and by a slow oracle (`oracle`).
 
+mod avro;
 mod csv;
 mod cut;
 mod debezium;
@@ -72,6 +73,7 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         forward: None,
         changes: None,
         csv: None,
+        registry: None,
         schema: Arc::new(Schema::new(fields)),
     }
 }
