@@ -21,6 +21,8 @@ pub struct ChangeSpec {
     /// IDENTITY FULL, MySQL's binlog_row_image=FULL). Without it only the key counts there:
     /// connectors fill the rest.
     pub before: bool,
+    /// `database.table`: what is of another says nothing; None: all is of one.
+    pub table: Option<String>,
     pub images: Images,
     pub decimals: Decimals,
     /// What orders two operations on one key.
@@ -96,8 +98,8 @@ pub enum Unit {
     Nanos,
 }
 
-const CHANGES: [&str; 7] =
-    ["key", "before", "images", "decimals", "order", "unwrapped", "tombstones"];
+const CHANGES: [&str; 8] =
+    ["key", "before", "table", "images", "decimals", "order", "unwrapped", "tombstones"];
 
 const ENCODINGS: [(&str, Encoding); 13] = [
     ("days", Encoding::Days),
@@ -144,15 +146,17 @@ impl Format {
     pub fn is_debezium(self) -> bool {
         match self {
             Self::DebeziumJson | Self::DebeziumAvro => true,
-            Self::Json | Self::Csv | Self::Avro | Self::Maxwell | Self::Qlik => false,
+            Self::Json | Self::Csv | Self::Avro | Self::CloudEvents => false,
+            Self::Maxwell | Self::Canal | Self::Qlik => false,
         }
     }
 
     /// Whether its records are operations on rows.
     pub fn is_change(self) -> bool {
         match self {
-            Self::Json | Self::Csv | Self::Avro => false,
-            Self::DebeziumJson | Self::DebeziumAvro | Self::Maxwell | Self::Qlik => true,
+            Self::Json | Self::Csv | Self::Avro | Self::CloudEvents => false,
+            Self::DebeziumJson | Self::DebeziumAvro => true,
+            Self::Maxwell | Self::Canal | Self::Qlik => true,
         }
     }
 }
@@ -182,6 +186,7 @@ pub(super) fn read(
     let mut spec = ChangeSpec {
         key: Vec::new(),
         before: false,
+        table: None,
         images: Images::Full,
         decimals: Decimals::Precise,
         order: Order::Source,
@@ -237,6 +242,7 @@ pub(super) fn read(
         _ => Err(unknown("meaning of tombstones", text, &["ignore", "delete"])),
     };
     spec.before = table.parsed("before", before, found).unwrap_or(spec.before);
+    spec.table = table.parsed("table", table_name, found);
     spec.images = table.parsed("images", images, found).unwrap_or(spec.images);
     spec.decimals = table.parsed("decimals", decimals, found).unwrap_or(spec.decimals);
     spec.order = table.parsed("order", order, found).unwrap_or(spec.order);
@@ -254,6 +260,13 @@ pub(super) fn read(
     Some(spec)
 }
 
+fn table_name(text: &str) -> Result<String, String> {
+    match text.split_once('.') {
+        Some((database, table)) if !database.is_empty() && !table.is_empty() => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no table. Allowed: \"DATABASE.TABLE\"")),
+    }
+}
+
 impl ChangeSpec {
     /// What only some formats say.
     fn check_format(
@@ -268,6 +281,12 @@ impl ChangeSpec {
             ("unwrapped", self.unwrapped, debezium, "Debezium's events"),
             ("decimals", table.has("decimals"), debezium, "Debezium's events"),
             ("tombstones", self.tombstones == Tombstones::Delete, debezium, "Debezium's events"),
+            (
+                "table",
+                self.table.is_some(),
+                matches!(format, Format::Maxwell | Format::Canal),
+                "Maxwell's and Canal's events",
+            ),
             ("images", self.images == Images::Mask, format == Format::Qlik, "Replicate's changes"),
             ("before", self.before, csv.is_none(), "events; a row of CSV has one image"),
         ] {

@@ -72,9 +72,11 @@ pub enum Format {
     Json,
     Csv,
     Avro,
+    CloudEvents,
     DebeziumJson,
     DebeziumAvro,
     Maxwell,
+    Canal,
     Qlik,
 }
 
@@ -200,9 +202,11 @@ impl Format {
             Self::Json => "json",
             Self::Csv => "csv",
             Self::Avro => "avro",
+            Self::CloudEvents => "cloudevents",
             Self::DebeziumJson => "debezium-json",
             Self::DebeziumAvro => "debezium-avro",
             Self::Maxwell => "maxwell",
+            Self::Canal => "canal",
             Self::Qlik => "qlik",
         }
     }
@@ -215,17 +219,20 @@ impl Format {
     pub fn has_schemas(self) -> bool {
         match self {
             Self::Avro | Self::DebeziumAvro => true,
-            Self::Json | Self::Csv | Self::DebeziumJson | Self::Maxwell | Self::Qlik => false,
+            Self::Json | Self::Csv | Self::CloudEvents | Self::DebeziumJson => false,
+            Self::Maxwell | Self::Canal | Self::Qlik => false,
         }
     }
 
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Json,
         Self::Csv,
         Self::Avro,
+        Self::CloudEvents,
         Self::DebeziumJson,
         Self::DebeziumAvro,
         Self::Maxwell,
+        Self::Canal,
         Self::Qlik,
     ];
 }

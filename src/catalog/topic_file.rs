@@ -31,7 +31,6 @@ const TOP: [&str; 13] = [
     "dead_letters",
 ];
 const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
-const LATER_FORMATS: [&str; 2] = ["cloudevents", "canal"];
 
 const STOP_ABOVE: f64 = 0.05;
 
@@ -165,7 +164,8 @@ fn registry(top: &Table<'_>, format: Format, found: &mut Found) -> Option<String
 /// `http://…`, `https://…` or `file:DIR`.
 pub fn check_registry(text: &str) -> Result<String, String> {
     let known = ["http://", "https://", "file:"];
-    match known.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty())) {
+    match known.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
+    {
         true => Ok(text.trim_end_matches('/').to_owned()),
         false => Err(format!(
             "`{text}` is no place of a schema registry. Allowed: http://…, https://… or file:DIR"
@@ -191,17 +191,7 @@ pub(super) fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
 fn format_of(text: &str, byte: usize, found: &mut Found) -> Option<Format> {
     let format = Format::parse(text);
     if format.is_none() {
-        let names = Format::ALL.map(Format::as_str);
-        found.push((
-            byte,
-            match LATER_FORMATS.contains(&text) {
-                true => format!(
-                    "the format `{text}` is not supported yet. Allowed: {}",
-                    names.join(", ")
-                ),
-                false => unknown("format", text, &names),
-            },
-        ));
+        found.push((byte, unknown("format", text, &Format::ALL.map(Format::as_str))));
     }
     format
 }

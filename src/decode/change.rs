@@ -1,10 +1,10 @@
 //! Operations on rows: what every format of changes comes down to.
 //!
-//! Owns: the operation model ([`Change`]), the columns that a change has beside its row. Does not
-//! own: how a message is taken apart (one file per format), what becomes of an operation
+//! Owns: the operation model ([`Change`]), what several formats ask of a message. Does not own: how
+//! a message is taken apart (one file per format), what becomes of an operation
 //! (`compute`).
 
-use super::scan::Broken;
+use super::scan::{Broken, members, plain};
 use crate::catalog::Encoding;
 use std::{borrow::Cow, sync::Arc};
 
@@ -72,4 +72,25 @@ pub enum Said<'a> {
 /// The sentence of a part of a message that cannot be read.
 pub fn not_json(what: &str, broken: Broken) -> String {
     format!("the {what} is not a JSON object: byte {}: {}", broken.at, broken.why)
+}
+
+/// The row as it was: `old` has the columns that changed. Of a repeated key the last one counts.
+pub fn overlaid<'a>(data: &'a str, old: Option<&'a str>) -> Result<Cow<'a, str>, String> {
+    let Some(old) = old else { return Ok(data.into()) };
+    let mut any = false;
+    members(old, |_, _| any = true).map_err(|broken| not_json("`old`", broken))?;
+    let begin = data.trim_end().strip_suffix('}').filter(|begin| begin.starts_with('{'));
+    match (begin, old.strip_prefix('{')) {
+        (Some("{"), _) => Ok(old.into()),
+        (Some(begin), Some(end)) if any => Ok(format!("{begin},{end}").into()),
+        (Some(_), Some(_)) => Ok(data.into()),
+        _ => Err("`data` is not a JSON object".to_owned()),
+    }
+}
+
+/// Whether a record is of the table that the topic file names, as `database.table`.
+pub fn is_of(wanted: Option<&str>, database: Option<&str>, table: Option<&str>) -> bool {
+    let Some(wanted) = wanted else { return true };
+    let name = |raw: Option<&'_ str>| raw.map_or(String::new(), |raw| plain(raw).to_owned());
+    wanted.split_once('.') == Some((&name(database), &name(table)))
 }

@@ -5,7 +5,9 @@
 
 use super::{
     avro::Avro,
+    canal::Canal,
     change::{Change, Said},
+    cloudevents::CloudEvents,
     csv::Csv,
     debezium::Debezium,
     fields::RECORD_BYTES_MAX,
@@ -22,9 +24,11 @@ pub enum Reader {
     Json,
     Csv(Csv),
     Avro(Avro),
+    CloudEvents(CloudEvents),
     Debezium(Debezium),
     DebeziumAvro(Avro, Debezium),
     Maxwell(Maxwell),
+    Canal(Canal),
     Qlik(Qlik),
 }
 
@@ -38,12 +42,14 @@ impl Reader {
                 Self::Csv(Csv::new(topic, spec))
             }
             Format::Avro => Self::Avro(Avro::new(topic, schemas)),
+            Format::CloudEvents => Self::CloudEvents(CloudEvents::new(topic)),
             Format::DebeziumJson => Self::Debezium(Debezium::new(topic, changes())),
             Format::DebeziumAvro => {
                 let avro = Avro::new(topic, schemas);
                 Self::DebeziumAvro(avro, Debezium::new(topic, changes()))
             }
             Format::Maxwell => Self::Maxwell(Maxwell::new(changes())),
+            Format::Canal => Self::Canal(Canal::new(changes())),
             Format::Qlik => Self::Qlik(Qlik::new(topic, changes())),
         }
     }
@@ -61,6 +67,7 @@ impl Reader {
                 let text = avro.read(there(value)?)?;
                 Ok(Said::Encoded(text.json, text.encodings))
             }
+            Self::CloudEvents(events) => events.read(there(readable(value)?)?),
             Self::Debezium(debezium) => debezium.read(readable(key)?, readable(value)?),
             Self::DebeziumAvro(avro, debezium) => {
                 let value = value.map(|bytes| avro.read(bytes)).transpose()?;
@@ -78,6 +85,10 @@ impl Reader {
             Self::Maxwell(maxwell) => match readable(value)? {
                 Some(value) => maxwell.read(value),
                 // It follows a delete, for the sake of compaction.
+                None => Ok(Said::Nothing),
+            },
+            Self::Canal(canal) => match readable(value)? {
+                Some(value) => canal.read(value),
                 None => Ok(Said::Nothing),
             },
             Self::Qlik(qlik) => match readable(value)? {

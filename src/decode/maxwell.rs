@@ -5,7 +5,7 @@
 //! Source: Maxwell's documentation, "Data Format" and "Bootstrapping".
 
 use super::{
-    change::{Change, Operation, Said, not_json},
+    change::{Change, Operation, Said, is_of, not_json, overlaid},
     scan::{members, plain},
 };
 use crate::catalog::{ChangeSpec, Order};
@@ -20,6 +20,8 @@ pub struct Maxwell {
 #[derive(Default)]
 struct Envelope<'a> {
     kind: Option<&'a str>,
+    database: Option<&'a str>,
+    table: Option<&'a str>,
     data: Option<&'a str>,
     old: Option<&'a str>,
     position: Option<&'a str>,
@@ -36,6 +38,8 @@ impl Maxwell {
         let read = |name: &str, raw: &'a str| {
             let place = match name {
                 "type" => &mut envelope.kind,
+                "database" => &mut envelope.database,
+                "table" => &mut envelope.table,
                 "data" => &mut envelope.data,
                 "old" => &mut envelope.old,
                 "position" => &mut envelope.position,
@@ -46,6 +50,9 @@ impl Maxwell {
         };
         members(value, read).map_err(|broken| not_json("value", broken))?;
         let kind = envelope.kind.ok_or("an event of Maxwell's without `type`")?;
+        if !is_of(self.spec.table.as_deref(), envelope.database, envelope.table) {
+            return Ok(Said::Nothing);
+        }
         let operation = match plain(kind) {
             "insert" => Operation::Insert,
             "update" => Operation::Update,
@@ -103,18 +110,4 @@ fn of_binlog(text: &str) -> Option<String> {
     let number: u64 = file.rsplit('.').next()?.parse().ok()?;
     let offset: u64 = offset.parse().ok()?;
     Some(format!("{number:012}:{offset:020}"))
-}
-
-/// The row as it was: `old` has the columns that changed. Of a repeated key the last one counts.
-fn overlaid<'a>(data: &'a str, old: Option<&'a str>) -> Result<Cow<'a, str>, String> {
-    let Some(old) = old else { return Ok(data.into()) };
-    let mut any = false;
-    members(old, |_, _| any = true).map_err(|broken| not_json("`old`", broken))?;
-    let begin = data.trim_end().strip_suffix('}').filter(|begin| begin.starts_with('{'));
-    match (begin, old.strip_prefix('{')) {
-        (Some("{"), _) => Ok(old.into()),
-        (Some(begin), Some(end)) if any => Ok(format!("{begin},{end}").into()),
-        (Some(_), Some(_)) => Ok(data.into()),
-        _ => Err("`data` is not a JSON object".to_owned()),
-    }
 }

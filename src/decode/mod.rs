@@ -9,7 +9,9 @@
 //! D-3  The same records and topic give the same result: no clock, no randomness.
 
 mod avro;
+mod canal;
 pub mod change;
+mod cloudevents;
 mod convert;
 mod csv;
 mod debezium;

@@ -357,9 +357,11 @@ impl RowDecoder {
             }
             (Format::DebeziumJson, PgType::Date, Some(b'-' | b'0'..=b'9')) => Encoding::Days,
             // Formats that know no JSON within JSON.
-            (Format::DebeziumJson | Format::Csv | Format::Qlik, PgType::Jsonb, Some(b'"')) => {
-                Encoding::Json
-            }
+            (
+                Format::DebeziumJson | Format::Csv | Format::Canal | Format::Qlik,
+                PgType::Jsonb,
+                Some(b'"'),
+            ) => Encoding::Json,
             _ => Encoding::Plain,
         }
     }

@@ -55,6 +55,8 @@ fn what_only_one_format_says_is_refused_of_others() {
     let cases = [
         (of("maxwell", "unwrapped = true"), 5, "`changes.unwrapped` as it stands is for Debezium"),
         (of("qlik", "decimals = \"string\""), 5, "is for Debezium"),
+        (of("qlik", "table = \"a.b\""), 5, "is for Maxwell's and Canal's"),
+        (of("canal", "table = \"orders\""), 5, "DATABASE.TABLE"),
         (of("maxwell", "tombstones = \"delete\""), 5, "is for Debezium"),
         (of("debezium-json", "images = \"mask\""), 5, "is for Replicate"),
         (rows("before = \"full\"", sequence), 5, "a row of CSV has one image"),

@@ -43,6 +43,14 @@ fn events_are_operations_in_the_order_of_the_binlog() {
 }
 
 #[test]
+fn events_of_other_tables_say_nothing() {
+    let count = |table: &str| decode(&topic(table), &messages(&EVENTS)).rows.num_rows();
+    assert_eq!(count("table = \"test.e\""), 4);
+    assert_eq!(count("table = \"test.f\""), 0);
+    assert_eq!(count("table = \"prod.e\""), 0);
+}
+
+#[test]
 fn a_before_image_is_the_row_with_what_had_been_there() {
     let decoded = decode(&topic("before = \"full\""), &messages(&EVENTS[..3]));
     let before = lines(&decoded, &["_before"]);

@@ -1,6 +1,8 @@
 //! What the stage promises, by tables of good and bad inputs and by a slow oracle (`oracle`).
 
 mod avro;
+mod canal;
+mod cloudevents;
 mod csv;
 mod cut;
 mod debezium;
