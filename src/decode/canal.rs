@@ -81,6 +81,7 @@ impl Canal {
         let before = match (operation, image) {
             (Operation::Delete, Some(row)) if self.spec.before => Some(Cow::Borrowed(row)),
             (Operation::Update, Some(row)) if self.spec.before => Some(overlaid(row, old)?),
+            (Operation::Update, _) => old.map(Cow::Borrowed),
             _ => None,
         };
         let source_time = match envelope.millis {

@@ -37,7 +37,8 @@ pub struct Change<'a> {
     pub operation: Operation,
     /// A JSON object: the row as it is now, or as it was before a delete. None: a truncate.
     pub image: Option<Cow<'a, str>>,
-    /// The row as it was before, as far as the record says.
+    /// The row as it was before, as far as the record says; a part of it where the topic does not
+    /// say that before-images are whole.
     pub before: Option<Cow<'a, str>>,
     /// Ascends byte by byte with the source's log; empty of what was read before any change, and
     /// where offsets are the order.

@@ -121,7 +121,8 @@ impl Debezium {
             }
         };
         let before = match operation {
-            Operation::Delete | Operation::Update => envelope.before,
+            // A change of the key is a delete and an insert: there is nothing to look for in it.
+            Operation::Delete | Operation::Update => envelope.before.filter(|_| self.spec.before),
             Operation::Insert | Operation::Read | Operation::Truncate => None,
         };
         let row = schema.and_then(|schema| field_schema(schema, "after"));

@@ -65,9 +65,9 @@ impl Maxwell {
         };
         let data = envelope.data.ok_or("an event of Maxwell's without `data`")?;
         let before = match (operation, envelope.old) {
-            _ if !self.spec.before => None,
-            (Operation::Delete, _) => Some(Cow::Borrowed(data)),
-            (Operation::Update, old) => Some(overlaid(data, old)?),
+            (Operation::Update, old) if self.spec.before => Some(overlaid(data, old)?),
+            (Operation::Update, old) => old.map(Cow::Borrowed),
+            (Operation::Delete, _) => self.spec.before.then_some(Cow::Borrowed(data)),
             (Operation::Insert | Operation::Read | Operation::Truncate, _) => None,
         };
         let source_time = match envelope.seconds {

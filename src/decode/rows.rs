@@ -45,6 +45,8 @@ pub struct RowDecoder {
     fields: Fields,
     cells: Matrix,
     before: Matrix,
+    /// One row: what a part of the row before says of its key.
+    old: Matrix,
     hasher: Option<Hasher>,
     /// Columns of `topic.columns` that are in the schema, in its order.
     kept: Vec<TopicColumn>,
@@ -103,6 +105,7 @@ impl RowDecoder {
             fields: Fields::new(&topic.columns),
             cells: Matrix::default(),
             before: Matrix::default(),
+            old: Matrix::default(),
             hasher: secret.as_ref().map(Hasher::new),
             reader: Reader::new(&topic, schemas),
             kept,
@@ -194,6 +197,7 @@ impl RowDecoder {
             Said::Change(change) => change,
         };
         let spec = self.topic.changes.as_ref().expect("a change comes of a topic of changes");
+        let (whole, images) = (spec.before, spec.images);
         let image = change.image.take();
         if let Some(image) = &image {
             let found = find(&mut self.fields, image, row, &mut self.cells)?;
@@ -204,18 +208,39 @@ impl RowDecoder {
         read.texts.push(image.unwrap_or_default());
         read.encodings.push(change.encodings.take());
         // Of what is gone only the key is sure, unless whole images come.
-        if change.operation == Operation::Delete && !spec.before {
+        if change.operation == Operation::Delete && !whole {
             let is_key = &self.is_key;
             self.cells.forget(row, |column| !is_key[column]);
         }
-        let before = change.before.take().filter(|_| spec.before);
-        if let Some(before) = &before {
-            find(&mut self.fields, before, row, &mut self.before)?;
+        let before = change.before.take().unwrap_or_default();
+        if whole && !before.is_empty() {
+            find(&mut self.fields, &before, row, &mut self.before)?;
+            read.before.push(before);
+        } else {
+            read.before.push(Cow::Borrowed(""));
+            if change.operation == Operation::Update && !before.is_empty() {
+                self.keeps_key(row, &read.texts[row], &before)?;
+            }
         }
-        read.before.push(before.unwrap_or_default());
-        read.unchanged.push(self.unchanged(row, &change, &read.texts[row], spec.images));
+        read.unchanged.push(self.unchanged(row, &change, &read.texts[row], images));
         read.changes.push(Some(change));
         Ok(())
+    }
+
+    /// Refuses an update that gives its row another key: where the row was, would not be known.
+    fn keeps_key(&mut self, row: usize, text: &str, before: &str) -> Result<(), String> {
+        self.old.clear(1, self.kept.len());
+        find(&mut self.fields, before, 0, &mut self.old)?;
+        let changed = |column: usize| {
+            let old = self.old.column(column)[0].raw(before);
+            !old.is_empty() && old != self.cells.column(column)[row].raw(text)
+        };
+        match (0..self.kept.len()).any(|column| self.is_key[column] && changed(column)) {
+            false => Ok(()),
+            true => Err("an update that changes the key; with changes.before = \"full\" the row \
+                         before is taken along"
+                .to_owned()),
+        }
     }
 
     /// Which columns the image of an update does not hold; their cells become absent.

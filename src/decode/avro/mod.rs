@@ -354,6 +354,7 @@ mod tests {
         for (schema, bytes, why) in [
             (r#""long""#, &[0x80][..], "ends too early"),
             (r#""long""#, &[0xff; 11], "64 bits"),
+            (r#""long""#, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2], "64 bits"),
             (r#""int""#, &[0xff, 0xff, 0xff, 0xff, 0x1f], "32 bits"),
             (r#""boolean""#, &[2], "0 or 1"),
             (r#""string""#, &[1], "below zero"),

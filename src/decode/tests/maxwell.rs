@@ -43,6 +43,15 @@ fn events_are_operations_in_the_order_of_the_binlog() {
 }
 
 #[test]
+fn an_update_that_changes_the_key_is_taken_only_with_the_row_before() {
+    let moved = EVENTS[1].replace("\"old\":{", "\"old\":{\"id\":7,");
+    let decoded = decode(&topic(""), &messages(&[&moved]));
+    assert!(reasons(&decoded)[0].contains("changes.before = \"full\""), "{:?}", decoded.rejects);
+    let decoded = decode(&topic("before = \"full\""), &messages(&[&moved]));
+    assert!(lines(&decoded, &["_before"])[0].contains("\"id\":7"));
+}
+
+#[test]
 fn events_of_other_tables_say_nothing() {
     let count = |table: &str| decode(&topic(table), &messages(&EVENTS)).rows.num_rows();
     assert_eq!(count("table = \"test.e\""), 4);

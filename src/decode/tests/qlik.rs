@@ -176,6 +176,16 @@ fn a_key_may_be_null_where_its_column_is_optional() {
     assert_eq!(lines(&decoded, &["_op", "id"]), ["delete -"]);
 }
 
+#[test]
+fn an_update_that_changes_the_key_is_taken_only_with_the_row_before() {
+    let moved = EVENTS[3].replacen("\"ID\":\"2\"", "\"ID\":\"7\"", 1);
+    let decoded = decode(&topic(""), &messages(&[&moved]));
+    assert!(reasons(&decoded)[0].contains("changes.before = \"full\""), "{:?}", decoded.rejects);
+    let decoded = decode(&topic("before = \"full\""), &messages(&[&moved]));
+    assert_eq!(lines(&decoded, &["_op", "id"]), ["update 7"]);
+    assert!(lines(&decoded, &["_before"])[0].contains("\"id\":2"));
+}
+
 const SAMPLE: &str = "sample_id = { type = \"integer\", from = \"/SAMPLE_ID\" }
 sample_name = { type = \"text\", from = \"/SAMPLE_NAME\" }
 edw_inserted_dtm = { type = \"timestamptz\", from = \"/EDW_INSERTED_DTM\", encoding = \"timestamp-utc\" }
