@@ -8,7 +8,7 @@
 //! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
 //! C-3  A cut's yield comes from the records of its spans and nothing else.
 
-use crate::record::{Epoch, EventTime, Fates, Output, Partition, Span};
+use crate::record::{Epoch, EventTime, Fates, Offset, Output, Partition, Span};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -45,7 +45,19 @@ pub enum Yield {
         rows: RecordBatch,
     },
     DeadLetters(Vec<DeadLetter>),
+    References(Vec<ReferenceUse>),
     Files(Vec<LakeFile>),
+}
+
+/// An output's records from this offset on were looked up in this version of a reference: a row of
+/// `highwater.reference_uses` where the version is another one than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceUse {
+    pub output: Output,
+    pub partition: Partition,
+    pub from: Offset,
+    pub reference: Arc<str>,
+    pub version: Arc<str>,
 }
 
 /// One row of `highwater.dead_letters`.

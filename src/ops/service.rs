@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     lake::{store::Store, writer::WriterSettings},
     pipeline::{
-        TopicStatus,
+        References, TopicStatus,
         driver::{Context, Driver, News, Parts},
         worker::Settings,
     },
@@ -82,6 +82,14 @@ impl Health {
         None
     }
 
+    /// A line for each topic whose last commit failed and is tried again: what waits for a person
+    /// (a full disk) is told long before it counts as not ready.
+    pub fn tried_again(&self) -> String {
+        let line =
+            |topic: TopicStatus| Some(format!("topic {}: {}\n", topic.topic, topic.last_error?));
+        self.topics().into_iter().filter_map(line).collect()
+    }
+
     pub fn status(&self) -> Status {
         let process = Process::now();
         Status {
@@ -135,6 +143,14 @@ pub struct Service {
     leaving: Arc<AtomicBool>,
 }
 
+/// What was made ready for all topics.
+pub struct Resources {
+    pub warehouse: Warehouse,
+    pub store: Option<Store>,
+    /// Loaded.
+    pub references: References,
+}
+
 struct RunningTopic {
     name: Arc<str>,
     /// What has marks of this topic.
@@ -149,11 +165,11 @@ impl Service {
     pub fn start(
         catalog: &Catalog,
         config: &Config,
-        warehouse: Warehouse,
-        store: Option<Store>,
+        resources: Resources,
         until_caught_up: bool,
         runtime: &Handle,
     ) -> Result<Self> {
+        let Resources { warehouse, store, references } = resources;
         let shares = Shares::of(config.memory, catalog.topics.len());
         let mut listeners: HashMap<String, Listener> = HashMap::new();
         let mut inboxes = BTreeMap::new();
@@ -191,6 +207,7 @@ impl Service {
             let driver = Driver::new(Parts {
                 topic: topic.clone(),
                 models,
+                references: references.clone(),
                 secret: config.pii_secret.clone().map(Secret),
                 store: topic.lake.as_ref().and(store.clone()),
                 worker: worker_settings(config, topic, &shares),

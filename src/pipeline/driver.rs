@@ -8,7 +8,7 @@ use super::{
     breaker::Breaker,
     encoder::{self, LakeLane},
     report::{self, Reporter, Standing, TopicStatus},
-    tables::TablesLane,
+    tables::{References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
@@ -75,6 +75,7 @@ impl Context {
 pub struct Job {
     pub cut: Cut,
     pub late: BTreeMap<Arc<str>, u64>,
+    pub misses: BTreeMap<Arc<str>, u64>,
     pub rows: u64,
 }
 
@@ -82,6 +83,8 @@ pub struct Job {
 pub struct Parts {
     pub topic: Arc<Topic>,
     pub models: Vec<Arc<Model>>,
+    /// Loaded already, each that a model joins.
+    pub references: References,
     pub secret: Option<Secret>,
     pub store: Option<Store>,
     pub worker: Settings,
@@ -126,9 +129,9 @@ struct Batch<'a> {
 
 impl Driver {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { topic, models, secret, store, worker, writer, context, inbox, status, targets } =
-            parts;
-        let tables = TablesLane::new(&topic, &models)?;
+        let Parts { topic, models, references, secret, store, .. } = parts;
+        let Parts { worker, writer, context, inbox, status, targets, .. } = parts;
+        let tables = TablesLane::new(&topic, &models, references)?;
         let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {
@@ -498,6 +501,11 @@ impl Job {
         let topic = self.cut.topic.to_string();
         for (model, rows) in &self.late {
             metrics::counter!("highwater_late_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for (model, rows) in &self.misses {
+            metrics::counter!("highwater_reference_misses_total", "topic" => topic.clone(),
                 "model" => model.to_string())
             .increment(*rows);
         }

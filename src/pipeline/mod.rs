@@ -25,3 +25,4 @@ mod report;
 mod tables;
 
 pub use report::{PartitionStatus, TopicStatus};
+pub use tables::References;

@@ -5,18 +5,38 @@
 use super::{counting, driver::Job, worker::Move};
 use crate::{
     catalog::{Model, Topic},
-    compute::{Counted, Refusal, Tables},
-    cut::{Cut, DeadLetter, Yield},
+    compute::{Counted, Refusal, Tables, lookup::Version},
+    cut::{Cut, DeadLetter, ReferenceUse, Yield},
     decode::Decoded,
     error::Result,
     record::{Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// The newest version of each reference. A cut looks up in what was the newest when it began.
+#[derive(Clone, Default)]
+pub struct References(Arc<RwLock<BTreeMap<Arc<str>, Arc<Version>>>>);
+
+impl References {
+    /// Gives the version before.
+    pub fn publish(&self, version: Arc<Version>) -> Option<Arc<Version>> {
+        let mut newest = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(version.reference.name.clone(), version)
+    }
+
+    pub fn newest(&self) -> Vec<Arc<Version>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
 
 pub struct TablesLane {
     topic: Arc<str>,
+    references: References,
     keep_raw: bool,
     tables: Tables,
     dead_letters: Vec<DeadLetter>,
@@ -27,11 +47,14 @@ pub struct TablesLane {
 }
 
 impl TablesLane {
-    pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
+    pub fn new(topic: &Topic, models: &[Arc<Model>], references: References) -> Result<Self> {
+        let mut tables = Tables::new(topic, models)?;
+        references.newest().iter().for_each(|version| tables.look_up_in(version));
         Ok(Self {
             topic: topic.name.clone(),
+            references,
             keep_raw: topic.keep_raw,
-            tables: Tables::new(topic, models)?,
+            tables,
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
@@ -52,7 +75,16 @@ impl TablesLane {
         self.dead_bytes = 0;
         self.records.clear();
         self.rows = 0;
-        self.tables.abandon()
+        self.tables.abandon()?;
+        self.renew_references();
+        Ok(())
+    }
+
+    /// Between two cuts.
+    fn renew_references(&mut self) {
+        for version in self.references.newest() {
+            self.tables.look_up_in(&version);
+        }
     }
 
     pub fn memory(&self) -> usize {
@@ -87,6 +119,19 @@ impl TablesLane {
             let counted = sealed.counts.remove(&key).unwrap_or_default();
             counts.insert(key, counted);
         }
+        let mut uses = Vec::new();
+        for (output, version) in self.tables.versions() {
+            uses.extend(moves.iter().filter(|moved| moved.output == output).map(|moved| {
+                ReferenceUse {
+                    output: output.clone(),
+                    partition: moved.partition,
+                    from: moved.span.from,
+                    reference: version.reference.name.clone(),
+                    version: version.id.clone(),
+                }
+            }));
+        }
+        self.renew_references();
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
@@ -94,9 +139,13 @@ impl TablesLane {
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
+        if !uses.is_empty() {
+            yields.push(Yield::References(uses));
+        }
         self.dead_bytes = 0;
         let cut = Cut { topic: self.topic.clone(), advances, yields };
-        Ok(Job { cut, late: sealed.late, rows: std::mem::take(&mut self.rows) })
+        let rows = std::mem::take(&mut self.rows);
+        Ok(Job { cut, late: sealed.late, misses: sealed.misses, rows })
     }
 }
 
@@ -122,7 +171,7 @@ fn dead_letter(
     }
 }
 
-/// What the lake counts: it takes every good record.
+/// What the lake counts: it takes every good record, and leaves out what says nothing of a row.
 pub fn lake_counts(
     counts: &mut BTreeMap<(Output, Partition), Counted>,
     records: &[RawRecord<'_>],
@@ -130,6 +179,7 @@ pub fn lake_counts(
     from: &[(Partition, Offset)],
 ) {
     let mut rejects = decoded.rejects.iter().peekable();
+    let mut empty = decoded.empty.iter().peekable();
     let (mut index, mut row) = (0, 0);
     for run in records.chunk_by(|a, b| a.partition == b.partition) {
         let partition = run[0].partition;
@@ -137,9 +187,12 @@ pub fn lake_counts(
         let mut counted = Counted::default();
         for record in run {
             let rejected = rejects.next_if(|r| r.record == index).is_some();
+            let is_empty = empty.next_if(|e| **e == index).is_some();
             if floor.is_some_and(|floor| record.offset >= floor) {
                 if rejected {
                     counted.fates.dead += 1;
+                } else if is_empty {
+                    counted.fates.filtered += 1;
                 } else {
                     counted.fates.accepted += 1;
                     let time = Some(decoded.event_times[row]);
@@ -147,7 +200,7 @@ pub fn lake_counts(
                 }
             }
             index += 1;
-            row += usize::from(!rejected);
+            row += usize::from(!rejected && !is_empty);
         }
         if counted != Counted::default() {
             let total = counts.entry((Output::Lake, partition)).or_default();

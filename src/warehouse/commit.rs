@@ -15,6 +15,7 @@ use super::{
     Claim, Warehouse,
     encode::{Elements, Instant},
     postgres::{Parameter, Row, Session},
+    references,
     tables::Table,
 };
 use crate::{
@@ -131,13 +132,17 @@ impl Warehouse {
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
             Yield::DeadLetters(_) => (1, ""),
-            Yield::Table { model, .. } => (2, model as &str),
+            Yield::References(_) => (2, ""),
+            Yield::Table { model, .. } => (3, model as &str),
         });
         for one in yields {
             match one {
                 Yield::Files(files) => add_files(&session, &doing, cut, files).await?,
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, cut, letters).await?
+                }
+                Yield::References(uses) => {
+                    references::add_uses(&session, &doing, &cut.topic, uses).await?
                 }
                 Yield::Table { model, rows } => {
                     self.merge(&session, &*self.table(model)?, rows).await?
