@@ -45,6 +45,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Record offsets that Kafka has no more as lost, and go on behind them. Says what they are.
+    AcceptGap {
+        /// As its file is named.
+        topic: String,
+        /// Only of this partition; may be given several times.
+        #[arg(long)]
+        partition: Vec<i32>,
+        /// Say what would be recorded, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Marks, lag and totals per output and partition; the service may be down.
     Status {
         /// As JSON.
@@ -73,7 +87,10 @@ fn dispatch(cli: Cli) -> Result<()> {
             "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool_postgres=off".to_owned()
         }
         Command::Run { .. } => config.log_level.clone(),
-        Command::Check | Command::Status { .. } | Command::Verify { .. } => "warn".to_owned(),
+        Command::Check
+        | Command::Status { .. }
+        | Command::Verify { .. }
+        | Command::AcceptGap { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
     match cli.command {
@@ -82,6 +99,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
         Command::Check => ops::check::check(&config),
         Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),
+        Command::AcceptGap { topic, partition, dry_run, json } => {
+            let request = ops::accept_gap::Request { topic, partitions: partition, dry_run, json };
+            ops::accept_gap::accept_gap(&config, &request)
+        }
         Command::Status { json } => ops::status::status(&config, json),
     }
 }

@@ -8,7 +8,7 @@
 //! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
 //! C-3  A cut's yield comes from the records of its spans and nothing else.
 
-use crate::record::{Epoch, EventTime, Fates, Offset, Output, Partition, Span};
+use crate::record::{Epoch, EventTime, Fates, Offset, Output, Partition, Span, gap::TopicId};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -31,6 +31,9 @@ pub struct Advance {
 #[derive(Debug)]
 pub struct Cut {
     pub topic: Arc<str>,
+    /// What Kafka said after the cut's last record was read (G-3): ids never come back, so if it is the
+    /// marks', every record is of their topic. None: the broker has no ids.
+    pub topic_id: Option<TopicId>,
     /// Sorted by (output, partition), so that two processes lock rows in the same order.
     pub advances: Vec<Advance>,
     pub yields: Vec<Yield>,

@@ -6,9 +6,10 @@
 
 use super::{
     breaker::Breaker,
-    encoder::{self, LakeLane},
+    encoder::LakeLane,
     report::{self, Reporter, Standing, TopicStatus},
     tables::{References, TablesLane},
+    take::take,
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
@@ -17,9 +18,9 @@ use crate::{
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
-    record::{EventTime, Lane, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Lane, Offset, Output, Partition, RawRecord},
     source::kafka::{self, Fetched, Kafka, TopicReader},
-    warehouse::{Claim, postgres::Warehouse},
+    warehouse::{Taken, postgres::Warehouse},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +37,6 @@ const FETCH_RECORDS: usize = 8_192;
 /// Longest wait for records, so the longest that other news waits.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
 /// What reaches a topic from outside.
 pub enum News {
@@ -246,6 +246,7 @@ impl Driver {
             | Input::Lost(_)
             | Input::Taken { .. }
             | Input::Arrived { .. }
+            | Input::OutOfReach(_)
             | Input::Measured { .. }
             | Input::Halt { .. }
             | Input::Targets(_)
@@ -285,6 +286,9 @@ impl Driver {
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
+        for partition in &batch.fetched.gone {
+            self.decide(Input::OutOfReach(*partition), None)?;
+        }
         self.measure()
     }
 
@@ -307,6 +311,7 @@ impl Driver {
                 (Lane::Lake, None) => {}
             },
             Effect::Seek { partition, to } => self.reader.seek(partition, to),
+            Effect::Stand { partition } => self.reader.stop(partition),
             Effect::Open { lane, cut, sequence, partition, from, epoch } => {
                 self.opened.insert(lane, Instant::now());
                 if let (Lane::Lake, Some(lake)) = (lane, &mut self.lake) {
@@ -355,7 +360,7 @@ impl Driver {
         self.context.runtime.spawn(async move {
             let taken = take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
             context.tell(News::Worker(match taken {
-                Ok(marks) => Input::Taken { lane, ticket, marks },
+                Ok(Taken { marks, gaps }) => Input::Taken { lane, ticket, marks, gaps },
                 Err(error) => {
                     let (kind, why) = (error.kind, error.to_string());
                     Input::TakeFailed { lane, ticket, kind, why }
@@ -390,11 +395,11 @@ impl Driver {
         Ok(())
     }
 
-    fn commit(&self, cut: u64, job: Job) {
-        let context = self.context.clone();
+    fn commit(&self, cut: u64, mut job: Job) {
+        let (context, name) = (self.context.clone(), self.topic.kafka_topic.clone());
         self.context.runtime.spawn(async move {
             let started = Instant::now();
-            match context.warehouse.commit(&job.cut).await {
+            match context.commit(&name, &mut job.cut).await {
                 Ok(()) => {
                     report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
                     job.count();
@@ -490,6 +495,7 @@ impl Driver {
         let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
         let end = |partition| kafka.known_end(name, partition);
         let mut status = self.reporter.snapshot(end, memory);
+        status.gaps = self.reporter.gaps(&self.worker.gaps());
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
@@ -519,34 +525,6 @@ impl Job {
             }
         }
     }
-}
-
-async fn take(
-    topic: &Topic,
-    store: Option<&Store>,
-    context: &Context,
-    lane: Lane,
-    outputs: Vec<Output>,
-    partitions: Vec<Partition>,
-) -> Result<Vec<(Output, Partition, Mark)>> {
-    let (kafka, name) = (context.kafka.clone(), topic.kafka_topic.clone());
-    let oldest = tokio::task::spawn_blocking(move || {
-        let oldest = |p| kafka.log(&name, p, KAFKA_WAIT).map(|(oldest, _)| (p, oldest));
-        partitions.into_iter().map(oldest).collect::<Result<Vec<_>>>()
-    });
-    let oldest = oldest.await.map_err(|e| Error::halt("ask Kafka for offsets").because(e))??;
-    let claim = Claim {
-        topic: topic.name.clone(),
-        lane,
-        outputs,
-        partitions: oldest,
-        owner: context.owner.to_string(),
-    };
-    let marks = context.warehouse.take(&claim).await?;
-    if let (Lane::Lake, Some(store)) = (lane, store) {
-        encoder::tidy(&topic.name, store, context).await?;
-    }
-    Ok(marks)
 }
 
 /// One arrival per partition.

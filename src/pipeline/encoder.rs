@@ -316,7 +316,7 @@ impl Encoder {
             cut,
             advances,
             finished,
-            topic: self.topic.name.clone(),
+            topic: self.topic.clone(),
             store: self.store.clone(),
             context: self.context.clone(),
             load: self.load.clone(),
@@ -465,7 +465,7 @@ struct Publication {
     cut: u64,
     advances: Vec<Advance>,
     finished: Vec<Finished>,
-    topic: Arc<str>,
+    topic: Arc<Topic>,
     store: Store,
     context: Context,
     load: Arc<Load>,
@@ -480,7 +480,7 @@ impl Publication {
                     .tell(News::Worker(Input::Committed { lane: Lane::Lake, cut: self.cut }));
                 self.count();
                 let files = owed.len();
-                publish_owed(&self.topic, &self.store, &self.context, owed).await;
+                publish_owed(&self.topic.name, &self.store, &self.context, owed).await;
                 self.load.owed.fetch_sub(files, Ordering::Relaxed);
             }
             Err(error) => self.context.fail(Lane::Lake, self.cut, &error),
@@ -522,15 +522,16 @@ impl Publication {
         });
         let owed = owed.collect();
         let yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
-        let cut = Cut { topic: self.topic.clone(), advances: self.advances.clone(), yields };
+        let (topic, advances) = (self.topic.name.clone(), self.advances.clone());
+        let mut cut = Cut { topic, topic_id: None, advances, yields };
         let started = Instant::now();
-        self.context.warehouse.commit(&cut).await?;
-        report::committed(&self.topic, Lane::Lake, &cut, started.elapsed());
+        self.context.commit(&self.topic.kafka_topic, &mut cut).await?;
+        report::committed(&cut.topic, Lane::Lake, &cut, started.elapsed());
         Ok(owed)
     }
 
     fn count(&self) {
-        let topic = self.topic.to_string();
+        let topic = self.topic.name.to_string();
         let bytes: u64 = self.finished.iter().map(|f| f.bytes).sum();
         metrics::counter!("highwater_lake_files_total", "topic" => topic.clone())
             .increment(self.finished.len() as u64);

@@ -143,7 +143,7 @@ impl TablesLane {
             yields.push(Yield::References(uses));
         }
         self.dead_bytes = 0;
-        let cut = Cut { topic: self.topic.clone(), advances, yields };
+        let cut = Cut { topic: self.topic.clone(), topic_id: None, advances, yields };
         let rows = std::mem::take(&mut self.rows);
         Ok(Job { cut, late: sealed.late, misses: sealed.misses, rows })
     }

@@ -72,6 +72,7 @@ fn said(effect: &Effect) -> String {
             let marks: Vec<_> = marks.iter().map(mark).collect();
             format!("adopt {}: {}", lane.as_str(), marks.join(", "))
         }
+        Effect::Stand { partition } => format!("stand {}", partition.0),
         Effect::Seek { partition, to } => format!("seek {}@{}", partition.0, to.0),
         Effect::Open { lane, cut, sequence, partition, from, epoch } => {
             let lane = lane.as_str();
@@ -120,7 +121,7 @@ impl Desk {
         ticket: Ticket,
         marks: &[(Output, Partition, Mark)],
     ) -> Vec<String> {
-        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec() })
+        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec(), gaps: Vec::new() })
     }
 
     fn take_failed(&mut self, lane: Lane, ticket: Ticket, kind: Kind) -> Vec<String> {

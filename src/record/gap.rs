@@ -110,6 +110,28 @@ impl Gap {
 
 /// Of one partition, for people: a sentence per reason.
 pub fn sentence(topic: &str, gaps: &[Gap]) -> String {
+    let mut told = causes(topic, gaps);
+    if let Some(first) = gaps.first() {
+        told += &format!(
+            ". Nothing is skipped: this partition stands until `highwater accept-gap {topic} --partition {}`",
+            first.partition.0
+        );
+    }
+    told
+}
+
+/// How many offsets are gone; at least 1, for nobody knows what a deleted topic still held.
+pub fn offsets(gaps: &[Gap]) -> u64 {
+    let one = |gap: &Gap| match gap.reason {
+        Reason::Retention => gap.lost(),
+        Reason::Truncated => (gap.next.0 - gap.log.end.0) as u64,
+        Reason::Recreated => 1,
+    };
+    gaps.iter().map(one).max().unwrap_or(0)
+}
+
+/// The same without what to do about it.
+pub fn causes(topic: &str, gaps: &[Gap]) -> String {
     let mut told = Vec::new();
     for reason in [Reason::Retention, Reason::Recreated, Reason::Truncated] {
         let of_reason: Vec<&Gap> = gaps.iter().filter(|g| g.reason == reason).collect();
@@ -191,7 +213,9 @@ mod tests {
         let gaps = [gap(Output::Model("x".into()), 1300), gap(Output::Lake, 1200)];
         assert_eq!(
             sentence("taps", &gaps),
-            "taps/3: offsets 1200..5000 are gone (3800 offsets; retention passed the mark of lake, model:x)"
+            "taps/3: offsets 1200..5000 are gone (3800 offsets; retention passed the mark of lake, model:x). \
+             Nothing is skipped: this partition stands until `highwater accept-gap taps --partition 3`"
         );
+        assert_eq!(offsets(&gaps), 3800);
     }
 }

@@ -9,6 +9,8 @@
 //!      transaction to end, and believes the marks.
 //! W-4  A file is committed only with the note of its upload, and only by a cut that moves the mark
 //!      which the note names: an upload whose note has an old epoch can never be committed.
+//! G-2  Only a person has a mark pass offsets that were not read: they are `lost`, and written down.
+//! G-3  A mark moves only while Kafka says that the topic is the one the mark is of.
 //! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes.
 //!
@@ -18,6 +20,7 @@
 //! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `references` | versions of references, and who was looked up in which |
 //! | `listing` | reads for people: marks, dead letters, any query |
@@ -30,6 +33,7 @@ pub mod sqlstate;
 pub mod tables;
 
 mod commit;
+pub mod gaps;
 mod listing;
 mod manifest;
 pub mod references;
@@ -47,7 +51,10 @@ pub use postgres::{Warehouse, WarehouseSettings};
 
 use crate::{
     cut::UploadId,
-    record::{EventTime, Lane, Mark, Offset, Output, Partition},
+    record::{
+        EventTime, Lane, Mark, Output, Partition,
+        gap::{self, Gap, PartitionLog, TopicId},
+    },
 };
 use std::sync::Arc;
 
@@ -58,10 +65,18 @@ pub struct Claim {
     pub lane: Lane,
     /// Of this lane.
     pub outputs: Vec<Output>,
-    /// With the oldest offset that Kafka has: where a new mark begins.
-    pub partitions: Vec<(Partition, Offset)>,
+    /// With what Kafka says of them: a new mark begins at the oldest offset.
+    pub partitions: Vec<(Partition, PartitionLog)>,
     /// Who takes it, for people: host, process, life.
     pub owner: String,
+}
+
+/// What a claim came to.
+#[derive(Debug)]
+pub struct Taken {
+    pub marks: Vec<(Output, Partition, Mark)>,
+    /// Of partitions that cannot go on; of these nothing was taken.
+    pub gaps: Vec<Gap>,
 }
 
 /// A lake file that is committed but not yet completed, so that no reader sees it.
@@ -82,6 +97,19 @@ pub struct MarkRow {
     pub owner: String,
     /// When its last cut was committed, by the server's clock: microseconds since 1970.
     pub committed_at: Option<i64>,
+    /// Another one each time that offsets begin anew (G-2).
+    pub generation: i32,
+    pub topic_id: Option<TopicId>,
+}
+
+impl MarkRow {
+    /// Why it cannot go on (G-1). The log is to be asked of after the mark.
+    pub fn gap(&self, log: &PartitionLog) -> Option<Gap> {
+        let (next, topic_id) = (self.mark.next, self.topic_id);
+        let reason = gap::judge(next, topic_id, log)?;
+        let (output, partition) = (self.output.clone(), self.partition);
+        Some(Gap { output, partition, reason, next, topic_id, log: *log })
+    }
 }
 
 /// How many records one output refused for one class of reason.

@@ -17,7 +17,10 @@ use crate::{
     record::{Offset, Output, Partition, Span},
 };
 use arrow::array::RecordBatch;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// Rows per statement that fill a shadow.
 const SHADOW_ROWS: usize = 20_000;
@@ -37,7 +40,24 @@ pub struct ManifestFile {
     /// Readers see it.
     pub completed: bool,
     pub ranges: Vec<FileRange>,
+    /// Of each range: a cut has one generation per partition.
+    pub generations: BTreeMap<Partition, i32>,
 }
+
+/// Offsets that were accepted as gone.
+#[derive(Debug, Clone)]
+pub struct GapRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub generation: i32,
+    pub from: Offset,
+    pub to: Offset,
+    pub lost: u64,
+}
+
+/// Topic, output, partition, generation.
+pub type OfMark = (Arc<str>, Output, Partition, i32);
 
 /// One moment of the warehouse.
 pub struct Snapshot {
@@ -62,12 +82,38 @@ impl Snapshot {
         rows.iter().map(listing::mark_row).collect()
     }
 
+    /// Of generations that are over.
+    pub async fn former_marks(&self) -> Result<Vec<MarkRow>> {
+        let sql = include_str!("../../sql/warehouse/read_former_marks.sql");
+        let rows = self.session.query("read former marks", sql, &[]).await?;
+        rows.iter().map(listing::mark_row).collect()
+    }
+
+    pub async fn gaps(&self) -> Result<Vec<GapRow>> {
+        let sql = include_str!("../../sql/warehouse/read_gaps.sql");
+        let rows = self.session.query("read gaps", sql, &[]).await?;
+        let gap = |row: &super::postgres::Row| {
+            Ok(GapRow {
+                topic: row.get::<_, &str>(0).into(),
+                output: listing::output(row.get(1))?,
+                partition: Partition(row.get(2)),
+                generation: row.get(3),
+                from: Offset(row.get(4)),
+                to: Offset(row.get(5)),
+                lost: row.get::<_, i64>(7) as u64,
+            })
+        };
+        rows.iter().map(gap).collect()
+    }
+
     pub async fn files(&self) -> Result<Vec<ManifestFile>> {
         let sql = include_str!("../../sql/warehouse/read_files.sql");
         let rows = self.session.query("read the manifest", sql, &[]).await?;
         let files = rows.iter().map(|row| {
             let partitions: Vec<i32> = row.get(8);
             let [from, to, counts]: [Vec<i64>; 3] = [row.get(9), row.get(10), row.get(11)];
+            let generations: Vec<i32> = row.get(12);
+            let generations = partitions.iter().map(|p| Partition(*p)).zip(generations).collect();
             let ranges = partitions.into_iter().enumerate().map(|(i, partition)| FileRange {
                 partition: Partition(partition),
                 span: Span::new(Offset(from[i]), Offset(to[i])),
@@ -83,13 +129,13 @@ impl Snapshot {
                 sequence: row.get(6),
                 completed: row.get(7),
                 ranges: ranges.collect(),
+                generations,
             }
         });
         Ok(files.collect())
     }
 
-    /// Per (topic, output, partition).
-    pub async fn dead_letters(&self) -> Result<HashMap<(Arc<str>, Output, Partition), u64>> {
+    pub async fn dead_letters(&self) -> Result<HashMap<OfMark, u64>> {
         let sql = include_str!("../../sql/warehouse/count_dead_letters.sql");
         let rows = self.session.query("count dead letters", sql, &[]).await?;
         let count = |row: &super::postgres::Row| {
@@ -97,6 +143,7 @@ impl Snapshot {
                 Arc::from(row.get::<_, &str>(0)),
                 listing::output(row.get(1))?,
                 Partition(row.get(2)),
+                row.get(4),
             );
             Ok((key, row.get::<_, i64>(3) as u64))
         };

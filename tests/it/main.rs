@@ -3,6 +3,7 @@
 mod commands;
 mod faults;
 mod following;
+mod gaps;
 mod http;
 mod lake;
 mod outages;

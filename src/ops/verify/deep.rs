@@ -28,6 +28,17 @@ use std::{collections::BTreeMap, sync::Arc};
 /// Rows given to a model at a time.
 const ROWS: usize = 8_192;
 
+/// A partition within a generation: there an offset stands for one record.
+type Place = (Partition, i32);
+
+/// Of one output.
+#[derive(Default)]
+struct Marks {
+    marks: BTreeMap<Place, Mark>,
+    /// Offsets that were accepted as gone.
+    lost: Vec<(Place, Offset, Offset)>,
+}
+
 pub struct Rebuild {
     topics: BTreeMap<Arc<str>, RebuildTopic>,
 }
@@ -35,9 +46,9 @@ pub struct Rebuild {
 struct RebuildTopic {
     topic: Arc<Topic>,
     models: Vec<RebuildModel>,
-    /// Per partition: the last offset seen, and rows.
-    seen: BTreeMap<Partition, (i64, u64)>,
-    lake_next: BTreeMap<Partition, Offset>,
+    /// The last offset seen, and rows.
+    seen: BTreeMap<Place, (i64, u64)>,
+    lake_next: BTreeMap<Place, Offset>,
     /// A file was missing or unreadable: tables cannot be compared.
     broken: bool,
 }
@@ -45,7 +56,9 @@ struct RebuildTopic {
 struct RebuildModel {
     model: Arc<Model>,
     tables: Tables,
-    marks: BTreeMap<Partition, Mark>,
+    marks: Marks,
+    /// The generation in which each partition stands.
+    stands: BTreeMap<Partition, i32>,
     /// Of a model with a reference: from which offset on which version was used.
     uses: BTreeMap<(Partition, Offset), Arc<Version>>,
 }
@@ -54,16 +67,11 @@ impl Rebuild {
     pub fn new(catalog: &Catalog, evidence: &Evidence, report: &mut Report) -> Self {
         let mut topics = BTreeMap::new();
         for topic in catalog.topics.values().filter(|t| t.lake.is_some()) {
-            let lake =
-                evidence.marks.iter().filter(|m| m.topic == topic.name && m.output == Output::Lake);
-            let lake: BTreeMap<Partition, Mark> = lake.map(|m| (m.partition, m.mark)).collect();
+            let lake = Marks::of(evidence, &topic.name, &Output::Lake);
             let models = catalog.models.values().filter(|m| m.topic == topic.name);
             let models = models.filter_map(|model| {
                 let output = Output::Model(model.name.clone());
-                let marks = evidence.marks.iter();
-                let marks = marks.filter(|m| m.topic == topic.name && m.output == output);
-                let marks: BTreeMap<Partition, Mark> =
-                    marks.map(|m| (m.partition, m.mark)).collect();
+                let marks = Marks::of(evidence, &topic.name, &output);
                 match comparable(&marks, &lake) {
                     Ok(()) => Some((model.clone(), marks)),
                     Err(why) => {
@@ -74,9 +82,9 @@ impl Rebuild {
             });
             let built: Result<Vec<_>> = models
                 .map(|(model, marks)| {
-                    let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
-                    tables.adopt(&at_first(&tables.outputs(), &marks));
-                    Ok(RebuildModel { model, tables, marks, uses: BTreeMap::new() })
+                    let tables = Tables::new(topic, std::slice::from_ref(&model))?;
+                    let (stands, uses) = (BTreeMap::new(), BTreeMap::new());
+                    Ok(RebuildModel { model, tables, marks, stands, uses })
                 })
                 .collect();
             match built {
@@ -86,7 +94,7 @@ impl Rebuild {
                         topic: topic.clone(),
                         models,
                         seen: BTreeMap::new(),
-                        lake_next: lake.iter().map(|(p, m)| (*p, m.next)).collect(),
+                        lake_next: lake.marks.iter().map(|(p, m)| (*p, m.next)).collect(),
                         broken: false,
                     },
                 )),
@@ -153,7 +161,12 @@ impl Rebuild {
             }
         }
         let rows = in_order(&topic.topic, &batches)?;
-        topic.look(&rows, report);
+        let files = cut.iter().flat_map(|file| &file.generations);
+        let generations: BTreeMap<Partition, i32> = files.map(|(p, g)| (*p, *g)).collect();
+        topic.look(&rows, &generations, report);
+        for model in &mut topic.models {
+            model.stand_in(&generations);
+        }
         for start in (0..rows.num_rows()).step_by(ROWS) {
             let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
             for model in &mut topic.models {
@@ -172,15 +185,15 @@ impl Rebuild {
 
     pub async fn finish(self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
         for (name, topic) in self.topics {
-            for (partition, next) in &topic.lake_next {
-                if let Some((last, _)) = topic.seen.get(partition)
+            for (place, next) in &topic.lake_next {
+                if let Some((last, _)) = topic.seen.get(place)
                     && *last >= next.0
                 {
                     report.finding(
                         "V-6",
                         format!(
                             "{name}/{}: the lake holds offset {last}, its mark is at {}",
-                            partition.0, next.0
+                            place.0.0, next.0
                         ),
                     );
                 }
@@ -212,10 +225,16 @@ impl Rebuild {
 
 impl RebuildTopic {
     /// V-6: offsets ascend over the cuts, so one that does not is there twice.
-    fn look(&mut self, rows: &RecordBatch, report: &mut Report) {
+    fn look(
+        &mut self,
+        rows: &RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
+        report: &mut Report,
+    ) {
         let (partitions, offsets) = places(rows);
         for (partition, offset) in partitions.iter().zip(offsets) {
-            let (last, count) = self.seen.entry(Partition(*partition)).or_insert((-1, 0));
+            let place = place_of(*partition, generations);
+            let (last, count) = self.seen.entry(place).or_insert((-1, 0));
             if *offset <= *last {
                 report.finding(
                     "V-6",
@@ -256,11 +275,34 @@ impl RebuildModel {
         before.next_back().map(|(_, version)| version)
     }
 
+    /// A generation begins with the event time that the one before came to (G-2).
+    fn stand_in(&mut self, generations: &BTreeMap<Partition, i32>) {
+        for (&partition, &generation) in generations {
+            if self.stands.insert(partition, generation) == Some(generation) {
+                continue;
+            }
+            let Some(mark) = self.marks.marks.get(&(partition, generation)) else { continue };
+            let before = self.marks.marks.range((partition, i32::MIN)..(partition, generation));
+            let event_time_max = before.last().and_then(|(_, mark)| mark.event_time_max);
+            let fates = Fates::default();
+            let fresh = Mark { next: mark.first, event_time_max, fates, ..*mark };
+            let outputs = self.tables.outputs();
+            let fresh: Vec<_> = outputs.into_iter().map(|o| (o, partition, fresh)).collect();
+            self.tables.adopt(&fresh);
+        }
+    }
+
     /// Rows below the model's marks.
     fn add(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(rows);
         let counts = |(p, o): (&i32, &i64)| {
-            self.marks.get(&Partition(*p)).is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
+            let place = place_of(*p, &self.stands);
+            let lost = |(lost, from, to): &(Place, Offset, Offset)| {
+                *lost == place && (from.0..to.0).contains(o)
+            };
+            let mark = self.marks.marks.get(&place);
+            mark.is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
+                && !self.marks.lost.iter().any(lost)
         };
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
         let rows = filter_record_batch(rows, &mask)
@@ -291,8 +333,9 @@ impl RebuildModel {
                 value: None,
             })
             .collect();
-        let from: Vec<(Partition, Offset)> =
-            self.marks.iter().map(|(p, m)| (*p, m.first)).collect();
+        let standing = self.marks.marks.iter();
+        let standing = standing.filter(|((p, g), _)| self.stands.get(p) == Some(g));
+        let from: Vec<(Partition, Offset)> = standing.map(|((p, _), m)| (*p, m.first)).collect();
         let decoded = Decoded {
             rows: rows.clone(),
             event_times,
@@ -307,16 +350,44 @@ impl RebuildModel {
     }
 }
 
+impl Marks {
+    fn of(evidence: &Evidence, topic: &str, output: &Output) -> Self {
+        let mut found = Self::default();
+        for m in evidence.all_marks().filter(|m| &*m.topic == topic && m.output == *output) {
+            let place = (m.partition, m.generation);
+            found.marks.insert(place, m.mark);
+            let gaps = evidence.gaps_of(m).into_iter();
+            found.lost.extend(gaps.map(|(from, to)| (place, from, to)));
+        }
+        found
+    }
+}
+
+fn place_of(partition: i32, generations: &BTreeMap<Partition, i32>) -> Place {
+    let partition = Partition(partition);
+    (partition, generations.get(&partition).copied().unwrap_or_default())
+}
+
 /// Every offset that the model has seen must be one that the lake has.
-fn comparable(
-    model: &BTreeMap<Partition, Mark>,
-    lake: &BTreeMap<Partition, Mark>,
-) -> Result<(), String> {
+fn comparable(model: &Marks, lake: &Marks) -> Result<(), String> {
+    for (place, from, to) in &lake.lost {
+        let Some(mark) = model.marks.get(place) else { continue };
+        let (from, to) = ((*from).max(mark.first), (*to).min(mark.next));
+        let lost_too = model.lost.iter().any(|(p, f, t)| p == place && *f <= from && to <= *t);
+        if from < to && !lost_too {
+            return Err(format!(
+                "the lake lost offsets {}..{} of partition {}, which the table has",
+                from.0, to.0, place.0.0
+            ));
+        }
+    }
+    let (model, lake) = (&model.marks, &lake.marks);
     if model.is_empty() {
         return Err("it has no marks yet".to_owned());
     }
-    for (partition, mark) in model {
-        match lake.get(partition) {
+    for (place, mark) in model {
+        let partition = place.0;
+        match lake.get(place) {
             Some(lake) if lake.first <= mark.first && lake.next >= mark.next => {}
             Some(lake) => {
                 return Err(format!(
@@ -328,23 +399,6 @@ fn comparable(
         }
     }
     Ok(())
-}
-
-/// Marks as they were before anything: where the rebuild begins.
-fn at_first(
-    outputs: &[Output],
-    marks: &BTreeMap<Partition, Mark>,
-) -> Vec<(Output, Partition, Mark)> {
-    let fresh = |mark: &Mark| Mark {
-        next: mark.first,
-        event_time_max: None,
-        fates: Fates::default(),
-        ..*mark
-    };
-    outputs
-        .iter()
-        .flat_map(|output| marks.iter().map(move |(p, m)| (output.clone(), *p, fresh(m))))
-        .collect()
 }
 
 /// By partition and offset.

@@ -2,13 +2,16 @@
 //!
 //! Owns: what must hold and how a breach is told. Does not own: mending it.
 //!
-//! V-1  Of each output and partition: offsets passed = accepted + filtered + late + dead + absent.
+//! V-1  Of each output and partition: offsets passed = accepted + filtered + late + dead + absent +
+//!      lost, and the lost ones are those that a person accepted.
 //! V-2  The manifest's files hold what the lake's marks accepted: no gap, no overlap.
 //! V-3  Every file of the manifest is there, with its size and checksum; nothing else is.
 //! V-4  Every dead letter that a mark counts is stored, and no other.
 //! V-5  No mark is ahead of Kafka's end.
 //! V-6  (deep) Each (`_partition`, `_offset`) stands in the lake once, below its mark.
 //! V-7  (deep) Each model's table equals what its SQL makes of the lake's rows.
+//!
+//! Offsets begin anew with each generation of a partition: all of this holds within each.
 
 mod deep;
 mod shallow;
@@ -107,6 +110,8 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
     let mut snapshot = warehouse.snapshot().await?;
     let evidence = shallow::Evidence {
         marks: snapshot.marks().await?,
+        former: snapshot.former_marks().await?,
+        gaps: snapshot.gaps().await?,
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
         references: references::uses(&snapshot).await?,

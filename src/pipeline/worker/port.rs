@@ -4,7 +4,7 @@
 
 use crate::{
     error::Kind,
-    record::{Epoch, Lane, Mark, Offset, Output, Partition, Span},
+    record::{Epoch, Lane, Mark, Offset, Output, Partition, Span, gap::Gap},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -33,6 +33,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// Wait after being fenced: the group's own news (revoked, lost) should come first.
     pub fenced_wait: Duration,
+    /// Partitions that stand because offsets are gone are taken again so often.
+    pub look_again: Duration,
     /// Seed by which waits differ between processes; None: they do not.
     pub jitter: Option<u64>,
 }
@@ -50,6 +52,7 @@ impl Default for Settings {
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(15),
             fenced_wait: Duration::from_secs(5),
+            look_again: Duration::from_secs(5),
             jitter: None,
         }
     }
@@ -83,6 +86,8 @@ pub enum Input {
         lane: Lane,
         ticket: Ticket,
         marks: Vec<(Output, Partition, Mark)>,
+        /// Of partitions that cannot go on; there is no mark of them.
+        gaps: Vec<Gap>,
     },
     TakeFailed {
         lane: Lane,
@@ -96,6 +101,8 @@ pub enum Input {
         /// The fetch was cut off by its limit: there is more.
         more: bool,
     },
+    /// Kafka has not what comes next of the partition.
+    OutOfReach(Partition),
     Measured {
         lane: Lane,
         size: Size,
@@ -134,6 +141,7 @@ pub enum Reason {
     Drain,
     CaughtUp,
     Assignment,
+    OutOfReach,
 }
 
 impl Reason {
@@ -148,6 +156,7 @@ impl Reason {
             Self::Drain => "drain",
             Self::CaughtUp => "caught_up",
             Self::Assignment => "assignment",
+            Self::OutOfReach => "out_of_reach",
         }
     }
 }
@@ -171,6 +180,8 @@ pub enum Effect {
     Adopt { lane: Lane, marks: Vec<(Output, Partition, Mark)> },
     /// Read this partition from here on.
     Seek { partition: Partition, to: Offset },
+    /// Nobody reads this partition: its records are not wanted until it is seeked.
+    Stand { partition: Partition },
     /// A new cut begins; of the lake with its files' name.
     Open { lane: Lane, cut: u64, sequence: i64, partition: Partition, from: Offset, epoch: Epoch },
     /// Add the records of the fetch at hand, per partition those at or above the offset.

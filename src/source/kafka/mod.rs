@@ -15,6 +15,7 @@
 //! transaction markers is left before the end is asked of the consumer's position instead.
 
 mod reader;
+mod topic_id;
 
 pub use reader::{Fetched, TopicReader};
 

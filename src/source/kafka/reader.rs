@@ -59,6 +59,7 @@ impl TopicReader {
         let mut fetched = Fetched {
             messages: Vec::with_capacity(messages.len()),
             passed: Vec::new(),
+            gone: Vec::new(),
             more: count == max as isize,
             _kafka: self.kafka.clone(),
         };
@@ -78,7 +79,14 @@ impl TopicReader {
                         fetched.messages.push(message);
                     }
                 }
-                code => trouble = self.refused(partition, code, &message),
+                code => match self.refused(partition, code, &message) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        self.reading.remove(&partition);
+                        fetched.gone.push(partition);
+                    }
+                    Err(error) => trouble = Err(error),
+                },
             }
         }
         if quiet {
@@ -114,18 +122,23 @@ impl TopicReader {
         passed
     }
 
-    /// An error in place of a record: passing, or the end of reading this partition.
-    fn refused(&self, partition: Partition, code: RDKafkaRespErr, message: &Message) -> Result<()> {
+    /// An error in place of a record: passing, or (true) Kafka has not what comes next, or the end.
+    fn refused(
+        &self,
+        partition: Partition,
+        code: RDKafkaRespErr,
+        message: &Message,
+    ) -> Result<bool> {
         let code: RDKafkaErrorCode = code.into();
         let place = format!("{}/{}@{}", self.topic, partition.0, message.0.offset);
         match code {
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
+            RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            | RDKafkaErrorCode::LogTruncation
                 if self.reading.contains_key(&partition) =>
             {
-                Err(Error::halt(format!(
-                    "{place} is not in Kafka any more (or not yet): retention has passed the mark, or the topic was made anew ({})",
-                    message.text()
-                )))
+                tracing::warn!(target: "kafka", "{place} is not in Kafka: {}", message.text());
+                Ok(true)
             }
             RDKafkaErrorCode::BadMessage
             | RDKafkaErrorCode::InvalidMessage
@@ -135,7 +148,7 @@ impl TopicReader {
             }
             _ => {
                 tracing::warn!(target: "kafka", "{place}: {code}: {}", message.text());
-                Ok(())
+                Ok(false)
             }
         }
     }
@@ -227,6 +240,8 @@ pub struct Fetched {
     messages: Vec<Message>,
     /// Read up to here without a record: compacted ones, markers of transactions.
     pub passed: Vec<(Partition, Offset)>,
+    /// Kafka has not what comes next: not read any more until they are seeked.
+    pub gone: Vec<Partition>,
     /// As many as asked for: there is more.
     pub more: bool,
     /// Buffers belong to the client.

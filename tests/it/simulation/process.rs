@@ -341,6 +341,10 @@ impl World {
                     }
                 }
             }
+            Effect::Stand { partition } => {
+                p.reading.remove(&partition.0);
+                p.seeks.remove(&partition.0);
+            }
             Effect::Stop { .. } => p.stopped = true,
         }
     }

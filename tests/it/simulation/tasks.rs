@@ -346,7 +346,7 @@ impl World {
             }
             (TakeStep::Take, Answer::Marks(marks)) => {
                 if lane == Lane::Tables {
-                    tell(p, Input::Taken { lane, ticket, marks });
+                    tell(p, Input::Taken { lane, ticket, marks, gaps: Vec::new() });
                     return None;
                 }
                 take.marks = marks;
@@ -369,7 +369,7 @@ impl World {
             }
             (TakeStep::Abort { left, all }, _) => take.step = self.abort_next(id, left, all),
             (TakeStep::Forget, _) => {
-                tell(p, Input::Taken { lane, ticket, marks: take.marks });
+                tell(p, Input::Taken { lane, ticket, marks: take.marks, gaps: Vec::new() });
                 return None;
             }
             (step, answer) => panic!("{answer:?} does not answer {step:?}"),

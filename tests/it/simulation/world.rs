@@ -180,6 +180,7 @@ impl World {
             backoff_min: millis(20),
             backoff_max: millis(500),
             fenced_wait: millis(200),
+            look_again: millis(200),
             jitter: Some(seed),
         };
         // Each seed has some of the troubles: a rare mix shows more than all of them always.
