@@ -713,3 +713,6 @@ fn waits_differ_between_processes_by_a_quarter_at_most() {
     assert!(waits.iter().all(|w| (150..=251).contains(w)), "{waits:?}");
     assert!(waits.iter().max() > waits.iter().min(), "{waits:?}");
 }
+
+#[path = "worker/gone_tests.rs"]
+mod gone_tests;

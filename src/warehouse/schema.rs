@@ -152,7 +152,9 @@ fn rebuild(model: &str) -> String {
     format!(
         "To rebuild it from what Kafka still has, stop highwater, then: DROP TABLE IF EXISTS {}; \
          DELETE FROM highwater.marks WHERE output = 'model:{model}'; \
-         DELETE FROM highwater.dead_letters WHERE output = 'model:{model}'; and start again.",
+         DELETE FROM highwater.dead_letters WHERE output = 'model:{model}'; \
+         DELETE FROM highwater.gaps WHERE output = 'model:{model}'; \
+         DELETE FROM highwater.former_marks WHERE output = 'model:{model}'; and start again.",
         tables::quoted(model)
     )
 }

@@ -42,10 +42,15 @@ impl Worker {
                 && !state.wanted.contains(&gap.partition)
         };
         let gaps: Vec<_> = gaps.into_iter().filter(awaited).collect();
+        // The other lane reads the same topic: it finds out now, and not when its cut ends.
+        let ends =
+            |gap: &&Gap| gap.reason.ends_generation() && !state.gone.contains_key(&gap.partition);
+        let ending: Vec<_> = gaps.iter().filter(ends).map(|gap| gap.partition).collect();
         for gap in &gaps {
             state.holds.insert(gap.partition, Hold::Gone { look_at });
             state.gone.remove(&gap.partition);
         }
+        ending.into_iter().for_each(|partition| self.out_of_reach(partition));
         for gap in gaps {
             let partition = gap.partition;
             self.lane(lane).gone.entry(partition).or_default().push(gap);

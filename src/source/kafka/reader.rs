@@ -84,6 +84,9 @@ impl TopicReader {
                     Ok(true) => {
                         self.reading.remove(&partition);
                         fetched.gone.push(partition);
+                        if let Err(error) = self.kafka.restart(&self.topic, partition) {
+                            trouble = Err(error);
+                        }
                     }
                     Err(error) => trouble = Err(error),
                 },

@@ -6,6 +6,7 @@
 //! effects in the steps of `pipeline::driver`, `encoder` and `warehouse`; `world` keeps the clock
 //! and brings the trouble: processes die before, during and after an effect, freeze over a
 //! take-over, are expelled, halt, drain, jump in time, run two versions with different models;
+//! retention passes marks, and an operator accepts what is gone when he comes to it;
 //! requests are lost, answered late or not, land after they were given up; each service goes away.
 //! Then trouble ends, and everything must come to an end in bounded time.
 //!
@@ -15,7 +16,7 @@
 //! replaced (W-4); numbers of a partition's files ascend (L-2); one commit in flight per lane
 //! (P-1); only what is held is sought; nothing is released with work on it (P-5); nothing is
 //! acknowledged before it is committed; no cut is refused without a rival. At the end: each output
-//! has each record once, visible objects are the manifest's and hold the log, and one process
+//! has each record once but for those that the operator accepted as gone, which it has not (G-2), visible objects are the manifest's and hold the log, and one process
 //! more finds nothing left over.
 //!
 //! `HIGHWATER_SIM_SEEDS=1000000` runs longer, `HIGHWATER_SIM_SEED=7` replays one; a failure names

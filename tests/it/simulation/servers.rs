@@ -7,7 +7,10 @@
 use highwater::{
     error::Kind,
     pipeline::worker::Move,
-    record::{Epoch, Lane, Mark, Offset, Output, Partition},
+    record::{
+        Epoch, Lane, Mark, Offset, Output, Partition,
+        gap::{self, Gap, PartitionLog},
+    },
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,16 +62,22 @@ impl Out {
 #[derive(Debug, Default)]
 pub struct Log {
     pub start: i64,
+    /// Retention has passed what is below; `present` remembers it all the same.
+    pub oldest: i64,
     present: Vec<bool>,
 }
 
 impl Log {
     pub fn new(start: i64) -> Self {
-        Self { start, present: Vec::new() }
+        Self { start, oldest: start, present: Vec::new() }
     }
 
     pub fn end(&self) -> i64 {
         self.start + self.present.len() as i64
+    }
+
+    pub fn told(&self) -> PartitionLog {
+        PartitionLog { topic_id: None, oldest: Offset(self.oldest), end: Offset(self.end()) }
     }
 
     pub fn append(&mut self, record: bool) {
@@ -81,6 +90,9 @@ impl Log {
     }
 }
 
+/// Nobody's life: an operator's doing is a rival to everybody.
+const OPERATOR: Life = Life::MAX;
+
 /// One row of `highwater.marks`.
 #[derive(Debug, Clone)]
 struct Row {
@@ -89,6 +101,8 @@ struct Row {
     epoch: i64,
     sequence: i64,
     fates: u64,
+    /// Accepted as gone by an operator, half open.
+    lost: Vec<(i64, i64)>,
     /// Who took it last, and whether that take landed after its taker had given it up.
     owner: Life,
     stray: bool,
@@ -133,6 +147,13 @@ pub struct Warehouse {
     notes: BTreeMap<u64, (String, i32, i64)>,
     pub commits: u64,
     pub fenced: u64,
+    pub lost: u64,
+}
+
+impl Row {
+    fn is_lost(&self, offset: i64) -> bool {
+        self.lost.iter().any(|(from, to)| (*from..*to).contains(&offset))
+    }
 }
 
 impl Warehouse {
@@ -141,11 +162,12 @@ impl Warehouse {
         life: Life,
         outputs: &[Out],
         lane: Lane,
-        partitions: &[(i32, i64)],
+        partitions: &[(i32, PartitionLog)],
         stray: bool,
-    ) -> Vec<(Output, Partition, Mark)> {
-        let mut taken = Vec::new();
-        for &(partition, oldest) in partitions {
+    ) -> (Vec<(Output, Partition, Mark)>, Vec<Gap>) {
+        let (mut taken, mut gaps) = (Vec::new(), Vec::new());
+        for &(partition, log) in partitions {
+            let oldest = log.oldest.0;
             for &out in outputs {
                 self.marks.entry((out, partition)).or_insert(Row {
                     first: oldest,
@@ -153,9 +175,21 @@ impl Warehouse {
                     epoch: 0,
                     sequence: 0,
                     fates: 0,
+                    lost: Vec::new(),
                     owner: life,
                     stray,
                 });
+            }
+            let before = gaps.len();
+            for &out in outputs {
+                let next = Offset(self.marks[&(out, partition)].next);
+                if let Some(reason) = gap::judge(next, None, &log) {
+                    let (output, partition) = (out.output(), Partition(partition));
+                    gaps.push(Gap { output, partition, reason, next, topic_id: None, log });
+                }
+            }
+            if gaps.len() > before {
+                continue;
             }
             for (&(out, p), row) in &mut self.marks {
                 if p != partition || out.lane() != lane {
@@ -177,7 +211,20 @@ impl Warehouse {
                 }
             }
         }
-        taken
+        (taken, gaps)
+    }
+
+    /// What `highwater accept-gap` does, and nothing else ever passes an offset unread.
+    pub fn accept(&mut self, partition: i32, oldest: i64) {
+        for (_, row) in self.marks.iter_mut().filter(|((_, p), _)| *p == partition) {
+            if row.next < oldest {
+                row.lost.push((row.next, oldest));
+                self.lost += (oldest - row.next) as u64;
+                row.next = oldest;
+                row.epoch += 1;
+                (row.owner, row.stray) = (OPERATOR, true);
+            }
+        }
     }
 
     /// `given_up`: the process does not count on this cut any more.
@@ -221,7 +268,8 @@ impl Warehouse {
             row.next = m.span.to.0;
             row.sequence = m.sequence;
             row.fates += m.span.len();
-            assert_eq!(row.first + row.fates as i64, row.next, "I-3 at {key:?}");
+            let lost: i64 = row.lost.iter().map(|(from, to)| to - from).sum();
+            assert_eq!(row.first + row.fates as i64 + lost, row.next, "I-3 at {key:?}");
         }
         self.commits += 1;
         Ok(())
@@ -314,12 +362,14 @@ impl Warehouse {
         for out in Out::ALL {
             for (p, log) in logs.iter().enumerate() {
                 let applied = &self.applied.get(&(out, p as i32)).cloned().unwrap_or_default();
-                let twice_or_never = log
-                    .records(log.start, log.end())
-                    .find(|o| applied[(o - log.start) as usize] != 1);
-                assert_eq!(twice_or_never, None, "not applied once: {out:?} of {p}");
+                let row = &self.marks[&(out, p as i32)];
+                let times = |o: i64| applied.get((o - row.first) as usize).copied().unwrap_or(0);
+                // Gone unread is what an operator accepted, not a record more and not one less.
+                let due = || log.records(row.first, log.end());
+                let wrong = due().find(|o| times(*o) != u8::from(!row.is_lost(*o)));
+                assert_eq!(wrong, None, "not applied once, or lost and applied: {out:?} of {p}");
                 let sum: u64 = applied.iter().map(|c| u64::from(*c)).sum();
-                let records = log.records(log.start, log.end()).count() as u64;
+                let records = due().filter(|o| !row.is_lost(*o)).count() as u64;
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
@@ -334,7 +384,11 @@ impl Warehouse {
         let all: Vec<Place> = logs
             .iter()
             .enumerate()
-            .flat_map(|(p, log)| log.records(log.start, log.end()).map(move |o| (p as i32, o)))
+            .flat_map(|(p, log)| {
+                let row = &self.marks[&(Out::Lake, p as i32)];
+                let due = log.records(row.first, log.end()).filter(|o| !row.is_lost(*o));
+                due.map(move |o| (p as i32, o))
+            })
             .collect();
         assert!(visible == all, "the lake's visible rows are not the log's records");
     }

@@ -10,7 +10,10 @@ use super::{
 use highwater::{
     error::Kind,
     pipeline::worker::{Input, Ticket},
-    record::{Lane, Mark, Output, Partition},
+    record::{
+        Lane, Mark, Output, Partition,
+        gap::{self, Gap, PartitionLog, Reason},
+    },
 };
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -35,17 +38,18 @@ pub enum Work {
 pub struct Take {
     lane: Lane,
     ticket: Ticket,
-    partitions: Vec<i32>,
     outputs: Vec<Out>,
     marks: Vec<(Output, Partition, Mark)>,
+    gaps: Vec<Gap>,
     step: TakeStep,
 }
 
 /// The request that is under way.
 #[derive(Debug)]
 enum TakeStep {
-    Oldest,
+    Logs,
     Take,
+    LookTwice,
     Unfinished,
     Complete { left: Vec<File>, paths: Vec<String> },
     Completed,
@@ -122,8 +126,8 @@ impl Tasks {
 
 #[derive(Debug, Clone)]
 pub enum Request {
-    Oldest,
-    Take { life: Life, outputs: Vec<Out>, lane: Lane, partitions: Vec<i32> },
+    Logs(Vec<i32>),
+    Take { life: Life, outputs: Vec<Out>, lane: Lane, logs: Logs },
     Commit(Box<Commit>),
     Unfinished,
     Completed(Vec<String>),
@@ -139,11 +143,14 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Answer {
     Done,
-    Marks(Vec<(Output, Partition, Mark)>),
+    Logs(Logs),
+    Marks(Vec<(Output, Partition, Mark)>, Vec<Gap>),
     Files(Vec<File>),
     Uploads(Vec<u64>),
     Upload(u64),
 }
+
+type Logs = Vec<(i32, PartitionLog)>;
 
 pub type Reply = Result<Answer, (Kind, String)>;
 
@@ -157,7 +164,7 @@ enum Service {
 impl Request {
     fn service(&self) -> Service {
         match self {
-            Self::Oldest => Service::Kafka,
+            Self::Logs(_) => Service::Kafka,
             Self::Take { .. }
             | Self::Commit(_)
             | Self::Unfinished
@@ -175,7 +182,7 @@ impl Request {
     fn unanswered(&self) -> (Kind, String) {
         let kind = match self {
             Self::Commit(_) | Self::Complete(_) => Kind::Unknown,
-            Self::Oldest
+            Self::Logs(_)
             | Self::Take { .. }
             | Self::Unfinished
             | Self::Completed(_)
@@ -239,15 +246,16 @@ impl World {
 
     fn perform(&mut self, request: Request, stray: bool) -> Reply {
         Ok(match request {
-            Request::Oldest => Answer::Done,
-            Request::Take { life, outputs, lane, partitions } => {
-                let partitions: Vec<_> =
-                    partitions.iter().map(|p| (*p, self.logs[*p as usize].start)).collect();
-                let marks = self.warehouse.take(life, &outputs, lane, &partitions, stray);
+            Request::Logs(partitions) => {
+                let log = |p: i32| (p, self.logs[p as usize].told());
+                Answer::Logs(partitions.into_iter().map(log).collect())
+            }
+            Request::Take { life, outputs, lane, logs } => {
+                let (marks, gaps) = self.warehouse.take(life, &outputs, lane, &logs, stray);
                 self.trace(|| {
-                    format!("server: life {life} took {lane:?} {partitions:?}: {marks:?}")
+                    format!("server: life {life} took {lane:?} {logs:?}: {marks:?}, {gaps:?}")
                 });
-                Answer::Marks(marks)
+                Answer::Marks(marks, gaps)
             }
             Request::Commit(commit) => {
                 let given_up = self.given_up.contains(&(commit.life, commit.lane, commit.cut));
@@ -317,10 +325,11 @@ impl World {
         partitions: Vec<i32>,
         outputs: Vec<Out>,
     ) {
-        let step = TakeStep::Oldest;
-        let take = Take { lane, ticket, partitions, outputs, marks: Vec::new(), step };
+        let (step, marks, gaps) = (TakeStep::Logs, Vec::new(), Vec::new());
+        let asked = Request::Logs(partitions);
+        let take = Take { lane, ticket, outputs, marks, gaps, step };
         let id = self.tasks.add(Task { life, work: Work::Take(take) });
-        self.send(id, Request::Oldest);
+        self.send(id, asked);
     }
 
     fn take_goes_on(
@@ -338,20 +347,36 @@ impl World {
                 return None;
             }
         };
-        match (take.step, answer) {
-            (TakeStep::Oldest, _) => {
+        match (std::mem::replace(&mut take.step, TakeStep::Logs), answer) {
+            (TakeStep::Logs, Answer::Logs(logs)) => {
                 take.step = TakeStep::Take;
-                let (outputs, partitions) = (take.outputs.clone(), take.partitions.clone());
-                self.send(id, Request::Take { life: p.life, outputs, lane, partitions });
+                let outputs = take.outputs.clone();
+                self.send(id, Request::Take { life: p.life, outputs, lane, logs });
             }
-            (TakeStep::Take, Answer::Marks(marks)) => {
-                if lane == Lane::Tables {
-                    tell(p, Input::Taken { lane, ticket, marks, gaps: Vec::new() });
-                    return None;
-                }
+            (TakeStep::Take, Answer::Marks(marks, gaps)) => {
                 take.marks = marks;
-                take.step = TakeStep::Unfinished;
-                self.send(id, Request::Unfinished);
+                take.gaps = gaps;
+                if !take.gaps.is_empty() {
+                    take.step = TakeStep::LookTwice;
+                    let standing = take.gaps.iter().map(|gap| gap.partition.0).collect();
+                    self.send(id, Request::Logs(standing));
+                    return Some(take);
+                }
+                return self.tidy(p, id, take);
+            }
+            (TakeStep::LookTwice, Answer::Logs(logs)) => {
+                for gap in &mut take.gaps {
+                    let log = logs.iter().find(|(p, _)| *p == gap.partition.0);
+                    gap.log = log.expect("asked for").1;
+                    let Some(reason) = gap::judge(gap.next, None, &gap.log) else {
+                        let why = "the mark moved".to_owned();
+                        tell(p, Input::TakeFailed { lane, ticket, kind: Kind::Retry, why });
+                        return None;
+                    };
+                    assert_eq!(reason, Reason::Retention, "no log ends below a mark: {gap:?}");
+                    gap.reason = reason;
+                }
+                return self.tidy(p, id, take);
             }
             (TakeStep::Unfinished, Answer::Files(left)) => {
                 let paths = left.iter().map(|file| file.path.clone()).collect();
@@ -369,11 +394,24 @@ impl World {
             }
             (TakeStep::Abort { left, all }, _) => take.step = self.abort_next(id, left, all),
             (TakeStep::Forget, _) => {
-                tell(p, Input::Taken { lane, ticket, marks: take.marks, gaps: Vec::new() });
+                let (marks, gaps) = (take.marks, take.gaps);
+                tell(p, Input::Taken { lane, ticket, marks, gaps });
                 return None;
             }
             (step, answer) => panic!("{answer:?} does not answer {step:?}"),
         }
+        Some(take)
+    }
+
+    /// Of the lake: what owners before left.
+    fn tidy(&mut self, p: &mut Process, id: TaskId, mut take: Take) -> Option<Take> {
+        if take.lane == Lane::Tables {
+            let Take { lane, ticket, marks, gaps, .. } = take;
+            tell(p, Input::Taken { lane, ticket, marks, gaps });
+            return None;
+        }
+        take.step = TakeStep::Unfinished;
+        self.send(id, Request::Unfinished);
         Some(take)
     }
 

@@ -63,6 +63,8 @@ pub enum Event {
     Trouble,
     Calm,
     Check,
+    /// An operator looks, and accepts what is gone.
+    Accept,
 }
 
 /// Kinds of trouble that this seed has.
@@ -89,9 +91,10 @@ enum Trouble {
     Halt,
     Drain,
     Rebalance,
+    Retention,
 }
 
-const TROUBLES: [Trouble; 10] = [
+const TROUBLES: [Trouble; 11] = [
     Trouble::Crash,
     Trouble::Freeze,
     Trouble::KafkaAway,
@@ -102,6 +105,7 @@ const TROUBLES: [Trouble; 10] = [
     Trouble::Halt,
     Trouble::Drain,
     Trouble::Rebalance,
+    Trouble::Retention,
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +127,8 @@ pub struct Tally {
     pub commits: u64,
     pub fenced: u64,
     pub records: u64,
+    /// Offsets gone unread, over all outputs.
+    pub lost: u64,
 }
 
 impl AddAssign for Tally {
@@ -132,6 +138,7 @@ impl AddAssign for Tally {
         self.commits += o.commits;
         self.fenced += o.fenced;
         self.records += o.records;
+        self.lost += o.lost;
     }
 }
 
@@ -227,6 +234,7 @@ impl World {
         world.after(0, Event::Produce);
         world.after(0, Event::Rebalance);
         world.after(100_000, Event::Trouble);
+        world.after(300_000, Event::Accept);
         world.after(calm_since, Event::Calm);
         world
     }
@@ -256,6 +264,7 @@ impl World {
             commits: self.warehouse.commits,
             fenced: self.warehouse.fenced,
             records,
+            lost: self.warehouse.lost,
         }
     }
 
@@ -317,6 +326,7 @@ impl World {
             Event::Trouble => self.trouble(),
             Event::Calm => self.calm(),
             Event::Check => self.check(),
+            Event::Accept => self.accept(),
         }
     }
 
@@ -530,10 +540,28 @@ impl World {
                 self.after(1_000_000, Event::Kill(life));
             }
             Trouble::Drain => self.tell(life, Input::Drain),
+            Trouble::Retention => {
+                let index = self.rng.random_range(0..self.logs.len());
+                let log = &mut self.logs[index];
+                let by = self.rng.random_range(1..40);
+                log.oldest = (log.oldest + by).min(log.end());
+            }
             Trouble::Rebalance => {
                 self.group.turn += 1;
                 self.group.stale = true;
             }
+        }
+    }
+
+    /// He comes when he comes; until then nothing is passed.
+    fn accept(&mut self) {
+        for (partition, log) in self.logs.iter().enumerate() {
+            self.warehouse.accept(partition as i32, log.oldest);
+        }
+        self.trace(|| "operator: what is gone is accepted".to_owned());
+        if matches!(self.phase, Phase::Trouble | Phase::Calm) {
+            let wait = self.rng.random_range(50_000..2_000_000);
+            self.after(wait, Event::Accept);
         }
     }
 
