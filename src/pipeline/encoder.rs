@@ -515,12 +515,12 @@ impl Publication {
                 schema: file.schema.clone(),
             });
         }
-        let owed = files.iter().map(|f| Unfinished {
+        let owed = |f: &LakeFile| Unfinished {
             path: f.path.clone(),
             upload: f.upload.clone(),
             bytes: f.bytes,
-        });
-        let owed = owed.collect();
+        };
+        let owed = files.iter().map(owed).collect();
         let yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
         let (topic, advances) = (self.topic.name.clone(), self.advances.clone());
         let mut cut = Cut { topic, topic_id: None, advances, yields };
