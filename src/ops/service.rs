@@ -187,6 +187,7 @@ impl Service {
         }
         let settings = KafkaSettings {
             brokers: config.brokers.clone(),
+            topic_ids: config.topic_ids,
             group: config.group.clone(),
             properties: config.kafka_properties.clone(),
             fetch_bytes: shares.fetch,

@@ -90,6 +90,7 @@ type Logs = BTreeMap<(Arc<str>, Partition), PartitionLog>;
 pub fn client(config: &Config) -> Result<Arc<Kafka>> {
     let settings = KafkaSettings {
         brokers: config.brokers.clone(),
+        topic_ids: config.topic_ids,
         group: config.group.clone(),
         properties: config.kafka_properties.clone(),
         fetch_bytes: 1 << 20,

@@ -6,8 +6,7 @@
 //! SUBTLE, the order of steps of one cut:
 //! 1. `begin` an upload and *note* it in PostgreSQL, before its first part;
 //! 2. put all parts and seal it: whole, in a hidden place;
-//! 3. commit: files, their upload ids and tags, and the marks, in one transaction that also
-//!    removes the notes;
+//! 3. commit files, upload ids, tags and marks in one transaction that also removes the notes;
 //! 4. complete the uploads: only now do the files appear;
 //! 5. record them as completed.
 //!

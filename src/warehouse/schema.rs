@@ -37,7 +37,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 11] = migrations![
+pub(super) static MIGRATIONS: [Migration; 11] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"

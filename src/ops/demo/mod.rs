@@ -56,6 +56,7 @@ pub fn demo(mut config: Config, keep: bool) -> Result<()> {
     let taps = taps::generate();
     broker.produce(TOPIC, PARTITIONS, &taps)?;
     config.brokers = broker.servers();
+    config.topic_ids = false;
     println!("{} taps are in the embedded broker, in {PARTITIONS} partitions", taps.len());
 
     let runtime = run::runtime()?;

@@ -46,6 +46,8 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
     pub brokers: String,
+    /// False: the broker answers no question for ids, so that none is asked.
+    pub topic_ids: bool,
     pub group: String,
     /// Any librdkafka property; wins over ours, except those that exactness rests on.
     pub properties: BTreeMap<String, String>,
@@ -227,6 +229,7 @@ fn by_topic(list: &TopicPartitionList) -> BTreeMap<String, Vec<Partition>> {
 pub struct Kafka {
     consumer: BaseConsumer<Group>,
     topics: Vec<String>,
+    topic_ids: bool,
     trouble: Mutex<Trouble>,
 }
 
@@ -294,7 +297,8 @@ impl Kafka {
         let queue = || Queue(unsafe { rd::rd_kafka_queue_new(consumer.client().native_ptr()) });
         let queues = topics.iter().map(|topic| (topic.clone(), queue())).collect();
         *consumer.context().queues.write().unwrap_or_else(PoisonError::into_inner) = queues;
-        Ok(Arc::new(Self { consumer, topics, trouble: Mutex::default() }))
+        let (topic_ids, trouble) = (settings.topic_ids, Mutex::default());
+        Ok(Arc::new(Self { consumer, topics, topic_ids, trouble }))
     }
 
     /// Joins the group.

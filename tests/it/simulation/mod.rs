@@ -48,6 +48,11 @@
 //! | arrivals without records are not looked at | 21 | no end in sight |
 //! | a recovery keeps the open cut | 2 | P-2, asserted by the worker |
 //! | every output is moved at the first one's epoch | 0 | refused without a rival |
+//! | what is out of reach is taken anew before its cut is committed | 3 | refused without a rival |
+//! | what stands is never looked at again | 52 | no end in sight |
+//! | what is out of reach is not taken anew | 40 | no end in sight |
+//! | gaps of what is not held any more are listened to | 19 | a seek of what is not held |
+//! | what stands is taken again and its answer not awaited | 1 | no end in sight |
 //!
 //! Survivors, for they change when and not what: marks that wait for a lake cut do not end it, a
 //! commit does not move the worker's copy of a mark (acknowledged late), taking ends the doubling
