@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// `UNIQUE NULLS NOT DISTINCT` came with 15.
 const VERSION_MIN: i32 = 150_000;
 
-struct Migration {
+pub(super) struct Migration {
     name: &'static str,
     sql: &'static str,
 }
