@@ -1,5 +1,5 @@
--- I-3 over everything: per output and generation, the offsets its marks passed against the sum of their fates,
--- and for the lake, the dead letters and what was lost against what is really stored.
+-- I-3 over everything: per output and generation, the offsets its marks passed against the sum of their fates, and for
+-- the lake, for what was refused and for what was lost against what is really stored.
 WITH m AS (
   SELECT topic, output, partition, generation, first_offset, next_offset,
          accepted, filtered, late, dead, absent, lost
@@ -20,9 +20,12 @@ SELECT m.topic || ' ' || m.output AS output, m.generation,
               (SELECT sum(r.rows) FROM highwater.lake_file_ranges r
                WHERE r.topic = m.topic AND r.generation = m.generation), 0)
               THEN 'ROWS IN FILES DIFFER'
-         WHEN m.output = 'dead_letters' AND sum(m.dead) <>
-              (SELECT count(*) FROM highwater.dead_letters d
-               WHERE d.topic = m.topic AND d.output = 'dead_letters' AND d.generation = m.generation)
+         WHEN sum(m.dead) <>
+              (SELECT count(*) FROM highwater.refusals r
+               JOIN highwater.dead_letters d ON d.topic = r.topic AND d.partition = r.partition
+                    AND d."offset" = r."offset" AND d.output = r.letter AND d.generation = r.generation
+               WHERE r.topic = m.topic AND r.output = m.output AND r.generation = m.generation
+                 AND r.retried_at IS NULL)
               THEN 'DEAD LETTERS DIFFER'
          WHEN sum(m.lost) <> coalesce(
               (SELECT sum(g.lost) FROM highwater.gaps g

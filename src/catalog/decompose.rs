@@ -5,7 +5,7 @@
 
 use super::{
     Column, Late, Model, ModelKind, PgType, Role, Rows,
-    calls::{has_aggregate, has_tumble},
+    calls::{has_aggregate, has_window},
     grouped,
     mistake::{Page, check_name, unknown},
     scalar::Scalars,
@@ -62,17 +62,17 @@ pub(super) fn model(
         }
     }
     let aggregated = statement.items.iter().any(|item| has_aggregate(&item.expr));
-    let tumbled = statement.items.iter().any(|item| has_tumble(&item.expr));
+    let windowed = statement.items.iter().any(|item| has_window(&item.expr));
     let made = if statement.group_by.is_some() {
         grouped::aggregate(page, &statement, scalars)
     } else if aggregated {
         page.line(statement.line, "an aggregate without GROUP BY would be a table of one row without a key. Allowed: \
             GROUP BY a column or window; for one row over everything, SELECT 'all' AS scope, … GROUP BY scope");
         None
-    } else if tumbled {
+    } else if windowed {
         page.line(
             statement.line,
-            "tumble without GROUP BY. Allowed: GROUP BY window, with at least one aggregate",
+            "a window without GROUP BY. Allowed: GROUP BY window, with at least one aggregate",
         );
         None
     } else {
@@ -124,7 +124,7 @@ fn check_aliases(page: &mut Page<'_>, statement: &Statement) {
     for item in &statement.items {
         let Some(name) = item.name() else {
             // A window has a name by default.
-            if !has_tumble(&item.expr) {
+            if !has_window(&item.expr) {
                 page.line(
                     item.line,
                     format!(
@@ -338,10 +338,14 @@ impl<'s> Options<'s> {
             match setting.value.as_str() {
                 "amend" => {}
                 "drop" => late = Late::Drop,
-                other => page.line(setting.line, format!(
-                    "late = '{other}'. Allowed: amend (take late records, and count them), drop \
-                     (leave them out)"
-                )),
+                "dead-letter" => late = Late::DeadLetter,
+                other => page.line(
+                    setting.line,
+                    format!(
+                        "late = '{other}'. Allowed: amend (take late records, and count them), \
+                     dead-letter (refuse them, with the reason), drop (leave them out)"
+                    ),
+                ),
             }
         }
         (allowed_lateness, late)
@@ -376,15 +380,20 @@ fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -
     }
     let timed = match kind {
         ModelKind::Aggregate(aggregate) => {
-            if let Some(window) = &aggregate.window
-                && window.late == Late::Drop
-            {
-                let _ = writeln!(
-                    out,
-                    "drop after {} behind {}",
-                    show_duration(window.allowed_lateness),
-                    show_duration(topic.max_disorder)
-                );
+            if let Some(window) = &aggregate.window {
+                let left_out = match window.late {
+                    Late::Amend => None,
+                    Late::DeadLetter => Some("refuse"),
+                    Late::Drop => Some("drop"),
+                };
+                if let Some(left_out) = left_out {
+                    let _ = writeln!(
+                        out,
+                        "{left_out} after {} behind {}",
+                        show_duration(window.allowed_lateness),
+                        show_duration(topic.max_disorder)
+                    );
+                }
             }
             aggregate.window.is_some()
         }
@@ -394,8 +403,15 @@ fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -
         }
     };
     if timed {
-        read.insert(topic.event_time_name().to_owned());
-        let _ = writeln!(out, "event time {}", topic.event_time_name());
+        match topic.service_day {
+            Some(day) => {
+                let of =
+                    [day.date, day.clock].map(|index| topic.schema.field(index).name().clone());
+                read.extend(of);
+            }
+            None => drop(read.insert(topic.event_time_name().to_owned())),
+        }
+        let _ = writeln!(out, "event time {}", topic.event_time_declaration());
     }
     if let Some(join) = scalars.join() {
         let reference = &join.reference;

@@ -3,8 +3,8 @@
 //! Owns: the words. Does not own: anything that they describe.
 
 use super::{
-    Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Place, Reference,
-    Role, Topic,
+    Catalog, Column, Estimate, Extreme, Late, Merge, Model, ModelKind, PartitionFunction, PgType,
+    Place, Reference, Role, Shape, SketchKind, Topic, ValueSet,
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
@@ -26,15 +26,20 @@ impl Topic {
         }
         let _ = writeln!(out, ": {}, {} columns", self.format.as_str(), self.columns.len());
         let event_time = match self.event_time {
-            Some(_) => self.event_time_name(),
-            None => "the Kafka timestamp",
+            Some(_) => self.event_time_declaration(),
+            None => "the Kafka timestamp".to_owned(),
         };
         let future = match self.max_future {
             Some(limit) => format!("at most {} in the future", show_duration(limit)),
             None => "any time in the future".to_owned(),
         };
+        let idle = match self.idle {
+            Some(idle) => format!("moved by the clock after {} of silence", show_duration(idle)),
+            None => "moved by records alone".to_owned(),
+        };
         let disorder = show_duration(self.max_disorder);
-        let _ = writeln!(out, "  event time   {event_time}; {disorder} out of order; {future}");
+        let _ =
+            writeln!(out, "  event time   {event_time}; {disorder} out of order; {future}; {idle}");
         let private: Vec<String> = self
             .columns
             .iter()
@@ -53,6 +58,9 @@ impl Topic {
             ),
             None => writeln!(out, "  stops        never, however many dead letters there are"),
         };
+        if let Some(to) = &self.forward {
+            let _ = writeln!(out, "  forwards     dead letters to the Kafka topic {to}");
+        }
         out
     }
 
@@ -109,17 +117,19 @@ impl Model {
                 Some(window) => {
                     let late = match window.late {
                         Late::Amend => "taken, and counted as amended",
+                        Late::DeadLetter => "a dead letter of this model",
                         Late::Drop => "left out, and counted as late",
                     };
-                    let after = match window.allowed_lateness {
-                        Duration::ZERO => "once its window has ended".to_owned(),
-                        d => format!("{} after its window's end", show_duration(d)),
+                    let allowed = show_duration(window.allowed_lateness);
+                    let after = match (&window.shape, window.allowed_lateness) {
+                        (Shape::Session { .. }, _) => {
+                            format!("{} behind the watermark", show_duration(window.closes_after()))
+                        }
+                        (_, Duration::ZERO) => "once its window has ended".to_owned(),
+                        (_, _) => format!("{allowed} after its window's end"),
                     };
-                    let size = show_duration(window.size);
-                    writeln!(
-                        out,
-                        "one row per window of {size} and key; a record {after} is {late}"
-                    )
+                    let shape = &window.shape;
+                    writeln!(out, "one row per {shape} and key; a record {after} is {late}")
                 }
                 None => writeln!(out, "one row per key"),
             },
@@ -139,15 +149,46 @@ impl Model {
 
     fn merges(&self, column: &Column) -> String {
         match &column.role {
+            Role::WindowStart if self.is_of_sessions() => "key; the first event".to_owned(),
             Role::WindowStart | Role::Key => "key".to_owned(),
+            Role::WindowEnd if self.is_of_sessions() => "the last event and the gap".to_owned(),
             Role::WindowEnd => "follows from the key".to_owned(),
             Role::Part(Merge::Add) if column.pg == PgType::Double => {
                 "adds (its last digits depend on the order of arrival)".to_owned()
             }
+            Role::Part(Merge::Add) if self.counts_distinct(&column.name) => {
+                let table = ValueSet::table(&self.name, &column.name);
+                format!("adds the values that {table} did not hold yet")
+            }
             Role::Part(Merge::Add) => "adds".to_owned(),
             Role::Part(Merge::Least) => "least".to_owned(),
             Role::Part(Merge::Greatest) => "greatest".to_owned(),
+            Role::Part(Merge::Win(rank)) => {
+                let by = rank.by.as_ref().map_or(String::new(), |(by, extreme)| match extreme {
+                    Extreme::Least => format!("the least {by}, then "),
+                    Extreme::Greatest => format!("the greatest {by}, then "),
+                });
+                let time = match rank.wins {
+                    Extreme::Least => "the earliest event time",
+                    Extreme::Greatest => "the latest event time",
+                };
+                format!("of the row with {by}{time}")
+            }
+            Role::Part(Merge::Mean(_) | Merge::SquaredDifferences(_)) => {
+                "combines (its last digits depend on the order of arrival)".to_owned()
+            }
             Role::Derived(sql) => format!("= {sql}"),
+            Role::Part(Merge::Sketch(SketchKind::Distinct)) => {
+                "unites (HyperLogLog of DataSketches, 4,096 registers)".to_owned()
+            }
+            Role::Part(Merge::Sketch(SketchKind::Quantiles)) => "unites (DDSketch)".to_owned(),
+            Role::Estimate(sketch, Estimate::Distinct) => {
+                format!("about, from {sketch}: 1.6% standard error")
+            }
+            Role::Estimate(sketch, Estimate::Quantile(share)) => {
+                format!("about, from {sketch}: within 1% of the value at {share}")
+            }
+            Role::Difference(last) => format!("{last} minus that of the window before"),
             Role::Value => match self.has_primary_key() {
                 true => "latest by event time".to_owned(),
                 false => "as it came".to_owned(),
@@ -157,6 +198,13 @@ impl Model {
                 (false, "_event_time") => "as it came".to_owned(),
                 (false, _) => "key".to_owned(),
             },
+        }
+    }
+
+    fn counts_distinct(&self, column: &str) -> bool {
+        match &self.kind {
+            ModelKind::Rows(_) => false,
+            ModelKind::Aggregate(aggregate) => aggregate.sets().any(|set| set.column == column),
         }
     }
 

@@ -10,28 +10,47 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod combine;
+mod course;
+mod distinct;
+mod late;
 pub mod lookup;
+mod parts;
+mod picked;
 mod plan;
 mod rows;
+mod runs;
+mod sessions;
+pub mod sketch;
+mod standing;
 #[cfg(test)]
 mod tests;
 
 use crate::{
-    catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
+    catalog::{Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
-    event_time::Lateness,
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    event_time::{Lateness, Verdict, Windows},
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
 use arrow::{
-    array::{AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch},
+    array::{AsArray, BooleanArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
+use course::Courses;
+use late::Verdicts;
 use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use runs::{Run, choose, is_wanted, record_of, runs};
+use standing::{Before, Standing, Standings, take_counts, take_obsolete};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 /// All models of one topic, and its dead letters: the outputs of the lane of tables.
 pub struct Tables {
@@ -40,31 +59,22 @@ pub struct Tables {
     models: Vec<ModelState>,
 }
 
-type Standings = BTreeMap<Partition, Standing>;
-
-/// Where an output stands in a partition.
-struct Standing {
-    /// Nothing below is the output's any more.
-    floor: Offset,
-    /// Moved on by every admission.
-    lateness: Lateness,
-    /// Since the last seal.
-    fates: Fates,
-}
-
 struct ModelState {
     model: Arc<Model>,
+    max_disorder: Duration,
     plan: Plan,
     open: OpenModel,
+    /// As the model's window says; None: it has none.
+    windows: Option<Windows>,
     standings: Standings,
-    /// Rows since the last seal that came after their window was final.
+    /// Rows since the last seal of which a window was final before they came.
     late: u64,
     /// Rows since the last seal that found nothing in the reference.
     misses: u64,
 }
 
 enum OpenModel {
-    Aggregate(Deltas),
+    Aggregate(Box<Deltas>),
     Rows(LatestRows),
 }
 
@@ -73,8 +83,11 @@ enum OpenModel {
 pub struct Refusal {
     /// Index in the records given to `admit`.
     pub record: usize,
-    /// `DeadLetters`: refused by decode, so by every output.
+    /// `DeadLetters`: refused by decode; else the one model.
     pub output: Output,
+    /// Whose dead it is now (those that have passed it before are not among them), and the highest
+    /// event time that each had seen before it.
+    pub refused_by: Vec<(Output, Option<EventTime>)>,
     pub class: RejectClass,
     pub column: Option<String>,
     pub reason: String,
@@ -83,12 +96,33 @@ pub struct Refusal {
 /// What a cut of the tables yields, without its absent offsets.
 pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
-    pub tables: Vec<(Arc<str>, RecordBatch)>,
+    pub tables: Vec<(Arc<str>, Delta)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows that came after their window was final (taken or dropped).
+    /// Per model: rows of which a window was final before they came (taken, refused or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
+    /// Advances that change nothing any more, since the record after each had come as far by
+    /// itself: they need not be kept.
+    pub obsolete: Vec<IdleAdvance>,
     /// Per model with a reference: rows that found nothing in it.
     pub misses: BTreeMap<Arc<str>, u64>,
+}
+
+/// What a cut yields for one model's table.
+#[derive(Debug)]
+pub struct Delta {
+    /// One row per key, unique and sorted by key; the columns of the model's table that are not
+    /// computed from others, in order, by their Arrow types.
+    pub rows: RecordBatch,
+    /// One per `count(DISTINCT …)`, in order of [`Aggregate::sets`]: the table's key and a value,
+    /// unique and sorted. Each key is in `rows` as well.
+    pub sets: Vec<RecordBatch>,
+}
+
+impl Delta {
+    /// Of a model that counts nothing distinct.
+    pub fn of(rows: RecordBatch) -> Self {
+        Self { rows, sets: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,8 +147,9 @@ impl Tables {
         std::iter::once(Output::DeadLetters).chain(models).collect()
     }
 
-    /// Goes on from these marks; what was open of their partitions has been abandoned.
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
+    /// Goes on from these marks; what was open of their partitions has been abandoned. `advances`
+    /// are those recorded at or above the marks, ascending per partition.
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
         for (output, partition, mark) in marks {
             let standings = match output {
                 Output::DeadLetters => &mut self.dead_letters,
@@ -125,10 +160,36 @@ impl Tables {
                 },
                 Output::Lake => continue,
             };
-            let lateness = Lateness::new(mark.event_time_max, self.max_disorder);
-            let standing = Standing { floor: mark.next, lateness, fates: Fates::default() };
-            standings.insert(*partition, standing);
+            let own = advances.iter().filter(|advance| advance.partition == *partition);
+            standings.insert(*partition, Standing::new(mark, self.max_disorder, own));
         }
+    }
+
+    /// Nothing is left to read before `advance.before`, up to which everything is admitted. False:
+    /// event time had come so far already, and there is nothing to record.
+    pub fn advance(&mut self, advance: IdleAdvance) -> bool {
+        let models = self.models.iter_mut().map(|state| &mut state.standings);
+        let mut rises = false;
+        for standings in std::iter::once(&mut self.dead_letters).chain(models) {
+            // What stands recorded at this very place came first, and may have come further.
+            let standing = standing(standings, advance.partition);
+            standing.pass(advance.before);
+            rises |= standing.advance(advance);
+        }
+        rises
+    }
+
+    /// The output's cut ends here: what stands recorded up to there counts for its mark.
+    pub fn pass(&mut self, output: &Output, partition: Partition, to: Offset) {
+        let standings = match output {
+            Output::DeadLetters => &mut self.dead_letters,
+            Output::Model(name) => match self.models.iter_mut().find(|m| m.model.name == *name) {
+                Some(state) => &mut state.standings,
+                None => return,
+            },
+            Output::Lake => return,
+        };
+        standing(standings, partition).pass(to);
     }
 
     /// Forgets the open cut. Marks must be adopted before the next admission.
@@ -175,26 +236,58 @@ impl Tables {
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<Vec<Refusal>> {
-        let mut refusals = self.admit_rejects(records, decoded, from);
         self.admit_empty(records, decoded, from);
         let runs = runs(&decoded.rows, from);
+        let mut courses = Courses::new(decoded, &runs);
+        let mut refusals = self.admit_rejects(records, decoded, from, &mut courses);
         // For the dead letters a good record is one that they leave out.
         for run in &runs {
             let standing = standing(&mut self.dead_letters, run.partition);
             if let Some(run) = run.above(&decoded.rows, standing.floor) {
                 standing.fates.filtered += run.len();
-                standing.observe(&decoded.event_times[run.rows]);
+                standing.observe(offsets(&decoded.rows), &decoded.event_times, &run.rows);
             }
         }
         for state in &mut self.models {
-            let failures = state.admit(decoded, &runs)?;
-            refusals.extend(failures.into_iter().map(|(row, reason)| Refusal {
-                record: record_of(row, decoded),
-                output: state.output(),
-                class: RejectClass::Model,
-                column: None,
-                reason,
-            }));
+            let before = state.before(&runs);
+            let failures = state.admit(decoded, &runs, None)?;
+            for (row, class, reason) in failures {
+                let record = record_of(row, decoded);
+                let (partition, offset) = (records[record].partition, records[record].offset);
+                let floor = standing(&mut state.standings, partition).floor;
+                let in_batch = courses.highest(partition, floor, offset);
+                let seen = before.get(&partition).and_then(|before| before.at(offset));
+                let seen = seen.max(in_batch);
+                refusals.push(Refusal::by_model(state.output(), record, seen, class, reason));
+            }
+        }
+        Ok(refusals)
+    }
+
+    /// Adds rows that were refused in their place, each with the highest event time that its
+    /// partition had there: its lateness is judged by that, and it raises no watermark. Rows are
+    /// sorted by partition and offset; all of them count, wherever the marks stand.
+    pub fn admit_retried(
+        &mut self,
+        decoded: &Decoded,
+        before: &[Option<EventTime>],
+    ) -> Result<Vec<Refusal>> {
+        assert_eq!(decoded.event_times.len(), before.len(), "each row has its judge");
+        let partitions: BTreeSet<i32> = partitions(&decoded.rows).iter().copied().collect();
+        let from: Vec<_> = partitions.into_iter().map(|p| (Partition(p), Offset(0))).collect();
+        let runs = runs(&decoded.rows, &from);
+        let mut refusals = Vec::new();
+        for state in &mut self.models {
+            for (row, class, reason) in state.admit(decoded, &runs, Some(before))? {
+                let record = record_of(row, decoded);
+                refusals.push(Refusal::by_model(
+                    state.output(),
+                    record,
+                    before[row],
+                    class,
+                    reason,
+                ));
+            }
         }
         Ok(refusals)
     }
@@ -204,6 +297,7 @@ impl Tables {
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
+        courses: &mut Courses<'_>,
     ) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         for reject in &decoded.rejects {
@@ -211,13 +305,22 @@ impl Tables {
             if !is_wanted(record, from) {
                 continue;
             }
-            for state in &mut self.models {
-                standing(&mut state.standings, record.partition).refuse(record.offset);
+            let mut refused_by = Vec::new();
+            let models = self.models.iter_mut().map(|s| (s.output(), &mut s.standings));
+            let all = std::iter::once((Output::DeadLetters, &mut self.dead_letters)).chain(models);
+            for (output, standings) in all {
+                let standing = standing(standings, record.partition);
+                if standing.refuse(record.offset) {
+                    let in_batch = courses.highest(record.partition, standing.floor, record.offset);
+                    let before = standing.before().at(record.offset);
+                    refused_by.push((output, before.max(in_batch)));
+                }
             }
-            if standing(&mut self.dead_letters, record.partition).refuse(record.offset) {
+            if !refused_by.is_empty() {
                 refusals.push(Refusal {
                     record: reject.record,
                     output: Output::DeadLetters,
+                    refused_by,
                     class: reject.class,
                     column: reject.column.clone(),
                     reason: reject.reason.clone(),
@@ -254,10 +357,10 @@ impl Tables {
         let mut counts = BTreeMap::new();
         take_counts(&mut counts, &Output::DeadLetters, &mut self.dead_letters);
         for state in &mut self.models {
-            let rows = state.open.finish()?;
+            let delta = state.open.finish()?;
             let name = &state.model.name;
-            if rows.num_rows() > 0 {
-                tables.push((name.clone(), rows));
+            if delta.rows.num_rows() > 0 {
+                tables.push((name.clone(), delta));
             }
             let late_rows = std::mem::take(&mut state.late);
             if late_rows > 0 {
@@ -268,13 +371,12 @@ impl Tables {
             }
             let output = state.output();
             take_counts(&mut counts, &output, &mut state.standings);
+            // The dead letters pass every record first, and say it for all.
+            take_obsolete(&mut state.standings);
         }
-        Ok(SealedTables { tables, counts, late, misses })
+        let obsolete = take_obsolete(&mut self.dead_letters);
+        Ok(SealedTables { tables, counts, late, misses, obsolete })
     }
-}
-
-fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
-    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
 }
 
 const ADOPTED: &str = "marks are adopted before records";
@@ -283,39 +385,23 @@ fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
     standings.get_mut(&partition).expect(ADOPTED)
 }
 
-fn take_counts(
-    counts: &mut BTreeMap<(Output, Partition), Counted>,
-    output: &Output,
-    standings: &mut Standings,
-) {
-    for (partition, standing) in standings {
-        let fates = std::mem::take(&mut standing.fates);
-        let event_time_max = standing.lateness.watermark.max();
-        counts.insert((output.clone(), *partition), Counted { fates, event_time_max });
-    }
-}
-
-impl Standing {
-    /// Counts a record that decode refuses; false: it is below the floor.
-    fn refuse(&mut self, offset: i64) -> bool {
-        let counts = offset >= self.floor.0;
-        self.fates.dead += u64::from(counts);
-        counts
-    }
-
-    fn observe(&mut self, times: &[EventTime]) {
-        if let Some(max) = times.iter().max() {
-            self.lateness.observe(*max);
-        }
-    }
-}
-
 impl ModelState {
     fn new(topic: &Topic, model: &Arc<Model>) -> Result<Self> {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        Ok(Self { model: model.clone(), plan, open, standings, late: 0, misses: 0 })
+        let mut state = Self {
+            model: model.clone(),
+            max_disorder: topic.max_disorder,
+            plan,
+            open,
+            windows: None,
+            standings,
+            late: 0,
+            misses: 0,
+        };
+        state.windows = state.window().map(|window| Windows::new(&window.shape));
+        Ok(state)
     }
 
     fn output(&self) -> Output {
@@ -324,11 +410,20 @@ impl ModelState {
 
     /// A row's way: the floor, WHERE, lateness, the model's expressions. Where it ends is its
     /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
-    fn admit(&mut self, decoded: &Decoded, runs: &[Run]) -> Result<Failures> {
+    /// With `retried`, each row is judged by the event time given for it.
+    fn admit(
+        &mut self,
+        decoded: &Decoded,
+        runs: &[Run],
+        retried: Option<&[Option<EventTime>]>,
+    ) -> Result<Vec<(usize, RejectClass, String)>> {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = self.judge(&decoded.event_times, &runs);
+        let verdicts = match retried {
+            None => self.judge(decoded, &runs),
+            Some(before) => self.judge_retried(&decoded.event_times, before),
+        };
 
         let chosen = choose(&runs, decoded.rows.num_rows());
         let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
@@ -338,16 +433,19 @@ impl ModelState {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             self.fates(run).filtered += run.len() - passed;
         }
-        let input = self.meet_late(input, &late, &runs)?;
+        let (input, refused) = self.meet_late(input, &verdicts, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
         for run in &runs {
             self.fates(run).accepted += input.count_within(&run.rows);
-            self.fates(run).dead += count_within(&failures, &run.rows);
+            self.fates(run).dead +=
+                count_within(&failures, &run.rows) + count_within(&refused, &run.rows);
         }
-        self.open.add(&input)?;
-        Ok(failures)
+        self.open.add(&input, &verdicts.of_rows)?;
+        let of_class = |class| move |(row, reason)| (row, class, reason);
+        let failures = failures.into_iter().map(of_class(RejectClass::Model));
+        Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
     }
 
     fn fates(&mut self, run: &Run) -> &mut Fates {
@@ -355,54 +453,96 @@ impl ModelState {
     }
 
     fn window(&self) -> Option<&Window> {
-        match &self.model.kind {
-            ModelKind::Aggregate(Aggregate { window, .. }) => window.as_ref(),
-            ModelKind::Rows(_) => None,
-        }
+        self.model.window()
     }
 
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
-    /// row of the batch whether its window was final before it came; empty: none was.
-    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<bool> {
-        let Some(window) = self.window() else {
-            for run in runs {
-                standing(&mut self.standings, run.partition).observe(&times[run.rows.clone()]);
-            }
-            return Vec::new();
-        };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let (mut late, mut count) = (Vec::new(), 0);
+    /// Lets each row raise the watermark of its partition, in offset order (M-1), and says what was
+    /// final before it came.
+    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> Verdicts {
+        let (times, offsets) = (&decoded.event_times, offsets(&decoded.rows));
+        let terms = self
+            .window()
+            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
+        let mut verdicts = Verdicts::default();
         for run in runs {
-            late.resize(run.rows.start, false);
-            let lateness = &mut standing(&mut self.standings, run.partition).lateness;
-            count += lateness.judge(&times[run.rows.clone()], size, allowed, &mut late);
+            let standing = standing(&mut self.standings, run.partition);
+            let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
+                standing.observe(offsets, times, &run.rows);
+                continue;
+            };
+            standing.judge(offsets, times, &run.rows, |lateness, piece| {
+                let before = *lateness;
+                verdicts.judge(lateness, &times[piece.clone()], windows, allowed, piece.start);
+                if tells {
+                    verdicts.tell(before, times, windows, allowed, piece);
+                }
+            });
         }
-        late.resize(if count == 0 { 0 } else { times.len() }, false);
-        late
+        verdicts.fill(times.len());
+        verdicts
     }
 
-    /// Counts the late rows, and takes them out where the model says so.
+    /// As [`Self::judge`], by what was seen before each row; nothing is raised.
+    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Verdicts {
+        let terms = self
+            .window()
+            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
+        let mut verdicts = Verdicts::default();
+        let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
+            return verdicts;
+        };
+        for (row, before) in before.iter().enumerate() {
+            let lateness = Lateness::new(*before, self.max_disorder);
+            let of_row = &times[row..row + 1];
+            verdicts.judge(&mut lateness.clone(), of_row, windows, allowed, row);
+            if tells {
+                verdicts.tell(lateness, times, windows, allowed, row..row + 1);
+            }
+        }
+        verdicts.fill(times.len());
+        verdicts
+    }
+
+    /// What each partition had seen before the runs.
+    fn before(&self, runs: &[Run]) -> BTreeMap<Partition, Before> {
+        let before = |run: &Run| {
+            let standing = self.standings.get(&run.partition).expect(ADOPTED);
+            (run.partition, standing.before())
+        };
+        runs.iter().map(before).collect()
+    }
+
+    /// Counts the rows of which something was final, and takes the late ones out where the model
+    /// says so; those that it refuses are told.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        late: &[bool],
+        verdicts: &Verdicts,
         runs: &[Run],
-    ) -> Result<Input<'d>> {
-        if late.is_empty() {
-            return Ok(input);
+    ) -> Result<(Input<'d>, Failures)> {
+        if verdicts.of_rows.is_empty() {
+            return Ok((input, Failures::new()));
         }
-        let in_time: BooleanArray =
-            (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
-        self.late += in_time.false_count() as u64;
-        if self.window().is_none_or(|window| window.late == Late::Amend) {
-            return Ok(input);
+        let verdict = |row| verdicts.of_rows[input.origin_of(row)];
+        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
+        let taken: BooleanArray =
+            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
+        match self.window().map_or(Late::Amend, |window| window.late) {
+            Late::Amend => Ok((input, Failures::new())),
+            Late::Drop => {
+                let kept = input.keep(&taken)?;
+                for run in runs {
+                    self.fates(run).late +=
+                        input.count_within(&run.rows) - kept.count_within(&run.rows);
+                }
+                Ok((kept, Failures::new()))
+            }
+            Late::DeadLetter => {
+                let late = (0..input.rows).filter(|row| verdict(*row) == Verdict::Late);
+                let refused = late.map(|row| verdicts.reason(input.origin_of(row))).collect();
+                Ok((input.keep(&taken)?, refused))
+            }
         }
-        let kept = input.keep(&in_time)?;
-        for run in runs {
-            self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
-        }
-        Ok(kept)
     }
 }
 
@@ -410,23 +550,23 @@ impl OpenModel {
     fn new(model: &Model, plan: &Plan) -> Result<Self> {
         Ok(match &model.kind {
             ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Deltas::new(model, aggregate, plan)?)
+                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
             }
             ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
         })
     }
 
-    fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         match self {
-            Self::Aggregate(deltas) => deltas.add(input),
+            Self::Aggregate(deltas) => deltas.add(input, verdicts),
             Self::Rows(rows) => rows.add(input),
         }
     }
 
-    fn finish(&mut self) -> Result<RecordBatch> {
+    fn finish(&mut self) -> Result<Delta> {
         match self {
             Self::Aggregate(deltas) => deltas.finish(),
-            Self::Rows(rows) => rows.finish(),
+            Self::Rows(rows) => rows.finish().map(Delta::of),
         }
     }
 
@@ -436,42 +576,6 @@ impl OpenModel {
             Self::Rows(rows) => rows.memory(),
         }
     }
-}
-
-/// Neighbouring rows of one partition, at least one.
-struct Run {
-    partition: Partition,
-    rows: Range<usize>,
-}
-
-impl Run {
-    fn len(&self) -> u64 {
-        self.rows.len() as u64
-    }
-
-    /// Its rows at or above the floor: offsets ascend within a run.
-    fn above(&self, batch: &RecordBatch, floor: Offset) -> Option<Self> {
-        let offsets = &offsets(batch)[self.rows.clone()];
-        let below = match offsets[0] >= floor.0 {
-            true => 0,
-            false => offsets.partition_point(|offset| *offset < floor.0),
-        };
-        let rows = self.rows.start + below..self.rows.end;
-        (!rows.is_empty()).then_some(Self { partition: self.partition, rows })
-    }
-}
-
-fn runs(batch: &RecordBatch, from: &[(Partition, Offset)]) -> Vec<Run> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    for chunk in partitions(batch).chunk_by(|a, b| a == b) {
-        let run = Run { partition: Partition(chunk[0]), rows: start..start + chunk.len() };
-        start = run.rows.end;
-        if let Some((_, floor)) = from.iter().find(|(p, _)| *p == run.partition) {
-            runs.extend(run.above(batch, *floor));
-        }
-    }
-    runs
 }
 
 /// `_partition` and `_offset` of each row.
@@ -489,35 +593,8 @@ fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
 }
 
-/// The rows of these runs, of so many; None: all of them.
-fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
-    if runs.iter().map(|run| run.rows.len()).sum::<usize>() == rows {
-        return None;
-    }
-    let mut chosen = BooleanBufferBuilder::new(rows);
-    for run in runs {
-        chosen.append_n(run.rows.start - chosen.len(), false);
-        chosen.append_n(run.rows.len(), true);
-    }
-    chosen.append_n(rows - chosen.len(), false);
-    Some(BooleanArray::new(chosen.finish(), None))
-}
-
 /// How many of the failures, which ascend, are of these rows.
 fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
     let below = |end| failures.partition_point(|(row, _)| *row < end);
     (below(rows.end) - below(rows.start)) as u64
-}
-
-/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
-fn record_of(row: usize, decoded: &Decoded) -> usize {
-    let without_row = |upto: usize| {
-        decoded.rejects.partition_point(|reject| reject.record <= upto)
-            + decoded.empty.partition_point(|empty| *empty <= upto)
-    };
-    let mut record = row;
-    while row + without_row(record) > record {
-        record = row + without_row(record);
-    }
-    record
 }

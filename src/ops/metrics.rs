@@ -47,6 +47,11 @@ fn describe() {
         "Rows that came after their window was final"
     );
     describe_counter!(
+        "highwater_negative_deltas_total",
+        Unit::Count,
+        "Differences of delta(x) that went below zero"
+    );
+    describe_counter!(
         "highwater_filtered_total",
         Unit::Count,
         "Rows that a model's WHERE left out"
@@ -79,6 +84,27 @@ fn describe() {
     describe_counter!("highwater_lake_bytes_total", Unit::Bytes, "Bytes of lake files committed");
     describe_counter!("highwater_lake_rolls_total", Unit::Count, "Lake cuts sealed, by reason");
     describe_histogram!("highwater_upload_seconds", Unit::Seconds, "Duration of putting one part");
+    describe_counter!(
+        "highwater_swept_total",
+        Unit::Count,
+        "What dead processes left in the lake, removed: uploads aborted, staged objects"
+    );
+    describe_counter!(
+        "highwater_swept_bytes_total",
+        Unit::Bytes,
+        "Bytes of staged objects removed"
+    );
+    describe_counter!("highwater_sweeps_total", Unit::Count, "Sweeps of the lake, by outcome");
+    describe_counter!(
+        "highwater_dead_letters_forwarded_total",
+        Unit::Count,
+        "Dead letters that Kafka confirmed, at least once each"
+    );
+    describe_gauge!(
+        "highwater_dead_letters_unforwarded",
+        Unit::Count,
+        "Dead letters that wait to be sent on"
+    );
     describe_gauge!("highwater_watermark_seconds", Unit::Seconds, "Watermark, seconds since 1970");
     describe_gauge!("highwater_lag_records", Unit::Count, "Records behind the log's end, by stage");
     describe_gauge!(

@@ -4,11 +4,13 @@
 
 pub mod accept_gap;
 pub mod check;
+pub mod dead_letters;
 pub mod http;
 pub mod metrics;
 pub mod references;
 pub mod run;
 pub mod status;
+pub mod sweep;
 pub mod verify;
 
 #[cfg(feature = "embedded")]

@@ -5,16 +5,16 @@
 //! answers through the inbox.
 
 use super::{
-    breaker::Breaker,
+    breaker::{self, Breaker},
     encoder::LakeLane,
-    report::{self, Reporter, Standing, TopicStatus},
-    tables::{References, TablesLane},
-    take::take,
+    forward::Forwarder,
+    report::{self, OutputWatermark, Reporter, Standing, TopicStatus},
+    requests,
+    tables::{Job, References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
     catalog::{Model, Topic},
-    cut::Cut,
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
@@ -28,7 +28,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, SyncSender},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::runtime::Handle;
 
@@ -37,11 +37,14 @@ const FETCH_RECORDS: usize = 8_192;
 /// Longest wait for records, so the longest that other news waits.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+const WATERMARKS_EVERY: Duration = Duration::from_secs(5);
 
 /// What reaches a topic from outside.
 pub enum News {
     Group(kafka::News),
     Worker(Input),
+    /// An answer of PostgreSQL's; None: there was none.
+    Watermarks(Option<Vec<OutputWatermark>>),
     /// The lake's encoder takes batches again.
     Room,
     Halt(String),
@@ -71,14 +74,6 @@ impl Context {
     }
 }
 
-/// One cut of the tables, ready to commit.
-pub struct Job {
-    pub cut: Cut,
-    pub late: BTreeMap<Arc<str>, u64>,
-    pub misses: BTreeMap<Arc<str>, u64>,
-    pub rows: u64,
-}
-
 /// What a topic's pipeline is made of.
 pub struct Parts {
     pub topic: Arc<Topic>,
@@ -106,7 +101,7 @@ pub struct Driver {
     breaker: Option<Breaker>,
     tables: TablesLane,
     lake: Option<LakeLane>,
-    store: Option<Store>,
+    forwarder: Option<Forwarder>,
     context: Context,
     inbox: Receiver<News>,
     /// Revocations not answered yet.
@@ -114,6 +109,9 @@ pub struct Driver {
     origin: Instant,
     reporter: Reporter,
     reported: Instant,
+    /// When to ask how far event time has come over all processes; one question at a time.
+    watermarks_due: Instant,
+    asks_watermarks: bool,
     told_caught_up: bool,
     status: Arc<Mutex<Option<TopicStatus>>>,
     opened: BTreeMap<Lane, Instant>,
@@ -143,6 +141,8 @@ impl Driver {
             }
             (None, _) => None,
         };
+        let forward = topic.forward.clone();
+        let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
         report::register(&topic, &models, lanes, &KINDS.map(kind_label));
@@ -158,13 +158,15 @@ impl Driver {
             releases: Vec::new(),
             origin: Instant::now(),
             reported: Instant::now(),
+            watermarks_due: Instant::now(),
+            asks_watermarks: false,
             told_caught_up: false,
             opened: BTreeMap::new(),
             topic,
             worker,
             tables,
             lake,
-            store,
+            forwarder,
             context,
             inbox,
             status,
@@ -180,7 +182,7 @@ impl Driver {
             }
             self.decide(Input::Tick(self.origin.elapsed()), None)?;
             self.report();
-            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed() == 0) {
+            if self.worker.is_drained() && self.owes_nothing() {
                 return self.end();
             }
             if self.worker.wants_records() && self.lake_is_ready() {
@@ -224,6 +226,12 @@ impl Driver {
             News::Room => return Ok(()),
             News::Halt(why) => Input::Halt { why },
             News::Drain => Input::Drain,
+            News::Watermarks(told) => {
+                self.reporter.watermarks = told.unwrap_or_default();
+                self.watermarks_due = Instant::now() + WATERMARKS_EVERY;
+                self.asks_watermarks = false;
+                return Ok(());
+            }
             News::Worker(input) => self.note(input),
         };
         self.decide(input, None)
@@ -232,7 +240,10 @@ impl Driver {
     /// Counts an answer on its way to the worker.
     fn note(&mut self, input: Input) -> Input {
         match &input {
-            Input::Committed { lane, .. } => self.reporter.committed(*lane),
+            Input::Committed { lane, .. } => {
+                self.reporter.committed(*lane);
+                self.look_for_letters(*lane == Lane::Tables);
+            }
             Input::Failed { lane, kind, why, .. } | Input::TakeFailed { lane, kind, why, .. } => {
                 tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
                 metrics::counter!("highwater_commits_refused_total",
@@ -250,10 +261,20 @@ impl Driver {
             | Input::Measured { .. }
             | Input::Halt { .. }
             | Input::Targets(_)
+            | Input::Ends { .. }
             | Input::Tick(_)
             | Input::Drain => {}
         }
         input
+    }
+
+    /// Tells who sends letters on that there may be some.
+    fn look_for_letters(&self, committed: bool) {
+        let Some(forwarder) = &self.forwarder else { return };
+        let held = self.worker.positions(Lane::Tables).into_iter().map(|(p, ..)| p).collect();
+        if committed || !forwarder.holds(&held) {
+            forwarder.look(held);
+        }
     }
 
     fn decide(&mut self, input: Input, batch: Option<&Batch<'_>>) -> Result<()> {
@@ -269,15 +290,23 @@ impl Driver {
             Ok(fetched) => fetched,
             Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
         };
-        let records = fetched.records();
-        let decoded = self.decoder.decode(&records);
-        self.count(&records, &decoded);
-        if let Some(breaker) = &mut self.breaker
-            && breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
-        {
-            let why = breaker_sentence(&self.topic, &records, &decoded.rejects);
-            return self.decide(Input::Halt { why }, None);
+        if let Some(why) = &fetched.trouble {
+            self.reporter.failed(Lane::Tables, why);
+            self.reporter.failed(Lane::Lake, why);
         }
+        let mut records = fetched.records();
+        let mut decoded = self.decoder.decode(&records);
+        let broken = self.breaker.as_mut().and_then(|breaker| {
+            breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
+        });
+        let mut broken_by = None;
+        if let Some(at) = broken {
+            broken_by = Some(breaker::sentence(&self.topic, &records, &decoded.rejects, at));
+            // What came before it is committed, so that its letters can be looked at.
+            records.truncate(at);
+            decoded = self.decoder.decode(&records);
+        }
+        self.count(&records, &decoded);
         let mut arrivals = arrivals(&records);
         for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
@@ -289,7 +318,20 @@ impl Driver {
         for partition in &batch.fetched.gone {
             self.decide(Input::OutOfReach(*partition), None)?;
         }
-        self.measure()
+        self.measure()?;
+        match broken_by {
+            None => Ok(()),
+            Some(why) => {
+                self.stopped(why);
+                self.decide(Input::Drain, None)
+            }
+        }
+    }
+
+    fn stopped(&mut self, why: String) {
+        tracing::error!(topic = %self.topic.name, "stopped: {why}");
+        metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string()).set(1.0);
+        self.reporter.stopped = Some(why);
     }
 
     fn measure(&mut self) -> Result<()> {
@@ -305,8 +347,11 @@ impl Driver {
     fn act(&mut self, effect: Effect, batch: Option<&Batch<'_>>) -> Result<()> {
         match effect {
             Effect::Take { lane, ticket, partitions } => self.take(lane, ticket, partitions),
-            Effect::Adopt { lane, marks } => match (lane, &mut self.lake) {
-                (Lane::Tables, _) => self.tables.adopt(&marks),
+            Effect::Adopt { lane, marks, advances } => match (lane, &mut self.lake) {
+                (Lane::Tables, _) => {
+                    self.tables.adopt(&marks, &advances);
+                    self.reporter.adopt(&marks, &advances);
+                }
                 (Lane::Lake, Some(lake)) => lake.adopt(&marks),
                 (Lane::Lake, None) => {}
             },
@@ -330,6 +375,11 @@ impl Driver {
                     (Lane::Lake, None) => {}
                 }
             }
+            Effect::AskEnds { partitions } => self.ask_ends(partitions),
+            Effect::Advance(advance) => {
+                self.tables.advance(advance);
+                self.reporter.observe(advance.partition, advance.event_time);
+            }
             Effect::Seal { lane, cut, reason, moves } => self.seal(lane, cut, reason, moves)?,
             Effect::Abandon { lane } => match (lane, &mut self.lake) {
                 (Lane::Tables, _) => self.tables.abandon()?,
@@ -340,12 +390,7 @@ impl Driver {
             Effect::Acknowledge { offsets } => {
                 self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
             }
-            Effect::Stop { why } => {
-                tracing::error!(topic = %self.topic.name, "stopped: {why}");
-                metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string())
-                    .set(1.0);
-                self.reporter.stopped = Some(why);
-            }
+            Effect::Stop { why } => self.stopped(why),
         }
         Ok(())
     }
@@ -355,17 +400,31 @@ impl Driver {
             Lane::Tables => self.tables.outputs(),
             Lane::Lake => vec![Output::Lake],
         };
-        let (topic, store) = (self.topic.clone(), self.store.clone());
+        let topic = self.topic.clone();
+        let owed =
+            self.lake.as_ref().filter(|_| lane == Lane::Lake).map(|lake| lake.owed().clone());
         let context = self.context.clone();
         self.context.runtime.spawn(async move {
-            let taken = take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
+            let taken = requests::take(&topic, owed, &context, lane, outputs, partitions).await;
             context.tell(News::Worker(match taken {
-                Ok(Taken { marks, gaps }) => Input::Taken { lane, ticket, marks, gaps },
+                Ok(Taken { marks, gaps, advances }) => {
+                    Input::Taken { lane, ticket, marks, gaps, advances }
+                }
                 Err(error) => {
                     let (kind, why) = (error.kind, error.to_string());
                     Input::TakeFailed { lane, ticket, kind, why }
                 }
             }));
+        });
+    }
+
+    /// The clock first: what is appended after it was read does not count as missing.
+    fn ask_ends(&self, partitions: Vec<Partition>) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let (topic, context) = (self.topic.clone(), self.context.clone());
+        self.context.runtime.spawn(async move {
+            let ends = requests::ends(&topic, &context, partitions).await;
+            context.tell(News::Worker(Input::Ends { at: EventTime(at), ends }));
         });
     }
 
@@ -400,8 +459,9 @@ impl Driver {
         self.context.runtime.spawn(async move {
             let started = Instant::now();
             match context.commit(&name, &mut job.cut).await {
-                Ok(()) => {
+                Ok(committed) => {
                     report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
+                    report::below_zero(&job.cut.topic, &committed.below_zero);
                     job.count();
                     context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
                 }
@@ -462,8 +522,9 @@ impl Driver {
         for run in partitions.chunk_by(|a, b| a == b) {
             let times = &decoded.event_times[start..start + run.len()];
             start += run.len();
-            let max: Option<EventTime> = times.iter().copied().max();
-            self.reporter.observe(Partition(run[0]), max);
+            if let Some(max) = times.iter().copied().max() {
+                self.reporter.observe(Partition(run[0]), max);
+            }
         }
     }
 
@@ -475,14 +536,28 @@ impl Driver {
         }
         self.reported = Instant::now();
         self.told_caught_up = caught_up;
+        if !self.asks_watermarks && Instant::now() >= self.watermarks_due {
+            self.asks_watermarks = true;
+            let (topic, context) = (self.topic.clone(), self.context.clone());
+            self.context.runtime.spawn(async move {
+                context.tell(News::Watermarks(requests::watermarks(&topic, &context).await));
+            });
+        }
         self.publish_status();
     }
 
     fn is_caught_up(&self) -> bool {
-        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+        self.worker.is_caught_up() && self.owes_nothing()
+    }
+
+    /// Committed files are visible, dead letters sent on (or nobody takes them).
+    fn owes_nothing(&self) -> bool {
+        self.lake.as_ref().is_none_or(|lake| lake.owed().count() == 0)
+            && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
     }
 
     fn publish_status(&mut self) {
+        self.look_for_letters(false);
         for lane in [Lane::Tables, Lane::Lake] {
             for (partition, admitted, committed) in self.worker.positions(lane) {
                 self.reporter.stands(Standing { lane, partition, admitted, committed });
@@ -498,32 +573,10 @@ impl Driver {
         status.gaps = self.reporter.gaps(&self.worker.gaps());
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
+        if let Some(lake) = &self.lake {
+            lake.owed().tell(&mut status);
+        }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
-    }
-}
-
-impl Job {
-    fn count(&self) {
-        let topic = self.cut.topic.to_string();
-        for (model, rows) in &self.late {
-            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
-                "model" => model.to_string())
-            .increment(*rows);
-        }
-        for (model, rows) in &self.misses {
-            metrics::counter!("highwater_reference_misses_total", "topic" => topic.clone(),
-                "model" => model.to_string())
-            .increment(*rows);
-        }
-        for advance in &self.cut.advances {
-            if let Output::Model(model) = &advance.output
-                && advance.fates.filtered > 0
-            {
-                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
-                    "model" => model.to_string())
-                .increment(advance.fates.filtered);
-            }
-        }
     }
 }
 
@@ -538,27 +591,6 @@ fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
         arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
-}
-
-fn breaker_sentence(
-    topic: &Topic,
-    records: &[RawRecord<'_>],
-    rejects: &[crate::decode::Reject],
-) -> String {
-    let share = topic.stop_above.unwrap_or(1.0) * 100.0;
-    let last = rejects.last().map(|reject| {
-        let record = &records[reject.record];
-        let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
-        format!(
-            "; the last one, {}/{}@{}:{column} {}",
-            topic.kafka_topic, record.partition.0, record.offset, reject.reason
-        )
-    });
-    format!(
-        "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
-         producer (or raise stop_above) and start again: nothing of this batch was committed",
-        last.unwrap_or_default()
-    )
 }
 
 const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];

@@ -6,8 +6,9 @@
 //! SUBTLE, the order of steps of one cut:
 //! 1. `begin` an upload and *note* it in PostgreSQL, before its first part;
 //! 2. put all parts and seal it: whole, in a hidden place;
-//! 3. commit files, upload ids, tags and marks in one transaction that also removes the notes;
-//! 4. complete the uploads: only now do the files appear;
+//! 3. commit: files, their upload ids and tags, and the marks, in one transaction that also
+//!    removes the notes;
+//! 4. complete the uploads (see `owed`): only now do the files appear;
 //! 5. record them as completed.
 //!
 //! A crash before 3 leaves noted uploads that no mark stands for: whoever takes the partition
@@ -18,18 +19,19 @@
 use super::{
     counting,
     driver::{Context, News},
+    owed::Owed,
     report,
-    tables::lake_counts,
+    tables::{lake_counts, lake_refusals},
     worker::{Input, Move, Size},
 };
 use crate::{
     catalog::Topic,
     compute::Counted,
-    cut::{Advance, Cut, LakeFile, UploadId, Yield},
+    cut::{Advance, Cut, DeadLetter, LakeFile, UploadId, Yield},
     decode::Decoded,
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     lake::{
-        layout::FileName,
+        layout::{FileName, Origin},
         store::Store,
         writer::{Finished, LakeWriter, WriterSettings},
     },
@@ -41,7 +43,6 @@ use arrow::{
     compute::filter_record_batch,
 };
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -49,13 +50,13 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{sync::mpsc as channel, task::JoinSet};
 
 /// Batches that may wait for the encoder; at the limit the topic stops fetching.
 const WAITING_BATCHES: usize = 4;
-/// Files of one cut that are begun, completed or aborted at the same time.
+/// Files of one cut that are uploaded at the same time.
 const FILES_AT_ONCE: usize = 16;
 
 /// The driver's end of the lane.
@@ -64,8 +65,11 @@ pub struct LakeLane {
     counts: BTreeMap<(Output, Partition), Counted>,
     event_time_max: BTreeMap<Partition, Option<EventTime>>,
     records: BTreeMap<Partition, u64>,
+    refused: Vec<DeadLetter>,
+    refused_bytes: usize,
     orders: mpsc::Sender<Order>,
     load: Arc<Load>,
+    owed: Owed,
     encoder: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -78,14 +82,12 @@ struct Load {
     files: AtomicUsize,
     /// Bytes on their way to the store.
     uploading: AtomicUsize,
-    /// Committed files not completed yet.
-    owed: AtomicUsize,
 }
 
 enum Order {
     Open { cut: u64, name: FileName },
     Admit { rows: RecordBatch, event_times: Vec<EventTime> },
-    Seal { cut: u64, advances: Vec<Advance> },
+    Seal { cut: u64, advances: Vec<Advance>, refused: Vec<DeadLetter> },
     Abandon,
 }
 
@@ -98,12 +100,14 @@ impl LakeLane {
     ) -> Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let load = Arc::new(Load::default());
+        let owed = Owed::new(topic.name.clone(), store.clone(), context.clone());
         let encoder = Encoder {
             topic: topic.clone(),
             store,
             settings,
             context,
             load: load.clone(),
+            owed: owed.clone(),
             open: None,
         };
         let thread = std::thread::Builder::new()
@@ -115,8 +119,11 @@ impl LakeLane {
             counts: BTreeMap::new(),
             event_time_max: BTreeMap::new(),
             records: BTreeMap::new(),
+            refused: Vec::new(),
+            refused_bytes: 0,
             orders,
             load,
+            owed,
             encoder: Some(thread),
         })
     }
@@ -130,6 +137,8 @@ impl LakeLane {
     pub fn abandon(&mut self) {
         self.counts.clear();
         self.records.clear();
+        self.refused.clear();
+        self.refused_bytes = 0;
         self.event_time_max.clear();
         self.order(Order::Abandon);
     }
@@ -142,7 +151,8 @@ impl LakeLane {
         from: Offset,
         epoch: Epoch,
     ) {
-        self.order(Order::Open { cut, name: FileName { sequence, partition, from, epoch } });
+        let name = FileName { sequence, partition, from, epoch, origin: Origin::Cut };
+        self.order(Order::Open { cut, name });
     }
 
     pub fn admit(
@@ -153,6 +163,10 @@ impl LakeLane {
     ) -> Result<()> {
         counting::add(&mut self.records, records, from);
         lake_counts(&mut self.counts, records, decoded, from);
+        for letter in lake_refusals(records, decoded, from) {
+            self.refused_bytes += letter.memory();
+            self.refused.push(letter);
+        }
         let (rows, event_times) = at_or_above(decoded, from)?;
         if rows.num_rows() > 0 {
             self.load.waiting.fetch_add(1, Ordering::Relaxed);
@@ -171,12 +185,14 @@ impl LakeLane {
         }
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
-        self.order(Order::Seal { cut, advances });
+        let refused = std::mem::take(&mut self.refused);
+        self.refused_bytes = 0;
+        self.order(Order::Seal { cut, advances, refused });
     }
 
     pub fn size(&self) -> Size {
         Size {
-            memory: self.load.memory.load(Ordering::Relaxed),
+            memory: self.load.memory.load(Ordering::Relaxed) + self.refused_bytes,
             largest_file: self.load.largest_file.load(Ordering::Relaxed),
             files: self.load.files.load(Ordering::Relaxed),
         }
@@ -184,7 +200,9 @@ impl LakeLane {
 
     /// Bytes held by encoders and uploads.
     pub fn memory(&self) -> usize {
-        self.load.memory.load(Ordering::Relaxed) + self.load.uploading.load(Ordering::Relaxed)
+        let load = &self.load;
+        let encoding = load.memory.load(Ordering::Relaxed);
+        encoding + load.uploading.load(Ordering::Relaxed) + self.refused_bytes
     }
 
     pub fn is_ready(&self, uploading_limit: usize) -> bool {
@@ -192,9 +210,9 @@ impl LakeLane {
             && self.load.uploading.load(Ordering::Relaxed) < uploading_limit
     }
 
-    /// Committed files that readers do not see yet.
-    pub fn owed(&self) -> usize {
-        self.load.owed.load(Ordering::Relaxed)
+    /// Committed files that readers do not see yet, and what else is to be tidied.
+    pub fn owed(&self) -> &Owed {
+        &self.owed
     }
 
     fn order(&self, order: Order) {
@@ -241,6 +259,7 @@ struct Encoder {
     settings: WriterSettings,
     context: Context,
     load: Arc<Load>,
+    owed: Owed,
     open: Option<OpenLake>,
 }
 
@@ -286,8 +305,8 @@ impl Encoder {
                 }
                 Ok(())
             }
-            Order::Seal { cut, advances } => match self.open.take() {
-                Some(open) if open.cut == cut => self.publish(open, advances),
+            Order::Seal { cut, advances, refused } => match self.open.take() {
+                Some(open) if open.cut == cut => self.publish(open, advances, refused),
                 Some(_) | None => Ok(()),
             },
             Order::Abandon => {
@@ -297,7 +316,12 @@ impl Encoder {
         }
     }
 
-    fn publish(&mut self, open: OpenLake, advances: Vec<Advance>) -> Result<()> {
+    fn publish(
+        &mut self,
+        open: OpenLake,
+        advances: Vec<Advance>,
+        refused: Vec<DeadLetter>,
+    ) -> Result<()> {
         let OpenLake { cut, writer, mut uploads } = open;
         let finished = match writer.finish() {
             Ok(finished) => finished,
@@ -314,11 +338,11 @@ impl Encoder {
         let publication = Publication {
             cut,
             advances,
+            refused,
             finished,
             topic: self.topic.clone(),
-            store: self.store.clone(),
             context: self.context.clone(),
-            load: self.load.clone(),
+            owed: self.owed.clone(),
         };
         self.context.runtime.spawn(publication.run(uploads));
         Ok(())
@@ -463,30 +487,31 @@ impl UploadTarget {
 struct Publication {
     cut: u64,
     advances: Vec<Advance>,
+    refused: Vec<DeadLetter>,
     finished: Vec<Finished>,
     topic: Arc<Topic>,
-    store: Store,
     context: Context,
-    load: Arc<Load>,
+    owed: Owed,
 }
 
 impl Publication {
-    async fn run(self, uploads: Uploads) {
+    async fn run(mut self, uploads: Uploads) {
         match self.commit(uploads).await {
-            Ok(owed) => {
-                self.load.owed.fetch_add(owed.len(), Ordering::Relaxed);
+            Ok(files) => {
+                let files = self.owed.owe(files);
                 self.context
                     .tell(News::Worker(Input::Committed { lane: Lane::Lake, cut: self.cut }));
                 self.count();
-                let files = owed.len();
-                publish_owed(&self.topic.name, &self.store, &self.context, owed).await;
-                self.load.owed.fetch_sub(files, Ordering::Relaxed);
+                self.owed.publish(files).await;
             }
-            Err(error) => self.context.fail(Lane::Lake, self.cut, &error),
+            Err(error) => {
+                self.context.fail(Lane::Lake, self.cut, &error);
+                self.owed.drop_abandoned().await;
+            }
         }
     }
 
-    async fn commit(&self, uploads: Uploads) -> Result<Vec<Unfinished>> {
+    async fn commit(&mut self, uploads: Uploads) -> Result<Vec<Unfinished>> {
         let Uploads { files, mut tasks, .. } = uploads;
         // No more parts: the tasks end when they have put what they have.
         drop(files);
@@ -514,13 +539,16 @@ impl Publication {
                 schema: file.schema.clone(),
             });
         }
-        let owed = |f: &LakeFile| Unfinished {
+        let owed = files.iter().map(|f| Unfinished {
             path: f.path.clone(),
             upload: f.upload.clone(),
             bytes: f.bytes,
-        };
-        let owed = files.iter().map(owed).collect();
-        let yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
+        });
+        let owed = owed.collect();
+        let mut yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
+        if !self.refused.is_empty() {
+            yields.push(Yield::DeadLetters(std::mem::take(&mut self.refused)));
+        }
         let (topic, advances) = (self.topic.name.clone(), self.advances.clone());
         let mut cut = Cut { topic, topic_id: None, advances, yields };
         let started = Instant::now();
@@ -536,65 +564,4 @@ impl Publication {
             .increment(self.finished.len() as u64);
         metrics::counter!("highwater_lake_bytes_total", "topic" => topic).increment(bytes);
     }
-}
-
-/// Completes committed files, for as long as it takes: they are owed. Should the process end
-/// before, whoever takes the partition does it.
-async fn publish_owed(topic: &str, store: &Store, context: &Context, owed: Vec<Unfinished>) {
-    let mut wait = Duration::from_millis(200);
-    loop {
-        match complete(store, context, &owed).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(
-                    topic,
-                    files = owed.len(),
-                    "committed files wait to be completed: {error}"
-                );
-                if let Kind::Halt | Kind::Config = error.kind {
-                    context.tell(News::Halt(error.to_string()));
-                    return;
-                }
-            }
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(15));
-    }
-}
-
-async fn complete(store: &Store, context: &Context, owed: &[Unfinished]) -> Result<()> {
-    stream::iter(owed.to_vec())
-        .map(|file| {
-            let store = store.clone();
-            async move { store.complete(&file.path, &file.upload, file.bytes).await }
-        })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect::<Vec<()>>()
-        .await?;
-    let paths: Vec<String> = owed.iter().map(|f| f.path.clone()).collect();
-    if !paths.is_empty() {
-        context.warehouse.completed(&paths).await?;
-    }
-    Ok(())
-}
-
-/// What owners before left: committed files are completed, uploads that no cut can commit any
-/// more are aborted.
-pub async fn tidy(topic: &str, store: &Store, context: &Context) -> Result<()> {
-    let owed = context.warehouse.unfinished(topic).await?;
-    complete(store, context, &owed).await?;
-    let abandoned = context.warehouse.abandoned(topic).await?;
-    stream::iter(abandoned.clone())
-        .map(|(path, upload)| {
-            let store = store.clone();
-            async move { store.abort(&path, &upload).await }
-        })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect::<Vec<()>>()
-        .await?;
-    let uploads: Vec<UploadId> = abandoned.into_iter().map(|(_, upload)| upload).collect();
-    if !uploads.is_empty() {
-        context.warehouse.forget_uploads(&uploads).await?;
-    }
-    Ok(())
 }

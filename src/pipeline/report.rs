@@ -5,7 +5,7 @@ use crate::{
     cut::Cut,
     decode::RejectClass,
     record::{
-        EventTime, Lane, Offset, Partition,
+        EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition,
         gap::{self, Gap},
     },
 };
@@ -23,6 +23,8 @@ pub struct TopicStatus {
     pub partitions: Vec<PartitionStatus>,
     /// A sentence per partition that stands because offsets are gone.
     pub gaps: Vec<String>,
+    /// Over all processes, as of some seconds ago.
+    pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
     pub stopped: Option<String>,
     /// A lane waits to take its partitions again.
@@ -36,6 +38,16 @@ pub struct TopicStatus {
     pub rejects: u64,
     pub memory_bytes: BTreeMap<&'static str, u64>,
     pub caught_up: bool,
+}
+
+/// How far an output has come in event time, and the partition that holds it back.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutputWatermark {
+    pub output: String,
+    /// Microseconds since 1970; None: a partition has none yet.
+    pub watermark_us: Option<i64>,
+    pub held_back_by: i32,
+    pub since_us: i64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -53,8 +65,12 @@ pub struct PartitionStatus {
 pub struct Reporter {
     topic: String,
     disorder_us: i64,
-    /// Per partition: highest event time decoded, and the Kafka timestamp of the last record.
+    /// Per partition: where reading is, and the Kafka timestamp of the last record.
     seen: BTreeMap<Partition, Seen>,
+    /// Per partition: the highest event time of its mark, of what was decoded, or of the clock where
+    /// nothing came.
+    event_times: BTreeMap<Partition, EventTime>,
+    pub watermarks: Vec<OutputWatermark>,
     /// Where each lane stands or, while it recovers, last stood.
     standings: BTreeMap<(Lane, Partition), Standing>,
     lanes: BTreeMap<Lane, LaneReport>,
@@ -76,7 +92,7 @@ struct LaneReport {
 }
 
 /// Without a commit although there is something to commit; of the lake after its age, too.
-const STALLED_AFTER: Duration = Duration::from_secs(120);
+pub const STALLED_AFTER: Duration = Duration::from_secs(120);
 
 impl LaneReport {
     fn look(&mut self, behind: bool, now: Instant) {
@@ -103,7 +119,6 @@ impl LaneReport {
 
 #[derive(Clone, Copy)]
 struct Seen {
-    event_time_max: Option<EventTime>,
     fetched: Offset,
     timestamp: EventTime,
 }
@@ -130,6 +145,8 @@ impl Reporter {
             topic: name,
             disorder_us: topic.max_disorder.as_micros() as i64,
             seen: BTreeMap::new(),
+            event_times: BTreeMap::new(),
+            watermarks: Vec::new(),
             standings: BTreeMap::new(),
             lanes,
             records: 0,
@@ -182,24 +199,33 @@ impl Reporter {
 
     /// The last record fetched of a partition.
     pub fn saw(&mut self, partition: Partition, next: Offset, timestamp: EventTime) {
-        let seen = self.seen.entry(partition).or_insert(Seen {
-            event_time_max: None,
-            fetched: next,
-            timestamp,
-        });
-        seen.fetched = next;
-        seen.timestamp = timestamp;
+        self.seen.insert(partition, Seen { fetched: next, timestamp });
     }
 
-    pub fn observe(&mut self, partition: Partition, event_time: Option<EventTime>) {
-        if let Some(seen) = self.seen.get_mut(&partition) {
-            seen.event_time_max = seen.event_time_max.max(event_time);
+    pub fn observe(&mut self, partition: Partition, event_time: EventTime) {
+        let highest = self.event_times.entry(partition).or_insert(event_time);
+        *highest = (*highest).max(event_time);
+    }
+
+    /// The tables go on from these: a watermark is known before the first record.
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
+        for (output, partition, mark) in marks {
+            if *output != Output::DeadLetters {
+                continue;
+            }
+            self.event_times.remove(partition);
+            let own = |a: &&IdleAdvance| a.partition == *partition && a.before <= mark.next;
+            let advanced = advances.iter().filter(own).map(|a| a.event_time);
+            for event_time in mark.event_time_max.into_iter().chain(advanced) {
+                self.observe(*partition, event_time);
+            }
         }
     }
 
     /// Somebody else's now: what was behind here is not behind for ever.
     pub fn forget(&mut self, partition: Partition) {
         self.seen.remove(&partition);
+        self.event_times.remove(&partition);
         self.standings.retain(|(_, p), _| *p != partition);
         let label = partition.0.to_string();
         for stage in self.lanes.keys().map(|lane| lane.as_str()).chain(["fetched"]) {
@@ -236,7 +262,10 @@ impl Reporter {
                 fetched: fetched.0,
                 tables: None,
                 lake: None,
-                watermark_us: seen.and_then(|s| s.event_time_max).map(|t| t.0 - self.disorder_us),
+                watermark_us: self
+                    .event_times
+                    .get(&partition)
+                    .map(|t| t.0.saturating_sub(self.disorder_us)),
             });
             match standing.lane {
                 Lane::Tables => status.tables = Some(standing.committed.0),
@@ -265,6 +294,7 @@ impl Reporter {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
             gaps: Vec::new(),
+            watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,
             stalled: self.lanes.iter().find_map(|(lane, report)| report.stalled(*lane, now)),
@@ -324,6 +354,8 @@ pub fn register(topic: &Topic, models: &[Arc<Model>], lanes: &[Lane], kinds: &[&
             .absolute(0);
     }
     metrics::counter!("highwater_unknown_fields_total", "topic" => name()).absolute(0);
+    metrics::counter!("highwater_dead_letters_forwarded_total", "topic" => name()).absolute(0);
+    metrics::gauge!("highwater_dead_letters_unforwarded", "topic" => name()).set(0.0);
     for model in models.iter().map(|model| model.name.to_string()) {
         metrics::counter!("highwater_late_total", "topic" => name(), "model" => model.clone())
             .absolute(0);
@@ -353,6 +385,18 @@ pub fn committed(topic: &str, lane: Lane, cut: &Cut, took: Duration) {
         .record(took.as_secs_f64());
     metrics::histogram!("highwater_cut_rows", "topic" => topic, "lane" => lane.as_str())
         .record(rows as f64);
+}
+
+/// Differences of `delta(…)` that a commit has found below zero.
+pub fn below_zero(topic: &str, models: &[(Arc<str>, u64)]) {
+    for (model, count) in models {
+        metrics::counter!(
+            "highwater_negative_deltas_total",
+            "topic" => topic.to_owned(),
+            "model" => model.to_string()
+        )
+        .increment(*count);
+    }
 }
 
 #[cfg(test)]

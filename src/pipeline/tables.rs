@@ -2,14 +2,14 @@
 //!
 //! Owns: the open cut's yield and counts. Does not own: when it ends (`worker`).
 
-use super::{counting, driver::Job, worker::Move};
+use super::{counting, worker::Move};
 use crate::{
     catalog::{Model, Topic},
     compute::{Counted, Refusal, Tables, lookup::Version},
-    cut::{Cut, DeadLetter, ReferenceUse, Yield},
-    decode::Decoded,
+    cut::{Cut, DeadLetter, Raw, ReferenceUse, Yield},
+    decode::{Decoded, Reject},
     error::Result,
-    record::{Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
@@ -43,7 +43,15 @@ pub struct TablesLane {
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
     records: BTreeMap<Partition, u64>,
-    rows: u64,
+    /// To be recorded with the open cut.
+    advances: BTreeMap<(Partition, Offset), EventTime>,
+}
+
+/// One cut of the tables, ready to commit.
+pub struct Job {
+    pub cut: Cut,
+    pub late: BTreeMap<Arc<str>, u64>,
+    pub misses: BTreeMap<Arc<str>, u64>,
 }
 
 impl TablesLane {
@@ -58,7 +66,7 @@ impl TablesLane {
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
-            rows: 0,
+            advances: BTreeMap::new(),
         })
     }
 
@@ -66,15 +74,23 @@ impl TablesLane {
         self.tables.outputs()
     }
 
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
-        self.tables.adopt(marks);
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
+        self.tables.adopt(marks, advances);
+    }
+
+    pub fn advance(&mut self, advance: IdleAdvance) {
+        if self.tables.advance(advance) {
+            let IdleAdvance { partition, before, event_time } = advance;
+            let known = self.advances.entry((partition, before)).or_insert(event_time);
+            *known = (*known).max(event_time);
+        }
     }
 
     pub fn abandon(&mut self) -> Result<()> {
         self.dead_letters.clear();
         self.dead_bytes = 0;
         self.records.clear();
-        self.rows = 0;
+        self.advances.clear();
         self.tables.abandon()?;
         self.renew_references();
         Ok(())
@@ -98,13 +114,10 @@ impl TablesLane {
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<()> {
-        self.rows += counting::add(&mut self.records, records, from);
+        counting::add(&mut self.records, records, from);
         for refusal in self.tables.admit(records, decoded, from)? {
             let letter = dead_letter(fetched, records, refusal, self.keep_raw);
-            self.dead_bytes += letter.value.as_ref().map_or(0, Bytes::len)
-                + letter.key.as_ref().map_or(0, Bytes::len)
-                + letter.reason.len()
-                + 256;
+            self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
         }
         Ok(())
@@ -112,6 +125,9 @@ impl TablesLane {
 
     /// The open cut, ended.
     pub fn seal(&mut self, moves: Vec<Move>) -> Result<Job> {
+        for moved in &moves {
+            self.tables.pass(&moved.output, moved.partition, moved.span.to);
+        }
         let mut sealed = self.tables.seal()?;
         let mut counts = BTreeMap::new();
         for moved in &moves {
@@ -135,7 +151,7 @@ impl TablesLane {
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
-            sealed.tables.into_iter().map(|(model, rows)| Yield::Table { model, rows }).collect();
+            sealed.tables.into_iter().map(|(model, delta)| Yield::Table { model, delta }).collect();
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
@@ -143,9 +159,42 @@ impl TablesLane {
             yields.push(Yield::References(uses));
         }
         self.dead_bytes = 0;
+        let obsolete: Vec<_> = sealed.obsolete.iter().map(|a| (a.partition, a.before)).collect();
+        let idle: Vec<_> = std::mem::take(&mut self.advances)
+            .into_iter()
+            .filter(|(place, _)| !obsolete.contains(place))
+            .map(|((partition, before), event_time)| IdleAdvance { partition, before, event_time })
+            .collect();
+        if !idle.is_empty() || !obsolete.is_empty() {
+            yields.push(Yield::IdleAdvances { recorded: idle, obsolete });
+        }
         let cut = Cut { topic: self.topic.clone(), topic_id: None, advances, yields };
-        let rows = std::mem::take(&mut self.rows);
-        Ok(Job { cut, late: sealed.late, misses: sealed.misses, rows })
+        Ok(Job { cut, late: sealed.late, misses: sealed.misses })
+    }
+}
+
+impl Job {
+    pub fn count(&self) {
+        let topic = self.cut.topic.to_string();
+        for (model, rows) in &self.late {
+            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for (model, rows) in &self.misses {
+            metrics::counter!("highwater_reference_misses_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for advance in &self.cut.advances {
+            if let Output::Model(model) = &advance.output
+                && advance.fates.filtered > 0
+            {
+                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
+                    "model" => model.to_string())
+                .increment(advance.fates.filtered);
+            }
+        }
     }
 }
 
@@ -156,8 +205,13 @@ fn dead_letter(
     keep_raw: bool,
 ) -> DeadLetter {
     let record = &records[refusal.record];
-    let raw = |bytes: Option<&[u8]>| bytes.filter(|_| keep_raw).map(Bytes::copy_from_slice);
+    let raw = || Raw {
+        key: record.key.map(Bytes::copy_from_slice),
+        value: record.value.map(Bytes::copy_from_slice),
+        headers: fetched.headers(refusal.record),
+    };
     DeadLetter {
+        raw: keep_raw.then(raw),
         output: refusal.output,
         partition: record.partition,
         offset: record.offset,
@@ -165,10 +219,33 @@ fn dead_letter(
         class: refusal.class.as_str(),
         column: refusal.column,
         reason: refusal.reason,
-        key: raw(record.key),
-        value: raw(record.value),
-        headers: if keep_raw { fetched.headers(refusal.record) } else { Vec::new() },
+        refused_by: refusal.refused_by,
     }
+}
+
+/// What the lake refuses: the letters of decode, once more and without the record. The lane of
+/// tables, which may be behind or ahead, keeps that.
+pub fn lake_refusals<'a>(
+    records: &'a [RawRecord<'_>],
+    decoded: &'a Decoded,
+    from: &'a [(Partition, Offset)],
+) -> impl Iterator<Item = DeadLetter> + 'a {
+    let letter = |reject: &Reject| {
+        let record = &records[reject.record];
+        let (_, floor) = from.iter().find(|(p, _)| *p == record.partition)?;
+        (record.offset >= floor.0).then(|| DeadLetter {
+            output: Output::DeadLetters,
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            class: reject.class.as_str(),
+            column: reject.column.clone(),
+            reason: reject.reason.clone(),
+            raw: None,
+            refused_by: vec![(Output::Lake, None)],
+        })
+    };
+    decoded.rejects.iter().filter_map(letter)
 }
 
 /// What the lake counts: it takes every good record, and leaves out what says nothing of a row.

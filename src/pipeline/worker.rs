@@ -7,6 +7,7 @@
 //! The invariants P-1 to P-5 and G-4 are in the stage's front page.
 
 mod gone;
+mod idle;
 mod lane;
 mod port;
 mod recover;
@@ -15,8 +16,9 @@ pub use port::{Arrival, Effect, Input, Moment, Move, Reason, Settings, Size, Tic
 
 use crate::{
     error::Kind,
-    record::{Lane, Mark, Offset, Output, Partition, Span, gap::Gap},
+    record::{IdleAdvance, Lane, Mark, Offset, Output, Partition, Span, gap::Gap},
 };
+use idle::Rest;
 use lane::{Flight, Hold, LaneState, OpenCut, Pending, SealedCut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -43,6 +45,7 @@ pub struct Worker {
     targets: Option<BTreeMap<Partition, Offset>>,
     /// The last fetch found the log's end.
     near_end: bool,
+    rest: Rest,
     next_cut: u64,
     next_ticket: Ticket,
     effects: VecDeque<Effect>,
@@ -61,6 +64,7 @@ impl Worker {
             suspects: BTreeSet::new(),
             targets: None,
             near_end: false,
+            rest: Rest::default(),
             next_cut: 1,
             next_ticket: 1,
             effects: VecDeque::new(),
@@ -83,7 +87,9 @@ impl Worker {
             Input::Assigned(partitions) => self.assigned(partitions),
             Input::Revoked(partitions) => self.revoked(partitions),
             Input::Lost(partitions) => self.lost(&partitions),
-            Input::Taken { lane, ticket, marks, gaps } => self.taken(lane, ticket, marks, gaps),
+            Input::Taken { lane, ticket, marks, gaps, advances } => {
+                self.taken(lane, ticket, marks, gaps, advances);
+            }
             Input::TakeFailed { lane, ticket, kind, why } => {
                 self.take_failed(lane, ticket, kind, why);
             }
@@ -104,7 +110,9 @@ impl Worker {
             Input::Tick(now) => {
                 self.now = now;
                 self.retry_takes();
+                self.ask_for_ends();
             }
+            Input::Ends { at, ends } => self.heard_ends(at, ends),
             Input::Drain => {
                 if self.mode == Mode::Running {
                     self.mode = Mode::Draining;
@@ -239,6 +247,7 @@ impl Worker {
         ticket: Ticket,
         marks: Vec<(Output, Partition, Mark)>,
         gaps: Vec<Gap>,
+        advances: Vec<IdleAdvance>,
     ) {
         if !self.is_awaited(lane, ticket) {
             return;
@@ -259,12 +268,17 @@ impl Worker {
             Some(open) if lane == Lane::Lake && open.sequence <= newest => {
                 state.deferred.extend(marks);
             }
-            Some(_) | None => self.adopt(lane, marks),
+            Some(_) | None => self.adopt(lane, marks, advances),
         }
         self.take_what_is_wanted();
     }
 
-    fn adopt(&mut self, lane: Lane, marks: Vec<(Output, Partition, Mark)>) {
+    fn adopt(
+        &mut self,
+        lane: Lane,
+        marks: Vec<(Output, Partition, Mark)>,
+        advances: Vec<IdleAdvance>,
+    ) {
         if marks.is_empty() {
             return;
         }
@@ -279,8 +293,9 @@ impl Worker {
             state.holds.insert(partition, Hold::Open { marks, position });
             state.gone.remove(&partition);
         }
-        self.effects.push_back(Effect::Adopt { lane, marks });
+        self.effects.push_back(Effect::Adopt { lane, marks, advances });
         for partition in partitions {
+            self.rest.disturb(partition, self.now);
             self.position_reader(partition);
         }
     }
@@ -346,6 +361,7 @@ impl Worker {
                 continue;
             }
             *reader = arrival.next;
+            self.rest.disturb(arrival.partition, self.now);
             fresh.push(*arrival);
         }
         for index in 0..self.lanes.len() {
@@ -402,6 +418,7 @@ impl Worker {
             since: now,
             sequence,
             spans: BTreeMap::new(),
+            advanced: BTreeSet::new(),
             size: Size::default(),
         });
         self.effects.push_back(Effect::Open {
@@ -485,7 +502,7 @@ impl Worker {
                 // An output that is ahead of its lane (a model added later stands behind) moves
                 // only by what it has not seen.
                 let from = span.from.max(mark.next);
-                if from < span.to {
+                if from < span.to || open.advanced.contains(&partition) {
                     moves.push(Move {
                         output: output.clone(),
                         partition,
@@ -505,7 +522,7 @@ impl Worker {
 
     fn adopt_deferred(&mut self, lane: Lane) {
         let deferred = std::mem::take(&mut self.lane(lane).deferred);
-        self.adopt(lane, deferred);
+        self.adopt(lane, deferred, Vec::new());
     }
 
     fn committed(&mut self, lane: Lane, cut: u64) {

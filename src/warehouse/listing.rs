@@ -1,9 +1,9 @@
-//! Reads for people and for `status`: marks, dead letters, any query.
+//! Reads for people and for `status`: marks, any query.
 //!
 //! Owns: nothing that changes. Does not own: how it is shown (`ops`).
 
 use super::{
-    DeadLetterCount, MarkRow, StoredDeadLetter, Warehouse, commit,
+    MarkRow, Warehouse, WatermarkRow, commit,
     encode::Instant,
     postgres::{Parameter, Row},
 };
@@ -20,47 +20,20 @@ impl Warehouse {
         rows.iter().map(mark_row).collect()
     }
 
-    /// By topic, output, class; of all topics without one.
-    pub async fn dead_letter_counts(&self, topic: Option<&str>) -> Result<Vec<DeadLetterCount>> {
-        let sql = include_str!("../../sql/warehouse/dead_letter_counts.sql");
-        let rows = self.read("count dead letters", sql, &[&topic]).await?;
-        let count = |row: &Row| {
-            Ok(DeadLetterCount {
+    /// How far event time has come, by topic and output; of all topics without one.
+    pub async fn watermarks(&self, topic: Option<&str>) -> Result<Vec<WatermarkRow>> {
+        let sql = include_str!("../../sql/warehouse/read_watermarks.sql");
+        let rows = self.read("read watermarks", sql, &[&topic]).await?;
+        let watermark = |row: &Row| {
+            Ok(WatermarkRow {
                 topic: row.get::<_, &str>(0).into(),
                 output: output(row.get(1))?,
-                class: row.get(2),
-                count: row.get::<_, i64>(3) as u64,
-                last_stored_at: row.get::<_, Instant>(4).0,
+                watermark: row.get::<_, Option<Instant>>(2).map(|instant| EventTime(instant.0)),
+                held_back_by: Partition(row.get(3)),
+                since: row.get::<_, Instant>(4).0,
             })
         };
-        rows.iter().map(count).collect()
-    }
-
-    /// The last `limit` that were stored, the newest first.
-    pub async fn dead_letters(
-        &self,
-        topic: Option<&str>,
-        limit: u32,
-    ) -> Result<Vec<StoredDeadLetter>> {
-        let sql = include_str!("../../sql/warehouse/last_dead_letters.sql");
-        let rows = self.read("read dead letters", sql, &[&topic, &i64::from(limit)]).await?;
-        let letter = |row: &Row| {
-            Ok(StoredDeadLetter {
-                topic: row.get::<_, &str>(0).into(),
-                output: output(row.get(1))?,
-                partition: Partition(row.get(2)),
-                offset: row.get(3),
-                timestamp: EventTime(row.get::<_, Instant>(4).0),
-                class: row.get(5),
-                column: row.get(6),
-                reason: row.get(7),
-                key: row.get(8),
-                value: row.get(9),
-                headers: row.get(10),
-                stored_at: row.get::<_, Instant>(11).0,
-            })
-        };
-        rows.iter().map(letter).collect()
+        rows.iter().map(watermark).collect()
     }
 
     /// Any statements by the simple protocol: names of columns, then rows as text, of the last

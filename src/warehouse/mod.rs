@@ -13,6 +13,8 @@
 //! G-3  A mark moves only while Kafka says that the topic is the one the mark is of.
 //! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes.
+//! W-7  A value is counted by `count(DISTINCT …)` in the transaction that first stores it.
+//! W-8  A difference is to the last value of the window before, as both are at COMMIT.
 //!
 //! | file | does |
 //! | --- | --- |
@@ -20,24 +22,40 @@
 //! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `merge` | a delta into its model's tables, statement by statement |
+//! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
+//! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
+//! | `dead_letters` | letters and refusals: stored by a cut, read by people |
+//! | `retry` | the transaction in which refused records are taken after all |
+//! | `listing` | reads for people: marks, any query |
 //! | `references` | versions of references, and who was looked up in which |
-//! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
-//! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
+//! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
+pub mod merging;
 pub mod postgres;
 pub mod sqlstate;
 pub mod tables;
 
 mod commit;
+mod compare;
+mod dead_letters;
+mod differences;
+mod finality;
 pub mod gaps;
+mod keyed;
 mod listing;
 mod manifest;
+mod merge;
 pub mod references;
+pub mod retry;
 mod schema;
+mod sessions;
+mod sets;
+mod sketches;
 pub mod snapshot;
 mod tls;
 
@@ -47,12 +65,13 @@ pub mod embedded;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use commit::Committed;
 pub use postgres::{Warehouse, WarehouseSettings};
 
 use crate::{
     cut::UploadId,
     record::{
-        EventTime, Lane, Mark, Output, Partition,
+        EventTime, IdleAdvance, Lane, Mark, Output, Partition,
         gap::{self, Gap, PartitionLog, TopicId},
     },
 };
@@ -67,16 +86,33 @@ pub struct Claim {
     pub outputs: Vec<Output>,
     /// With what Kafka says of them: a new mark begins at the oldest offset.
     pub partitions: Vec<(Partition, PartitionLog)>,
+    /// How many the topic has, held by whomever.
+    pub partition_count: usize,
     /// Who takes it, for people: host, process, life.
     pub owner: String,
 }
 
 /// What a claim came to.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct Taken {
+    /// To go on from.
     pub marks: Vec<(Output, Partition, Mark)>,
     /// Of partitions that cannot go on; of these nothing was taken.
     pub gaps: Vec<Gap>,
+    /// What moved event time without a record from the marks on.
+    pub advances: Vec<IdleAdvance>,
+}
+
+/// A row of `highwater.watermarks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatermarkRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    /// None: a partition has none yet.
+    pub watermark: Option<EventTime>,
+    pub held_back_by: Partition,
+    /// When it came there, by the server's clock: microseconds since 1970.
+    pub since: i64,
 }
 
 /// A lake file that is committed but not yet completed, so that no reader sees it.
@@ -134,10 +170,38 @@ pub struct StoredDeadLetter {
     pub class: String,
     pub column: Option<String>,
     pub reason: String,
+    /// Whether key, value and headers are as they came; without, they are in Kafka alone.
+    pub raw: bool,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     /// JSON: `[{"name": …, "value": …}]`, or `value_base64` where it is not text.
     pub headers: String,
     /// Microseconds since 1970.
     pub stored_at: i64,
+    /// Microseconds since 1970; None: not sent on.
+    pub forwarded_at: Option<i64>,
+    /// Of the partition: offsets recur from one to the next.
+    pub generation: i32,
+}
+
+/// A row of `highwater.refusals`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalRow {
+    pub output: Output,
+    /// The output of the letter that holds the record.
+    pub letter: Output,
+    /// The highest event time that the output had seen before the record.
+    pub event_time_max: Option<EventTime>,
+    /// When a retry made the output take it: microseconds since 1970.
+    pub retried_at: Option<i64>,
+    pub generation: i32,
+}
+
+/// Which letters; what is None is not looked at.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    pub topics: Option<Vec<String>>,
+    /// As in the column `output`.
+    pub output: Option<String>,
+    pub class: Option<String>,
 }

@@ -4,28 +4,27 @@
 //! Owns: one transaction that changes nothing. Does not own: what is right (`ops::verify`).
 
 use super::{
-    MarkRow, Warehouse,
-    encode::Elements,
+    MarkRow, Warehouse, commit, compare,
+    encode::Instant,
     listing,
-    postgres::{Parameter, Session},
-    tables::{Table, quoted},
+    merge::{Way, merge},
+    postgres::Session,
+    tables::Table,
 };
 use crate::{
-    catalog::{Model, PgType},
+    catalog::Model,
+    compute::Delta,
     cut::FileRange,
     error::{Error, Result},
-    record::{Offset, Output, Partition, Span},
+    record::{EventTime, IdleAdvance, Offset, Output, Partition, Span},
 };
-use arrow::array::RecordBatch;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-/// Rows per statement that fill a shadow.
-const SHADOW_ROWS: usize = 20_000;
 /// Differing rows that are told.
-const TOLD_ROWS: u32 = 4;
+const TOLD_ROWS: usize = 4;
 
 /// A file of the manifest.
 #[derive(Debug, Clone)]
@@ -39,6 +38,8 @@ pub struct ManifestFile {
     pub sequence: i64,
     /// Readers see it.
     pub completed: bool,
+    /// Made by a retry of dead letters: its offsets lie between those of cuts.
+    pub retry: bool,
     pub ranges: Vec<FileRange>,
     /// Of each range: a cut has one generation per partition.
     pub generations: BTreeMap<Partition, i32>,
@@ -58,6 +59,27 @@ pub struct GapRow {
 
 /// Topic, output, partition, generation.
 pub type OfMark = (Arc<str>, Output, Partition, i32);
+
+/// A record that an output refused in its place and took later.
+#[derive(Debug, Clone)]
+pub struct RetriedRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub generation: i32,
+    pub offset: i64,
+    pub event_time_max: Option<EventTime>,
+}
+
+/// A record that a model refused and the lake has.
+#[derive(Debug, Clone)]
+pub struct RefusedRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub generation: i32,
+    pub offset: i64,
+}
 
 /// One moment of the warehouse.
 pub struct Snapshot {
@@ -110,9 +132,9 @@ impl Snapshot {
         let sql = include_str!("../../sql/warehouse/read_files.sql");
         let rows = self.session.query("read the manifest", sql, &[]).await?;
         let files = rows.iter().map(|row| {
-            let partitions: Vec<i32> = row.get(8);
-            let [from, to, counts]: [Vec<i64>; 3] = [row.get(9), row.get(10), row.get(11)];
-            let generations: Vec<i32> = row.get(12);
+            let partitions: Vec<i32> = row.get(9);
+            let [from, to, counts]: [Vec<i64>; 3] = [row.get(10), row.get(11), row.get(12)];
+            let generations: Vec<i32> = row.get(13);
             let generations = partitions.iter().map(|p| Partition(*p)).zip(generations).collect();
             let ranges = partitions.into_iter().enumerate().map(|(i, partition)| FileRange {
                 partition: Partition(partition),
@@ -128,11 +150,22 @@ impl Snapshot {
                 schema: row.get(5),
                 sequence: row.get(6),
                 completed: row.get(7),
+                retry: row.get(8),
                 ranges: ranges.collect(),
                 generations,
             }
         });
         Ok(files.collect())
+    }
+
+    /// Of all topics: what moved event time without a record, by place, with its generation.
+    pub async fn advances(&self) -> Result<Vec<(Arc<str>, i32, IdleAdvance)>> {
+        let sql = include_str!("../../sql/warehouse/read_all_advances.sql");
+        let rows = self.session.query("read advances of event time", sql, &[]).await?;
+        let one = |row: &super::postgres::Row| {
+            (row.get::<_, &str>(0).into(), row.get(4), commit::advance(row, 1))
+        };
+        Ok(rows.iter().map(one).collect())
     }
 
     pub async fn dead_letters(&self) -> Result<HashMap<OfMark, u64>> {
@@ -150,62 +183,97 @@ impl Snapshot {
         rows.iter().map(count).collect()
     }
 
+    /// Letters that nobody counts as dead: topic, output, partition, offset; a hundred at most.
+    pub async fn stray_letters(&self) -> Result<Vec<(String, String, i32, i64)>> {
+        let sql = include_str!("../../sql/warehouse/stray_dead_letters.sql");
+        let rows = self.session.query("look for stray dead letters", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+    }
+
+    /// Rows that outputs took by a retry, with the highest event time each is judged by.
+    pub async fn retried(&self) -> Result<Vec<RetriedRow>> {
+        let sql = include_str!("../../sql/warehouse/read_retried.sql");
+        let rows = self.session.query("read what was retried", sql, &[]).await?;
+        let retried = |row: &super::postgres::Row| {
+            Ok(RetriedRow {
+                topic: row.get::<_, &str>(0).into(),
+                output: listing::output(row.get(1))?,
+                partition: Partition(row.get(2)),
+                offset: row.get(3),
+                event_time_max: row.get::<_, Option<Instant>>(4).map(|i| EventTime(i.0)),
+                generation: row.get(5),
+            })
+        };
+        rows.iter().map(retried).collect()
+    }
+
+    /// Rows of the lake that a model has refused.
+    pub async fn refused_alone(&self) -> Result<Vec<RefusedRow>> {
+        let sql = include_str!("../../sql/warehouse/refused_alone.sql");
+        let rows = self.session.query("read what models refuse", sql, &[]).await?;
+        let refused = |row: &super::postgres::Row| {
+            Ok(RefusedRow {
+                topic: row.get::<_, &str>(0).into(),
+                output: listing::output(row.get(1))?,
+                partition: Partition(row.get(2)),
+                offset: row.get(3),
+                generation: row.get(4),
+            })
+        };
+        rows.iter().map(refused).collect()
+    }
+
+    /// Records that a model has taken and the lake has not: topic, output, count.
+    pub async fn not_in_lake(&self) -> Result<Vec<(String, String, i64)>> {
+        let sql = include_str!("../../sql/warehouse/not_in_lake.sql");
+        let rows = self.session.query("read what the lake refuses", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
     /// An empty table beside the model's, of the same shape, seen by nobody else.
     pub async fn shadow(&mut self, model: &Arc<Model>) -> Result<()> {
         let name = format!("verify_{}", self.shadows.len());
         let table = Table::new(&Model { name: name.as_str().into(), ..Model::clone(model) });
-        let create = table.create.replacen("CREATE TABLE", "CREATE TEMP TABLE", 1);
-        self.session.batch("make a table to compare with", &create).await?;
+        for (create, _) in table.creates() {
+            let create = create.replacen("CREATE TABLE", "CREATE TEMP TABLE", 1);
+            self.session.batch("make a table to compare with", &create).await?;
+        }
         self.shadows.insert(model.name.clone(), (table, model.clone()));
         Ok(())
     }
 
     /// Merges a delta into the model's shadow, as a cut merges it into the table.
-    pub async fn add(&self, model: &str, rows: &RecordBatch) -> Result<()> {
+    pub async fn add(&self, model: &str, delta: &Delta) -> Result<()> {
         let (table, _) = self.shadow_of(model)?;
-        let columns = table.columns.iter().zip(rows.columns());
-        let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        for from in (0..rows.num_rows()).step_by(SHADOW_ROWS) {
-            let to = (from + SHADOW_ROWS).min(rows.num_rows());
-            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
-            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-            self.session
-                .execute("fill a table to compare with", &table.merge_arrays, &values)
-                .await?;
-        }
-        Ok(())
+        merge(&self.session, table, delta, Way::Arrays).await.map(drop)
     }
 
-    /// How many rows differ between the model's table and its shadow, and some of them.
+    /// How many rows differ between the model's tables and their shadows, and some of them.
     pub async fn differences(&self, model: &str) -> Result<(u64, Vec<String>)> {
         let (shadow, model) = self.shadow_of(model)?;
-        let columns: Vec<String> = model
-            .columns
-            .iter()
-            .map(|column| match column.pg {
-                // Sums of doubles depend on the order of addition in their last digits.
-                PgType::Double | PgType::Real => {
-                    format!("round({0}::numeric, 6) AS {0}", quoted(&column.name))
-                }
-                _ => quoted(&column.name),
-            })
-            .collect();
-        let columns = columns.join(", ");
-        let (kept, rebuilt) = (quoted(&model.name), quoted(&shadow.model));
-        let sql = format!(
-            "WITH kept AS (SELECT {columns} FROM {kept}), rebuilt AS (SELECT {columns} FROM {rebuilt}),
-             wrong AS (
-               SELECT 'the table has' AS side, to_jsonb(k)::text AS row
-               FROM (TABLE kept EXCEPT ALL TABLE rebuilt) k
-               UNION ALL
-               SELECT 'the lake gives', to_jsonb(r)::text
-               FROM (TABLE rebuilt EXCEPT ALL TABLE kept) r)
-             SELECT side || ' ' || row, count(*) OVER () FROM wrong ORDER BY row, side LIMIT {TOLD_ROWS}"
-        );
+        let table = Table::new(model);
+        let (mut count, mut told) = (0, Vec::new());
+        for (kept, rebuilt) in table.shapes().zip(shadow.shapes()) {
+            let sql = match kept.table == *model.name {
+                true => compare::exactly(kept, rebuilt, |column| compare::is_exact(model, column)),
+                false => compare::exactly(kept, rebuilt, |_| true),
+            };
+            self.compare(&sql, &mut count, &mut told).await?;
+        }
+        if let Some(sql) = compare::nearly(model, &table.shape, &shadow.shape) {
+            self.compare(&sql, &mut count, &mut told).await?;
+        }
+        told.truncate(TOLD_ROWS);
+        Ok((count, told))
+    }
+
+    /// Adds the rows of a comparison: what it tells, and how many there are.
+    async fn compare(&self, sql: &str, count: &mut u64, told: &mut Vec<String>) -> Result<()> {
+        let sql = format!("{sql} LIMIT {TOLD_ROWS}");
         let rows = self.session.query("compare a table with the lake", &sql, &[]).await?;
-        let count = rows.first().map_or(0, |row| row.get::<_, i64>(1) as u64);
-        Ok((count, rows.iter().map(|row| row.get(0)).collect()))
+        *count += rows.first().map_or(0, |row| row.get::<_, i64>(1) as u64);
+        told.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        Ok(())
     }
 
     pub(super) fn session(&self) -> &Session {

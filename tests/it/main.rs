@@ -1,7 +1,9 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
 mod commands;
+mod dead_letters;
 mod faults;
+mod fencing;
 mod following;
 mod gaps;
 mod http;
@@ -16,5 +18,7 @@ mod simulation;
 mod support;
 mod taps;
 mod tidy;
+mod time;
 mod transactions;
 mod verify;
+mod windows;

@@ -61,12 +61,95 @@ fn a_windowed_aggregate_is_taken_apart() {
     );
     let a = aggregate(&m);
     let window = a.window.as_ref().unwrap();
-    assert_eq!((window.name.as_str(), window.size), ("w", Duration::from_secs(300)));
+    let five = Shape::Tumble(Grid::Fixed(Duration::from_secs(300)));
+    assert_eq!((window.name.as_str(), &window.shape), ("w", &five));
+    assert_eq!(window.closes_after(), Duration::from_secs(1800));
     assert_eq!((window.allowed_lateness, window.late), (Duration::from_secs(1800), Late::Drop));
     assert_eq!(a.keys.len(), 1, "the window is no key of its own");
     assert_eq!(a.parts.len(), 4);
     assert!(a.parts[2].filter.is_some());
     assert_eq!(m.filter.as_ref().unwrap().to_string(), "n > Int32(0)", "no qualifier is left");
+}
+
+#[test]
+fn a_window_is_read_with_its_zone() {
+    use chrono_tz::Tz;
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    for (call, shape, told) in [
+        (
+            "tumble(interval '5' minute)",
+            Shape::Tumble(Grid::Fixed(hours(1) / 12)),
+            "window of 5 min",
+        ),
+        (
+            "tumble(interval '1 day', 'Europe/London')",
+            Shape::Tumble(Grid::Days(1, Tz::Europe__London)),
+            "window of 1 d in Europe/London",
+        ),
+        (
+            "tumble(interval '1 week', 'UTC')",
+            Shape::Tumble(Grid::Days(7, Tz::UTC)),
+            "window of 7 d in UTC",
+        ),
+        (
+            "TUMBLE(INTERVAL '6 hours', 'Asia/Kathmandu')",
+            Shape::Tumble(Grid::Clock(hours(6), Tz::Asia__Kathmandu)),
+            "window of 6 h in Asia/Kathmandu",
+        ),
+        (
+            "tumble(interval '1 month')",
+            Shape::Tumble(Grid::Months(1, Tz::UTC)),
+            "window of 1 month in UTC",
+        ),
+        (
+            "tumble(interval '1 year', 'America/New_York')",
+            Shape::Tumble(Grid::Months(12, Tz::America__New_York)),
+            "window of 12 months in America/New_York",
+        ),
+        (
+            "hop(interval '5 minutes', interval '1 hour')",
+            Shape::Hop(Hop { pane: Grid::Fixed(hours(1) / 12), slide: 1, size: 12 }),
+            "window of 1 h, one every 5 min",
+        ),
+        (
+            "hop(interval '10 minutes', interval '25 minutes')",
+            Shape::Hop(Hop { pane: Grid::Fixed(hours(1) / 12), slide: 2, size: 5 }),
+            "window of 25 min, one every 10 min",
+        ),
+        (
+            "hop(interval '1 day', interval '1 week', 'Europe/London')",
+            Shape::Hop(Hop { pane: Grid::Days(1, Tz::Europe__London), slide: 1, size: 7 }),
+            "window of 7 d, one every 1 d in Europe/London",
+        ),
+        (
+            "hop(interval '1 month', interval '1 year')",
+            Shape::Hop(Hop { pane: Grid::Months(1, Tz::UTC), slide: 1, size: 12 }),
+            "window of 12 months, one every 1 month in UTC",
+        ),
+        (
+            "session(interval '90 minutes')",
+            Shape::Session { gap: hours(3) / 2 },
+            "session with gaps of up to 1 h 30 min",
+        ),
+    ] {
+        let m = model(&view(&format!("SELECT {call} AS w, count(*) AS n FROM events GROUP BY w")));
+        assert_eq!(aggregate(&m).window.as_ref().unwrap().shape, shape, "{call}");
+        assert!(m.describe().contains(&format!("one row per {told} and key")), "{}", m.describe());
+    }
+}
+
+#[test]
+fn a_session_is_final_a_gap_and_the_allowance_after_its_end() {
+    let m = model(
+        "CREATE MATERIALIZED VIEW m WITH (allowed_lateness = '30 minutes') AS
+         SELECT session(interval '2 hours') AS s, name, count(*) AS n FROM events GROUP BY s, name",
+    );
+    let window = aggregate(&m).window.as_ref().unwrap();
+    assert_eq!(window.closes_after(), Duration::from_secs(9_000));
+    assert!(m.is_of_sessions());
+    for told in ["a record 2 h 30 min behind the watermark", "the last event and the gap"] {
+        assert!(m.describe().contains(told), "{}", m.describe());
+    }
 }
 
 #[test]
@@ -107,13 +190,72 @@ fn a_part_has_the_type_that_cannot_overflow() {
         ("max(wide)", "numeric(30,2)", DataType::Decimal128(30, 2)),
         ("max(single)", "real", DataType::Float32),
         ("max(card)", "text", DataType::Utf8),
+        ("count(DISTINCT id)", "bigint", DataType::Int64),
+        ("bool_and(flag)", "boolean", DataType::Boolean),
+        ("every(flag)", "boolean", DataType::Boolean),
+        ("bool_or(n > 0)", "boolean", DataType::Boolean),
+        ("first_value(doc)", "jsonb", DataType::Utf8),
+        ("last_value(small)", "smallint", DataType::Int16),
+        ("arg_max(amount, at)", "numeric(18,2)", DataType::Decimal128(18, 2)),
+        ("arg_min(flag, ratio)", "boolean", DataType::Boolean),
     ] {
         let m = model(&view(&format!("SELECT name, {call} AS x FROM events GROUP BY 1")));
         let part = &aggregate(&m).parts[0];
-        assert_eq!((part.pg.to_string().as_str(), &part.arrow), (pg, &arrow), "{call}");
-        if let Some(arg) = part.arg.as_ref().filter(|_| !call.starts_with("count")) {
+        let kept = &part.columns[0];
+        assert_eq!((kept.pg.to_string().as_str(), &kept.arrow), (pg, &arrow), "{call}");
+        if let Some(arg) = part.args.first().filter(|_| !call.starts_with("count")) {
             assert_eq!(arrow_of(arg), arrow, "{call}");
         }
+    }
+}
+
+#[test]
+fn what_an_aggregate_keeps_besides_its_column_is_hidden_and_shared() {
+    let m = model(&view(
+        "SELECT name, tumble(interval '1 hour') AS w, arg_max(n, at) AS top, count(DISTINCT id) AS ids, stddev(n) AS s,
+                var_pop(n) AS v, variance(ratio) AS r, delta(big) AS grown, approx_percentile(n, 0.5) AS half,
+                approx_percentile(n, 0.9) - approx_percentile(n, 0.5) AS tail FROM events GROUP BY name, w",
+    ));
+    let columns: Vec<String> =
+        m.columns.iter().map(|c| format!("{} {}", c.name, c.pg)).skip(3).collect();
+    assert_eq!(
+        columns,
+        [
+            "top integer",
+            "ids bigint",
+            "s numeric",
+            "v numeric",
+            "r double precision",
+            "grown numeric",
+            "half double precision",
+            "tail double precision",
+            "_top_by timestamptz",
+            "_top_time timestamptz",
+            "_top_partition integer",
+            "_top_offset bigint",
+            "_grown_last bigint",
+            "_grown_last_time timestamptz",
+            "_grown_last_partition integer",
+            "_grown_last_offset bigint",
+            "_half_sketch bytea",
+            "_s_squares numeric",
+            "_s_sum numeric",
+            "_s_count bigint",
+            "_r_moments_count bigint",
+            "_r_moments_mean double precision",
+            "_r_moments_m2 double precision",
+            "_tail_approx_percentile double precision",
+        ]
+    );
+    let text = m.describe();
+    for words in [
+        "adds the values that m__ids did not hold yet",
+        "of the row with the greatest _top_by, then the earliest event time",
+        "_grown_last minus that of the window before",
+        "about, from _half_sketch: within 1% of the value at 0.9",
+        "(\"_s_count\"::numeric * \"_s_squares\" - \"_s_sum\" * \"_s_sum\")",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
     }
 }
 
@@ -266,6 +408,8 @@ fn the_fingerprint_changes_with_the_rows_alone() {
     for other in [
         base.replace("n > 1", "n > 2"),
         base.replace("1 hour", "2 hours"),
+        base.replace("'1 hour'", "'1 hour', 'UTC'"),
+        base.replace("'1 hour'", "'1 hour', 'Europe/London'"),
         base.replace("count(*) AS n", "count(*) AS c"),
         base.replace("'1 m'", "'1 m', late = 'drop'"),
     ] {
@@ -277,4 +421,30 @@ fn the_fingerprint_changes_with_the_rows_alone() {
     };
     assert_ne!(of(&EVENTS.replace("n      = \"integer\"", "n = \"bigint\"")), first);
     assert_eq!(of(&EVENTS.replace("small  = \"smallint\"", "")), first, "it does not read it");
+}
+
+#[test]
+fn the_view_of_final_windows_needs_its_name() {
+    let topic = (
+        PathBuf::from("topics/events.toml"),
+        "topic = \"e\"\nformat = \"json\"\n[columns]\nk = \"text\"".to_owned(),
+    );
+    let model = |name: &str| {
+        let sql = format!(
+            "CREATE MATERIALIZED VIEW {name} WITH (late = 'dead-letter') AS \
+             SELECT tumble(interval '1 minute') AS window, count(*) AS n FROM events GROUP BY window"
+        );
+        (PathBuf::from(format!("sql/models/{name}.sql")), sql)
+    };
+    let catalog = check(std::slice::from_ref(&topic), &[model("a")]).unwrap();
+    let window = catalog.models["a"].window().unwrap();
+    assert_eq!((window.late, window.closes_after()), (Late::DeadLetter, Duration::ZERO));
+    let long = "m".repeat(60);
+    for (models, text) in [
+        (vec![model("a"), model("a_final")], "is a model of that name"),
+        (vec![model(&long)], "66 bytes"),
+    ] {
+        let mistakes = check(std::slice::from_ref(&topic), &models).unwrap_err();
+        assert!(mistakes.iter().any(|m| m.to_string().contains(text)), "{mistakes:?}");
+    }
 }

@@ -86,8 +86,12 @@ fn every_type_that_the_catalog_takes_is_grouped_counted_and_compared() {
             )]);
             let cut = m.cut(&events);
             let ModelKind::Aggregate(kept) = &m.models[0].kind else { panic!("an aggregate") };
-            let delta = &cut.sealed.tables[0].1;
-            assert_eq!(*delta.column(1).data_type(), kept.parts[0].arrow, "{aggregate}({column})");
+            let delta = &cut.sealed.tables[0].1.rows;
+            assert_eq!(
+                *delta.column(1).data_type(),
+                kept.parts[0].columns[0].arrow,
+                "{aggregate}({column})"
+            );
             assert_eq!(delta.num_rows(), 1, "{aggregate}({column})");
         }
         if ["ratio", "single", "doc"].contains(&column) {
@@ -100,7 +104,7 @@ fn every_type_that_the_catalog_takes_is_grouped_counted_and_compared() {
         ] {
             let m = declared(&[&statement]);
             let cut = m.cut(&events);
-            let delta = &cut.sealed.tables[0].1;
+            let delta = &cut.sealed.tables[0].1.rows;
             assert_eq!(delta.num_rows(), groups, "{statement}");
             let key = m.models[0].columns.iter().find(|c| c.role == Role::Key).unwrap();
             assert_eq!(*delta.column(0).data_type(), key.pg.arrow(), "{statement}");
@@ -132,8 +136,8 @@ fn rows_that_pile_up_are_reduced_to_the_latest_of_each_key() {
         highest = highest.max(tables.memory());
     }
     let sealed = tables.seal().unwrap();
-    assert_eq!(sealed.tables[0].1.num_rows(), 2_000);
-    let rows = super::values(&sealed.tables[0].1);
+    assert_eq!(sealed.tables[0].1.rows.num_rows(), 2_000);
+    let rows = super::values(&sealed.tables[0].1.rows);
     assert!(rows.iter().all(|row| row[1] == super::Value::Int(39)));
     // 160,000 events came; at most this many rows are held.
     let held = REDUCE_AT_ROWS + 2 * 2_000 + 4_000;
@@ -164,6 +168,29 @@ fn an_event_that_where_leaves_out_is_filtered_and_never_late() {
 }
 
 #[test]
+fn a_late_event_goes_to_the_windows_of_hop_that_are_not_final() {
+    let hop = |option: &str| {
+        declared(&[&format!(
+            "m WITH (late = '{option}') AS SELECT hop(interval '10 seconds', interval '30 seconds') AS w,
+             count(*) AS rows FROM events GROUP BY w"
+        )])
+    };
+    // Disorder is 10 s: at 40 s [-10, 20) and [0, 30) are final, [10, 40) and [20, 50) are not.
+    let events = [event(25, ""), event(40, ""), event(25, ""), event(29, ""), event(5, "")];
+    let cut = hop("drop").cut(&events);
+    assert_eq!(cut.fates("m"), fates(4, 0, 1, 0), "of the last one every window is final");
+    let seconds = |row: &str| row.replace("000000 ", " ");
+    let rows: Vec<_> = cut.rows().iter().map(|row| seconds(row)).collect();
+    assert_eq!(rows, ["0 30 1 ", "10 40 3 ", "20 50 4 ", "30 60 1 ", "40 70 1 "]);
+    assert_eq!(cut.sealed.late.values().copied().collect::<Vec<_>>(), [3]);
+    let cut = hop("amend").cut(&events);
+    assert_eq!(cut.fates("m"), fates(5, 0, 0, 0));
+    let rows: Vec<_> = cut.rows().iter().map(|row| seconds(row)).collect();
+    assert_eq!(rows[..3], ["-20 10 1 ", "-10 20 1 ", "0 30 4 "]);
+    assert_eq!(cut.sealed.late.values().copied().collect::<Vec<_>>(), [3]);
+}
+
+#[test]
 fn lateness_goes_on_from_the_mark() {
     let m = declared(&[
         "m WITH (late = 'drop') AS SELECT tumble(interval '10 seconds') AS w, count(*) AS rows FROM events GROUP BY w",
@@ -178,7 +205,7 @@ fn lateness_goes_on_from_the_mark() {
         let mut tables = m.tables();
         let marks: Vec<_> =
             tables.outputs().into_iter().map(|o| (o, Partition(0), mark(0, seen))).collect();
-        tables.adopt(&marks);
+        tables.adopt(&marks, &[]);
         let records = records(&events);
         let decoded = m.decode(&records);
         tables.admit(&records, &decoded, &[(Partition(0), Offset(0))]).unwrap();
@@ -209,7 +236,7 @@ fn instants_at_the_ends_of_64_bits_have_a_window() {
     let mut tables = m.fresh();
     tables.admit(&records, &m.decode(&records), &[(Partition(0), Offset(0))]).unwrap();
     let sealed = tables.seal().unwrap();
-    for row in super::values(&sealed.tables[0].1) {
+    for row in super::values(&sealed.tables[0].1.rows) {
         assert!(row[0] < row[1], "{row:?}");
     }
     let counted = sealed.counts[&(Output::Model("m".into()), Partition(0))];

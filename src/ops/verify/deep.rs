@@ -2,7 +2,13 @@
 //!
 //! The lake's rows go once more through the models, cut by cut in order, partition by partition in
 //! offset order, into tables beside the kept ones; then both are compared. Only offsets below a
-//! model's mark count for it. Memory: the rows of one cut.
+//! model's mark count for it. Rows that a retry of dead letters wrote are put among those of the cut
+//! that passed them. A model that took a row by a retry judges it by what the partition had seen at
+//! its place, and lets it raise no watermark; a model that was made later and took it in its place
+//! does as with any other. Memory: the rows of one cut, and all rows of retries.
+//!
+//! Offsets recur from generation to generation of a partition: everything here is by [`Place`]. A cut
+//! is of one generation in each of its partitions, and generations follow each other.
 
 use super::{super::references::restored, Report, shallow::Evidence};
 use crate::{
@@ -11,7 +17,7 @@ use crate::{
     decode::Decoded,
     error::{Error, Result},
     lake::reader,
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
     warehouse::{
         references,
         snapshot::{ManifestFile, Snapshot},
@@ -19,11 +25,14 @@ use crate::{
 };
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch, UInt32Array},
-    compute::{concat_batches, filter_record_batch, take_record_batch},
+    compute::{concat_batches, filter_record_batch, not, take_record_batch},
     datatypes::TimestampMicrosecondType,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Rows given to a model at a time.
 const ROWS: usize = 8_192;
@@ -49,6 +58,8 @@ struct RebuildTopic {
     /// The last offset seen, and rows.
     seen: BTreeMap<Place, (i64, u64)>,
     lake_next: BTreeMap<Place, Offset>,
+    /// Of files of retries, not looked at yet; by offset.
+    retried: BTreeMap<Place, RecordBatch>,
     /// A file was missing or unreadable: tables cannot be compared.
     broken: bool,
 }
@@ -59,6 +70,11 @@ struct RebuildModel {
     marks: Marks,
     /// The generation in which each partition stands.
     stands: BTreeMap<Partition, i32>,
+    advances: Vec<(i32, IdleAdvance)>,
+    /// What it took by a retry, with the highest event time to judge by.
+    retried: BTreeMap<(Place, i64), Option<EventTime>>,
+    /// What it refused although the lake has it.
+    refused: BTreeSet<(Place, i64)>,
     /// Of a model with a reference: from which offset on which version was used.
     uses: BTreeMap<(Partition, Offset), Arc<Version>>,
 }
@@ -72,7 +88,16 @@ impl Rebuild {
             let models = models.filter_map(|model| {
                 let output = Output::Model(model.name.clone());
                 let marks = Marks::of(evidence, &topic.name, &output);
-                match comparable(&marks, &lake) {
+                let name = output.to_string();
+                let missing =
+                    evidence.not_in_lake.iter().find(|(t, o, _)| **t == *topic.name && *o == name);
+                let comparable = comparable(&marks, &lake).and_then(|()| match missing {
+                    None => Ok(()),
+                    Some((.., count)) => Err(format!(
+                        "the lake refused {count} records that it took; `highwater dead-letters retry` puts that right"
+                    )),
+                });
+                match comparable {
                     Ok(()) => Some((model.clone(), marks)),
                     Err(why) => {
                         report.note(format!("{} was not rebuilt: {why}", model.name));
@@ -81,11 +106,7 @@ impl Rebuild {
                 }
             });
             let built: Result<Vec<_>> = models
-                .map(|(model, marks)| {
-                    let tables = Tables::new(topic, std::slice::from_ref(&model))?;
-                    let (stands, uses) = (BTreeMap::new(), BTreeMap::new());
-                    Ok(RebuildModel { model, tables, marks, stands, uses })
-                })
+                .map(|(model, marks)| RebuildModel::new(topic, model, marks, evidence))
                 .collect();
             match built {
                 Ok(models) => drop(topics.insert(
@@ -95,6 +116,7 @@ impl Rebuild {
                         models,
                         seen: BTreeMap::new(),
                         lake_next: lake.marks.iter().map(|(p, m)| (*p, m.next)).collect(),
+                        retried: BTreeMap::new(),
                         broken: false,
                     },
                 )),
@@ -129,7 +151,7 @@ impl Rebuild {
         Ok(())
     }
 
-    /// The files of one cut; `contents` are those that are whole.
+    /// The files of one cut, or of retries, which come first; `contents` are those that are whole.
     pub async fn cut(
         &mut self,
         cut: &[ManifestFile],
@@ -163,27 +185,28 @@ impl Rebuild {
         let rows = in_order(&topic.topic, &batches)?;
         let files = cut.iter().flat_map(|file| &file.generations);
         let generations: BTreeMap<Partition, i32> = files.map(|(p, g)| (*p, *g)).collect();
-        topic.look(&rows, &generations, report);
-        for model in &mut topic.models {
-            model.stand_in(&generations);
+        if cut[0].retry {
+            return topic.keep_retried(&rows, &generations);
         }
-        for start in (0..rows.num_rows()).step_by(ROWS) {
-            let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
-            for model in &mut topic.models {
-                for piece in model.by_version(&piece) {
-                    model.add(&topic.topic, &piece)?;
-                }
-            }
+        let ended =
+            topic.retried.keys().filter(|(p, g)| generations.get(p).is_some_and(|now| now > g));
+        for place in ended.copied().collect::<Vec<_>>() {
+            topic.take_rest(place, snapshot, report).await?;
         }
-        for model in &mut topic.models {
-            for (name, delta) in model.tables.seal()?.tables {
-                snapshot.add(&name, &delta).await?;
-            }
-        }
-        Ok(())
+        let rows = topic.with_retried(rows, &generations)?;
+        topic.take(&rows, &generations, snapshot, report).await
     }
 
-    pub async fn finish(self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
+    pub async fn finish(mut self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
+        for topic in self.topics.values_mut() {
+            for place in topic.retried.keys().copied().collect::<Vec<_>>() {
+                topic.take_rest(place, snapshot, report).await?;
+            }
+        }
+        self.compare(snapshot, report).await
+    }
+
+    async fn compare(self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
         for (name, topic) in self.topics {
             for (place, next) in &topic.lake_next {
                 if let Some((last, _)) = topic.seen.get(place)
@@ -224,6 +247,89 @@ impl Rebuild {
 }
 
 impl RebuildTopic {
+    /// Looks at rows and gives them to the models.
+    async fn take(
+        &mut self,
+        rows: &RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
+        snapshot: &Snapshot,
+        report: &mut Report,
+    ) -> Result<()> {
+        self.look(rows, generations, report);
+        for model in &mut self.models {
+            model.stand_in(generations);
+        }
+        for start in (0..rows.num_rows()).step_by(ROWS) {
+            let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
+            for model in &mut self.models {
+                for piece in model.by_version(&piece) {
+                    model.add(&self.topic, &piece)?;
+                }
+            }
+        }
+        for model in &mut self.models {
+            for (name, delta) in model.tables.seal()?.tables {
+                snapshot.add(&name, &delta).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_retried(
+        &mut self,
+        rows: &RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
+    ) -> Result<()> {
+        let (partitions, _) = places(rows);
+        for (partition, generation) in generations {
+            let own: BooleanArray = partitions.iter().map(|p| Some(*p == partition.0)).collect();
+            let place = (*partition, *generation);
+            let mut batches = vec![only(rows, &own)?];
+            batches.extend(self.retried.remove(&place));
+            self.retried.insert(place, in_order(&self.topic, &batches)?);
+        }
+        Ok(())
+    }
+
+    /// The rows of a cut with those of retries up to where it ends.
+    fn with_retried(
+        &mut self,
+        rows: RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
+    ) -> Result<RecordBatch> {
+        let mut ends: BTreeMap<Place, i64> = BTreeMap::new();
+        let (partitions, offsets) = places(&rows);
+        for (partition, offset) in partitions.iter().zip(offsets) {
+            let end = ends.entry(place_of(*partition, generations)).or_insert(*offset);
+            *end = (*end).max(*offset);
+        }
+        let mut batches = vec![rows];
+        for (place, end) in ends {
+            let Some(retried) = self.retried.remove(&place) else { continue };
+            let (_, offsets) = places(&retried);
+            let now = offsets.iter().take_while(|offset| **offset <= end).count();
+            batches.push(retried.slice(0, now));
+            if now < retried.num_rows() {
+                self.retried.insert(place, retried.slice(now, retried.num_rows() - now));
+            }
+        }
+        match batches.len() {
+            1 => Ok(batches.remove(0)),
+            _ => in_order(&self.topic, &batches),
+        }
+    }
+
+    /// What retries wrote behind the last cut of a generation.
+    async fn take_rest(
+        &mut self,
+        place: Place,
+        snapshot: &Snapshot,
+        report: &mut Report,
+    ) -> Result<()> {
+        let Some(rest) = self.retried.remove(&place) else { return Ok(()) };
+        self.take(&rest, &BTreeMap::from([place]), snapshot, report).await
+    }
+
     /// V-6: offsets ascend over the cuts, so one that does not is there twice.
     fn look(
         &mut self,
@@ -248,6 +354,59 @@ impl RebuildTopic {
 }
 
 impl RebuildModel {
+    fn new(
+        topic: &Arc<Topic>,
+        model: Arc<Model>,
+        marks: Marks,
+        evidence: &Evidence,
+    ) -> Result<Self> {
+        let tables = Tables::new(topic, std::slice::from_ref(&model))?;
+        let output = Output::Model(model.name.clone());
+        let advances = evidence.advances.iter().filter(|(of, ..)| *of == topic.name);
+        let retried = evidence.retried.iter();
+        let retried = retried.filter(|r| r.topic == topic.name && r.output == output);
+        let retried =
+            retried.map(|r| (((r.partition, r.generation), r.offset), r.event_time_max)).collect();
+        let refused = evidence.refused_alone.iter();
+        let refused = refused.filter(|r| r.topic == topic.name && r.output == output);
+        let refused = refused.map(|r| ((r.partition, r.generation), r.offset)).collect();
+        Ok(Self {
+            model,
+            tables,
+            marks,
+            stands: BTreeMap::new(),
+            advances: advances.map(|(_, generation, advance)| (*generation, *advance)).collect(),
+            retried,
+            refused,
+            uses: BTreeMap::new(),
+        })
+    }
+
+    /// A generation begins with the event time that the one before came to (G-2).
+    fn stand_in(&mut self, generations: &BTreeMap<Partition, i32>) {
+        for (&partition, &generation) in generations {
+            if self.stands.insert(partition, generation) == Some(generation) {
+                continue;
+            }
+            let Some(mark) = self.marks.marks.get(&(partition, generation)) else { continue };
+            let before = self.marks.marks.range((partition, i32::MIN)..(partition, generation));
+            let event_time_max = before.last().and_then(|((_, ended), mark)| {
+                let own = |(g, a): &&(i32, IdleAdvance)| {
+                    (*g, a.partition) == (*ended, partition) && a.before <= mark.next
+                };
+                let by_clock = self.advances.iter().filter(own).map(|(_, a)| a.event_time).max();
+                mark.event_time_max.or(by_clock)
+            });
+            let fates = Fates::default();
+            let fresh = Mark { next: mark.first, event_time_max, fates, ..*mark };
+            let outputs = self.tables.outputs();
+            let fresh: Vec<_> = outputs.into_iter().map(|o| (o, partition, fresh)).collect();
+            let own = |(g, a): &&(i32, IdleAdvance)| *g == generation && a.partition == partition;
+            let advances: Vec<_> = self.advances.iter().filter(own).map(|(_, a)| *a).collect();
+            self.tables.adopt(&fresh, &advances);
+        }
+    }
+
     /// Pieces whose rows were looked up in one version.
     fn by_version(&self, rows: &RecordBatch) -> Vec<RecordBatch> {
         if self.uses.is_empty() {
@@ -275,23 +434,6 @@ impl RebuildModel {
         before.next_back().map(|(_, version)| version)
     }
 
-    /// A generation begins with the event time that the one before came to (G-2).
-    fn stand_in(&mut self, generations: &BTreeMap<Partition, i32>) {
-        for (&partition, &generation) in generations {
-            if self.stands.insert(partition, generation) == Some(generation) {
-                continue;
-            }
-            let Some(mark) = self.marks.marks.get(&(partition, generation)) else { continue };
-            let before = self.marks.marks.range((partition, i32::MIN)..(partition, generation));
-            let event_time_max = before.last().and_then(|(_, mark)| mark.event_time_max);
-            let fates = Fates::default();
-            let fresh = Mark { next: mark.first, event_time_max, fates, ..*mark };
-            let outputs = self.tables.outputs();
-            let fresh: Vec<_> = outputs.into_iter().map(|o| (o, partition, fresh)).collect();
-            self.tables.adopt(&fresh);
-        }
-    }
-
     /// Rows below the model's marks.
     fn add(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(rows);
@@ -303,10 +445,10 @@ impl RebuildModel {
             let mark = self.marks.marks.get(&place);
             mark.is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
                 && !self.marks.lost.iter().any(lost)
+                && !self.refused.contains(&(place, *o))
         };
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
-        let rows = filter_record_batch(rows, &mask)
-            .map_err(|e| Error::halt("filter rows of the lake").because(e))?;
+        let rows = only(rows, &mask)?;
         if rows.num_rows() == 0 {
             return Ok(());
         }
@@ -321,7 +463,28 @@ impl RebuildModel {
             })?;
             self.tables.look_up_in(&version);
         }
-        let event_times = event_times(topic, &rows);
+        let retried =
+            |(p, o): (&i32, &i64)| self.retried.contains_key(&(place_of(*p, &self.stands), *o));
+        let retried: BooleanArray = partitions.iter().zip(offsets).map(retried).map(Some).collect();
+        if retried.true_count() > 0 {
+            let in_place = not(&retried).map_err(|e| Error::halt("filter rows").because(e))?;
+            self.add_retried(topic, only(&rows, &retried)?)?;
+            return self.add_in_place(topic, only(&rows, &in_place)?);
+        }
+        self.add_in_place(topic, rows)
+    }
+
+    fn add_retried(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
+        let (partitions, offsets) = places(&rows);
+        let before = |(p, o): (&i32, &i64)| {
+            self.retried.get(&(place_of(*p, &self.stands), *o)).copied().flatten()
+        };
+        let before: Vec<_> = partitions.iter().zip(offsets).map(before).collect();
+        self.tables.admit_retried(&decoded(topic, rows), &before).map(drop)
+    }
+
+    fn add_in_place(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
+        let (partitions, offsets) = places(&rows);
         let records: Vec<RawRecord<'_>> = partitions
             .iter()
             .zip(offsets)
@@ -336,14 +499,7 @@ impl RebuildModel {
         let standing = self.marks.marks.iter();
         let standing = standing.filter(|((p, g), _)| self.stands.get(p) == Some(g));
         let from: Vec<(Partition, Offset)> = standing.map(|((p, _), m)| (*p, m.first)).collect();
-        let decoded = Decoded {
-            rows: rows.clone(),
-            event_times,
-            rejects: Vec::new(),
-            empty: Vec::new(),
-            before: None,
-            unknown_fields: 0,
-        };
+        let decoded = decoded(topic, rows.clone());
         // What a model refuses, it refused then: those stand in the dead letters.
         self.tables.admit(&records, &decoded, &from)?;
         Ok(())
@@ -409,6 +565,23 @@ fn in_order(topic: &Topic, batches: &[RecordBatch]) -> Result<RecordBatch> {
     let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
     order.sort_by_key(|&i| (partitions[i as usize], offsets[i as usize]));
     take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
+}
+
+fn only(rows: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch> {
+    filter_record_batch(rows, mask).map_err(|e| Error::halt("filter rows of the lake").because(e))
+}
+
+/// Rows as they were when they were decoded.
+fn decoded(topic: &Topic, rows: RecordBatch) -> Decoded {
+    let event_times = event_times(topic, &rows);
+    Decoded {
+        rows,
+        event_times,
+        rejects: Vec::new(),
+        empty: Vec::new(),
+        before: None,
+        unknown_fields: 0,
+    }
 }
 
 /// The declared column's, or Kafka's timestamp.

@@ -10,7 +10,8 @@ fn gap(output: Output, partition: i32, next: i64, oldest: i64) -> Gap {
 }
 
 fn stands(desk: &mut Desk, lane: Lane, ticket: Ticket, gaps: &[Gap]) -> Vec<String> {
-    desk.hear(Input::Taken { lane, ticket, marks: Vec::new(), gaps: gaps.to_vec() })
+    let (marks, advances) = (Vec::new(), Vec::new());
+    desk.hear(Input::Taken { lane, ticket, marks, gaps: gaps.to_vec(), advances })
 }
 
 #[test]
@@ -39,7 +40,8 @@ fn a_partition_that_stands_holds_up_neither_the_other_lane_nor_other_partitions(
     let gaps = vec![gap(Output::Lake, 0, 5, 9)];
     desk.taken(Lane::Tables, 1, &[own(Lane::Tables, 0, 20), own(Lane::Tables, 1, 3)]);
     let follows = ["adopt lake: lake 1@3"];
-    assert_eq!(desk.hear(Input::Taken { lane: Lane::Lake, ticket: 2, marks, gaps }), follows);
+    let taken = Input::Taken { lane: Lane::Lake, ticket: 2, marks, gaps, advances: Vec::new() };
+    assert_eq!(desk.hear(taken), follows);
     let follows = ["open tables 1 number 0: 0@20 e1", "admit tables: 0@20"];
     assert_eq!(desk.arrived(0, 25, 5), follows);
     let follows = ["admit tables: 1@3", "open lake 2 number 1: 1@3 e1", "admit lake: 1@3"];

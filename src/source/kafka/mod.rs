@@ -14,9 +14,14 @@
 //! record and goes on behind it after the next rebalance, which loses a record. That nothing but
 //! transaction markers is left before the end is asked of the consumer's position instead.
 
+mod lookup;
+mod producer;
 mod reader;
+mod refusal;
 mod topic_id;
 
+pub use lookup::Lookup;
+pub use producer::{Producer, Sending};
 pub use reader::{Fetched, TopicReader};
 
 use crate::{
@@ -225,11 +230,52 @@ fn by_topic(list: &TopicPartitionList) -> BTreeMap<String, Vec<Partition>> {
     topics
 }
 
+/// A consumer's properties, ours and the user's.
+fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
+    for (key, _) in FIXED {
+        if settings.properties.contains_key(key) {
+            return Err(Error::config(format!(
+                "the Kafka property {key} is highwater's own: exactness rests on it"
+            )));
+        }
+    }
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("group.id", &settings.group)
+        .set("client.id", "highwater")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", "30000")
+        // Partitions added later are taken up within this time.
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("allow.auto.create.topics", "false")
+        .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
+        // Each record waiting costs some 300 bytes beside its own; and what a fetch brings
+        // comes on top of what waits: a MiB of each partition, compressed.
+        .set("queued.min.messages", "50000")
+        .set("fetch.message.max.bytes", "1048576")
+        // The default of one second stalls a consumer whose queue was full.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.wait.max.ms", "100")
+        // The default of ten seconds is how long everything would stand when brokers are back.
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("statistics.interval.ms", "5000")
+        .set("socket.keepalive.enable", "true");
+    for (key, value) in &settings.properties {
+        config.set(key, value);
+    }
+    for (key, value) in FIXED {
+        config.set(key, value);
+    }
+    config.set_log_level(RDKafkaLogLevel::Info);
+    Ok(config)
+}
+
 /// The consumer of all topics.
 pub struct Kafka {
     consumer: BaseConsumer<Group>,
+    settings: KafkaSettings,
     topics: Vec<String>,
-    topic_ids: bool,
     trouble: Mutex<Trouble>,
 }
 
@@ -237,6 +283,8 @@ pub struct Kafka {
 #[derive(Default)]
 struct Trouble {
     suspected: bool,
+    /// What the client said last that a person could mend.
+    remedy: Option<&'static str>,
     why: Option<String>,
     asked: Option<Instant>,
 }
@@ -251,42 +299,7 @@ impl Kafka {
         listeners: HashMap<String, Listener>,
         release_timeout: Duration,
     ) -> Result<Arc<Self>> {
-        for (key, _) in FIXED {
-            if settings.properties.contains_key(key) {
-                return Err(Error::config(format!(
-                    "the Kafka property {key} is highwater's own: exactness rests on it"
-                )));
-            }
-        }
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &settings.brokers)
-            .set("group.id", &settings.group)
-            .set("client.id", "highwater")
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", "30000")
-            // Partitions added later are taken up within this time.
-            .set("topic.metadata.refresh.interval.ms", "10000")
-            .set("allow.auto.create.topics", "false")
-            .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
-            // Each record waiting costs some 300 bytes beside its own; and what a fetch brings
-            // comes on top of what waits: a MiB of each partition, compressed.
-            .set("queued.min.messages", "50000")
-            .set("fetch.message.max.bytes", "1048576")
-            // The default of one second stalls a consumer whose queue was full.
-            .set("fetch.queue.backoff.ms", "5")
-            .set("fetch.wait.max.ms", "100")
-            // The default of ten seconds is how long everything would stand when brokers are back.
-            .set("reconnect.backoff.max.ms", "2000")
-            .set("statistics.interval.ms", "5000")
-            .set("socket.keepalive.enable", "true");
-        for (key, value) in &settings.properties {
-            config.set(key, value);
-        }
-        for (key, value) in FIXED {
-            config.set(key, value);
-        }
-        config.set_log_level(RDKafkaLogLevel::Info);
+        let config = consumer_config(settings)?;
         let topics: Vec<String> = listeners.keys().cloned().collect();
         let leaving = AtomicBool::new(false);
         let group = Group { listeners, queues: RwLock::default(), release_timeout, leaving };
@@ -297,8 +310,16 @@ impl Kafka {
         let queue = || Queue(unsafe { rd::rd_kafka_queue_new(consumer.client().native_ptr()) });
         let queues = topics.iter().map(|topic| (topic.clone(), queue())).collect();
         *consumer.context().queues.write().unwrap_or_else(PoisonError::into_inner) = queues;
-        let (topic_ids, trouble) = (settings.topic_ids, Mutex::default());
-        Ok(Arc::new(Self { consumer, topics, topic_ids, trouble }))
+        Ok(Arc::new(Self {
+            consumer,
+            settings: settings.clone(),
+            topics,
+            trouble: Mutex::default(),
+        }))
+    }
+
+    pub fn settings(&self) -> &KafkaSettings {
+        &self.settings
     }
 
     /// Joins the group.
@@ -320,13 +341,11 @@ impl Kafka {
             Some(Err(error)) => {
                 tracing::debug!(target: "kafka", "{error}");
                 let code = error.rdkafka_error_code();
-                if let Some(
-                    RDKafkaErrorCode::AllBrokersDown
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::TopicAuthorizationFailed,
-                ) = code
-                {
-                    self.lock_trouble().suspected = true;
+                let remedy = code.and_then(|code| refusal::of(code).remedy);
+                if code == Some(RDKafkaErrorCode::AllBrokersDown) || remedy.is_some() {
+                    let mut trouble = self.lock_trouble();
+                    trouble.suspected = true;
+                    trouble.remedy = remedy.or(trouble.remedy);
                 }
             }
             Some(Ok(_)) | None => {}
@@ -347,8 +366,15 @@ impl Kafka {
             return;
         }
         let ask = |topic: &String| self.partitions(topic, ASK_EVERY).err();
-        trouble.why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        let why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        trouble.why = match (why, trouble.remedy) {
+            (Some(why), Some(remedy)) if !why.contains(remedy) => Some(format!("{why}; {remedy}")),
+            (why, _) => why,
+        };
         trouble.suspected = trouble.why.is_some();
+        if !trouble.suspected {
+            trouble.remedy = None;
+        }
         trouble.asked = Some(Instant::now());
     }
 
@@ -415,6 +441,54 @@ impl Kafka {
         let context = || format!("ask Kafka for the offsets of {topic}/{}", partition.0);
         let (low, high) = asked.map_err(|e| Error::retry(context()).because(e))?;
         Ok((Offset(low), Offset(high)))
+    }
+
+    /// Ends as a reader of committed records has them (the last stable offset), asked of the leaders
+    /// now. A partition whose leader does not answer within `timeout` is not there; it keeps none of
+    /// the others waiting for longer.
+    pub fn ends(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Vec<(Partition, Offset)> {
+        match self.ends_at_once(topic, partitions, timeout) {
+            Ok(ends) => ends,
+            // All or none: so one by one.
+            Err(error) if partitions.len() > 1 => {
+                tracing::debug!(topic, "ends of logs: {error}");
+                let one = |p: &Partition| self.ends_at_once(topic, &[*p], ASK_EVERY);
+                partitions.iter().filter_map(|p| one(p).ok()).flatten().collect()
+            }
+            Err(error) => {
+                tracing::debug!(topic, "ends of logs: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    fn ends_at_once(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<(Partition, Offset)>, KafkaError> {
+        // The request behind takes Kafka's number for the end in the place of a time.
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted.add_partition_offset(topic, partition.0, KafkaOffset::End)?;
+        }
+        let told = self.consumer.offsets_for_times(wanted, timeout)?;
+        let end = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match (
+            element.error(),
+            element.offset(),
+        ) {
+            (Ok(()), KafkaOffset::Offset(end)) => {
+                Some((Partition(element.partition()), Offset(end)))
+            }
+            _ => None,
+        };
+        Ok(told.elements().into_iter().filter_map(end).collect())
     }
 
     /// The end as of the last fetch, without asking anybody; None before the first.

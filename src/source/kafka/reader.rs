@@ -3,9 +3,9 @@
 //! Owns: seeking, what may come out (S-1), librdkafka's messages until they are dropped.
 //! Does not own: where to seek to, when to poll (`pipeline`).
 
-use super::{Kafka, KafkaOffset};
+use super::{Kafka, KafkaOffset, refusal};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     record::{EventTime, Offset, Partition, RawRecord},
 };
 use rdkafka::{
@@ -59,6 +59,7 @@ impl TopicReader {
         let mut fetched = Fetched {
             messages: Vec::with_capacity(messages.len()),
             passed: Vec::new(),
+            trouble: None,
             gone: Vec::new(),
             more: count == max as isize,
             _kafka: self.kafka.clone(),
@@ -80,8 +81,8 @@ impl TopicReader {
                     }
                 }
                 code => match self.refused(partition, code, &message) {
-                    Ok(false) => {}
-                    Ok(true) => {
+                    Ok(Refused::Waits(why)) => fetched.trouble = Some(why),
+                    Ok(Refused::Gone) => {
                         self.reading.remove(&partition);
                         fetched.gone.push(partition);
                         if let Err(error) = self.kafka.restart(&self.topic, partition) {
@@ -125,33 +126,28 @@ impl TopicReader {
         passed
     }
 
-    /// An error in place of a record: passing, or (true) Kafka has not what comes next, or the end.
+    /// An error in place of a record: what it says, or the end of reading this topic.
     fn refused(
         &self,
         partition: Partition,
         code: RDKafkaRespErr,
         message: &Message,
-    ) -> Result<bool> {
+    ) -> Result<Refused> {
         let code: RDKafkaErrorCode = code.into();
+        let verdict = refusal::of(code);
         let place = format!("{}/{}@{}", self.topic, partition.0, message.0.offset);
-        match code {
-            RDKafkaErrorCode::AutoOffsetReset
-            | RDKafkaErrorCode::OffsetOutOfRange
-            | RDKafkaErrorCode::LogTruncation
-                if self.reading.contains_key(&partition) =>
-            {
-                tracing::warn!(target: "kafka", "{place} is not in Kafka: {}", message.text());
-                Ok(true)
+        let remedy = verdict.remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
+        let why = format!("Kafka does not deliver {place}{remedy} ({code}: {})", message.text());
+        match verdict.kind {
+            // Of before a seek: what lies at the mark is another matter.
+            _ if refusal::is_gone(code) && self.reading.contains_key(&partition) => {
+                tracing::warn!(target: "kafka", "{why}");
+                Ok(Refused::Gone)
             }
-            RDKafkaErrorCode::BadMessage
-            | RDKafkaErrorCode::InvalidMessage
-            | RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::TopicAuthorizationFailed => {
-                Err(Error::halt(format!("Kafka cannot deliver {place}: {code}")))
-            }
-            _ => {
-                tracing::warn!(target: "kafka", "{place}: {code}: {}", message.text());
-                Ok(false)
+            Kind::Halt if self.reading.contains_key(&partition) => Err(Error::halt(why)),
+            Kind::Halt | Kind::Retry | Kind::Unknown | Kind::Fenced | Kind::Config => {
+                tracing::warn!(target: "kafka", "{why}");
+                Ok(Refused::Waits(why))
             }
         }
     }
@@ -188,6 +184,14 @@ impl TopicReader {
             Err(error) => tracing::debug!(topic = self.topic, "seek: {error}"),
         }
     }
+}
+
+/// What an error in place of a record says.
+enum Refused {
+    /// It passes; why nothing comes.
+    Waits(String),
+    /// Kafka has not what comes next.
+    Gone,
 }
 
 /// A message of librdkafka's, destroyed with this.
@@ -245,6 +249,8 @@ pub struct Fetched {
     pub passed: Vec<(Partition, Offset)>,
     /// Kafka has not what comes next: not read any more until they are seeked.
     pub gone: Vec<Partition>,
+    /// Why some partition gives nothing, where it said so.
+    pub trouble: Option<String>,
     /// As many as asked for: there is more.
     pub more: bool,
     /// Buffers belong to the client.

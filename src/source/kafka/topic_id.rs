@@ -10,7 +10,11 @@ use crate::{
         gap::{PartitionLog, TopicId},
     },
 };
-use rdkafka::{bindings as rd, consumer::Consumer, types::RDKafkaRespErr};
+use rdkafka::{
+    bindings as rd,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    types::RDKafkaRespErr,
+};
 use std::{ffi::CString, time::Duration};
 
 /// A handle of librdkafka's with the function that ends it.
@@ -23,75 +27,85 @@ impl<T> Drop for Handle<T> {
     }
 }
 
+/// The id that the topic has now; None where the broker has no ids.
+///
+/// # Errors
+/// `Retry`: nobody answers, or the topic is not there.
+pub(super) fn ask<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<TopicId>> {
+    use RDKafkaRespErr as Code;
+    let failed = |why: &dyn std::fmt::Debug| {
+        Error::retry(format!("ask Kafka for the id of {topic}: {why:?}"))
+    };
+    let name = CString::new(topic).map_err(|e| failed(&e))?;
+    let mut names = [name.as_ptr()];
+    let millis = timeout.as_millis() as i32;
+    let op = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    // SAFETY: handles live until the end of this function, which waits for the answer; the
+    // client lives as long as `consumer`. What the result points to lives as long as the event.
+    unsafe {
+        let client = consumer.client().native_ptr();
+        let queue = Queue(rd::rd_kafka_queue_new(client));
+        let options =
+            Handle(rd::rd_kafka_AdminOptions_new(client, op), rd::rd_kafka_AdminOptions_destroy);
+        let mut text = [0; 128];
+        rd::rd_kafka_AdminOptions_set_request_timeout(
+            options.0,
+            millis,
+            text.as_mut_ptr(),
+            text.len(),
+        );
+        let topics = Handle(
+            rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1),
+            rd::rd_kafka_TopicCollection_destroy,
+        );
+        rd::rd_kafka_DescribeTopics(client, topics.0, options.0, queue.0);
+        // The request's own limit ends the waiting; the rest is for its answer.
+        let event = rd::rd_kafka_queue_poll(queue.0, millis.saturating_add(1_000));
+        if event.is_null() {
+            return Err(failed(&"no answer"));
+        }
+        let event = Handle(event, rd::rd_kafka_event_destroy);
+        match rd::rd_kafka_event_error(event.0) {
+            Code::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            Code::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE => return Ok(None),
+            code => return Err(failed(&code)),
+        }
+        let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
+        if result.is_null() {
+            return Err(failed(&"another answer"));
+        }
+        let mut count = 0;
+        let found = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        if count != 1 {
+            return Err(failed(&"no description"));
+        }
+        let error = rd::rd_kafka_TopicDescription_error(*found);
+        match rd::rd_kafka_error_code(error) {
+            Code::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            code => return Err(failed(&code)),
+        }
+        let id = rd::rd_kafka_TopicDescription_topic_id(*found);
+        if id.is_null() {
+            return Ok(None);
+        }
+        let high = rd::rd_kafka_Uuid_most_significant_bits(id);
+        Ok(TopicId::new(high, rd::rd_kafka_Uuid_least_significant_bits(id)))
+    }
+}
+
 impl Kafka {
-    /// The id that the topic has now; None where the broker has no ids.
+    /// The id that the topic has now; None where the broker has no ids, or is not to be asked.
     ///
     /// # Errors
     /// `Retry`: nobody answers, or the topic is not there.
     pub fn topic_id(&self, topic: &str, timeout: Duration) -> Result<Option<TopicId>> {
-        use RDKafkaRespErr as Code;
-        if !self.topic_ids {
-            return Ok(None);
-        }
-        let failed = |why: &dyn std::fmt::Debug| {
-            Error::retry(format!("ask Kafka for the id of {topic}: {why:?}"))
-        };
-        let name = CString::new(topic).map_err(|e| failed(&e))?;
-        let mut names = [name.as_ptr()];
-        let millis = timeout.as_millis() as i32;
-        let op = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-        // SAFETY: handles live until the end of this function, which waits for the answer; the
-        // client lives as long as `self`. What the result points to lives as long as the event.
-        unsafe {
-            let client = self.consumer.client().native_ptr();
-            let queue = Queue(rd::rd_kafka_queue_new(client));
-            let options = Handle(
-                rd::rd_kafka_AdminOptions_new(client, op),
-                rd::rd_kafka_AdminOptions_destroy,
-            );
-            let mut text = [0; 128];
-            rd::rd_kafka_AdminOptions_set_request_timeout(
-                options.0,
-                millis,
-                text.as_mut_ptr(),
-                text.len(),
-            );
-            let topics = Handle(
-                rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1),
-                rd::rd_kafka_TopicCollection_destroy,
-            );
-            rd::rd_kafka_DescribeTopics(client, topics.0, options.0, queue.0);
-            // The request's own limit ends the waiting; the rest is for its answer.
-            let event = rd::rd_kafka_queue_poll(queue.0, millis.saturating_add(1_000));
-            if event.is_null() {
-                return Err(failed(&"no answer"));
-            }
-            let event = Handle(event, rd::rd_kafka_event_destroy);
-            match rd::rd_kafka_event_error(event.0) {
-                Code::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-                Code::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE => return Ok(None),
-                code => return Err(failed(&code)),
-            }
-            let result = rd::rd_kafka_event_DescribeTopics_result(event.0);
-            if result.is_null() {
-                return Err(failed(&"another answer"));
-            }
-            let mut count = 0;
-            let found = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
-            if count != 1 {
-                return Err(failed(&"no description"));
-            }
-            let error = rd::rd_kafka_TopicDescription_error(*found);
-            match rd::rd_kafka_error_code(error) {
-                Code::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-                code => return Err(failed(&code)),
-            }
-            let id = rd::rd_kafka_TopicDescription_topic_id(*found);
-            if id.is_null() {
-                return Ok(None);
-            }
-            let high = rd::rd_kafka_Uuid_most_significant_bits(id);
-            Ok(TopicId::new(high, rd::rd_kafka_Uuid_least_significant_bits(id)))
+        match self.settings.topic_ids {
+            true => ask(&self.consumer, topic, timeout),
+            false => Ok(None),
         }
     }
 

@@ -1,14 +1,17 @@
 //! Against the real thing: PostgreSQL at `HIGHWATER_TEST_POSTGRES` (a URL of a superuser), each
 //! test in a database of its own; and the embedded one. Skipped with a printed line without it.
 
+mod aggregates;
 mod embedded;
 mod merging;
 mod protocol;
+pub mod sessions;
 mod tables;
 
 use super::{Claim, Warehouse, WarehouseSettings};
 use crate::{
     catalog::{Aggregate, Column, Merge, Model, ModelKind, PgType, Role, Rows},
+    compute::Delta,
     cut::{Advance, Cut, Yield},
     record::{EventTime, Fates, Lane, Mark, Offset, Output, Partition, Span, gap::PartitionLog},
 };
@@ -151,6 +154,7 @@ pub fn claim(outputs: &[Output], partitions: &[i32]) -> Claim {
         lane: outputs.first().map_or(Lane::Tables, Output::lane),
         outputs: outputs.to_vec(),
         partitions: partitions.iter().map(|p| (Partition(*p), EMPTY)).collect(),
+        partition_count: 2,
         owner: "test".into(),
     }
 }
@@ -181,7 +185,7 @@ pub fn cut(advances: Vec<Advance>, yields: Vec<Yield>) -> Cut {
 }
 
 pub fn rows_of(model: &str, rows: RecordBatch) -> Yield {
-    Yield::Table { model: model.into(), rows }
+    Yield::Table { model: model.into(), delta: Delta::of(rows) }
 }
 
 /// A batch by names and arrays.

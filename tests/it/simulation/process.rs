@@ -2,13 +2,14 @@
 //! `pipeline::driver`, `pipeline::encoder` and `compute` do them.
 
 use super::{
-    servers::{Commit, File, Life, Out, Place},
+    servers::{Commit, DISORDER, File, Life, Log, Out, Place, Verdict, WINDOW},
     tasks::{Task, TaskId, Upload, Work},
     world::World,
 };
 use highwater::{
+    event_time::Lateness,
     pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Worker},
-    record::{Lane, Mark, Offset, Output, Partition},
+    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use rand::Rng;
 use std::{
@@ -39,6 +40,22 @@ pub struct OpenLake {
     partitions: BTreeSet<i32>,
 }
 
+/// Where an output of the tables stands in a partition, as `compute` keeps it.
+#[derive(Debug)]
+struct Standing {
+    floor: i64,
+    lateness: Lateness,
+    ahead: VecDeque<IdleAdvance>,
+}
+
+impl Standing {
+    fn pass(&mut self, to: i64) {
+        while let Some(advance) = self.ahead.pop_front_if(|advance| advance.before.0 <= to) {
+            self.lateness.observe(advance.event_time);
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Process {
     pub life: Life,
@@ -65,8 +82,11 @@ pub struct Process {
     disturbed: BTreeSet<i32>,
     releases: Vec<(u64, BTreeSet<i32>)>,
     /// The lane of tables: floors per mark, and what is open.
-    standing: BTreeMap<(Out, i32), i64>,
-    rows: Vec<(Out, Place)>,
+    standing: BTreeMap<(Out, i32), Standing>,
+    rows: Vec<Verdict>,
+    advances: BTreeMap<Place, i64>,
+    /// When the question for the ends of logs was put.
+    pub asked: u64,
     lake_standing: BTreeSet<i32>,
     lake: Option<OpenLake>,
     flights: BTreeMap<Lane, (u64, Vec<Move>)>,
@@ -93,6 +113,8 @@ impl Process {
             releases: Vec::new(),
             standing: BTreeMap::new(),
             rows: Vec::new(),
+            advances: BTreeMap::new(),
+            asked: 0,
             lake_standing: BTreeSet::new(),
             lake: None,
             flights: BTreeMap::new(),
@@ -110,7 +132,8 @@ impl Process {
     fn holds_work_of(&self, partition: i32) -> bool {
         let mut moves = self.flights.values().flat_map(|(_, moves)| moves);
         moves.any(|m| m.partition.0 == partition)
-            || self.rows.iter().any(|(_, (p, _))| *p == partition)
+            || self.rows.iter().any(|(_, (p, _), _)| *p == partition)
+            || self.advances.keys().any(|(p, _)| *p == partition)
             || self.lake.as_ref().is_some_and(|lake| lake.partitions.contains(&partition))
     }
 }
@@ -313,7 +336,13 @@ impl World {
                 let outputs = p.outputs_of(lane);
                 self.start_take(p.life, lane, ticket, numbers(&partitions), outputs);
             }
-            Effect::Adopt { lane, marks } => adopt(p, lane, &marks),
+            Effect::Adopt { lane, marks, advances } => adopt(p, lane, &marks, &advances),
+            Effect::AskEnds { partitions } => {
+                p.asked = self.now;
+                let at = EventTime((self.now + p.skew) as i64);
+                self.start_ends(p.life, at, numbers(&partitions));
+            }
+            Effect::Advance(advance) => self.advance(p, advance),
             Effect::Seek { partition, to } => {
                 let partition = partition.0;
                 assert!(p.held.contains(&partition), "a seek of {partition}, which is not held");
@@ -322,7 +351,8 @@ impl World {
                 p.seeks.insert(partition, to.0);
             }
             Effect::Open { lane: Lane::Tables, .. } => {
-                assert!(p.rows.is_empty(), "a cut opens on another's rows");
+                let empty = p.rows.is_empty() && p.advances.is_empty();
+                assert!(empty, "a cut opens on another's rows");
             }
             Effect::Open { lane: Lane::Lake, cut, sequence, partition, from, epoch } => {
                 assert!(p.lake.is_none(), "a cut of the lake opens within another");
@@ -337,7 +367,7 @@ impl World {
                 };
                 let rows: Vec<Place> = batch.iter().copied().filter(wanted).collect();
                 match lane {
-                    Lane::Tables => admit_to_tables(p, &rows),
+                    Lane::Tables => admit_to_tables(p, &rows, &self.logs),
                     Lane::Lake => self.admit_to_lake(p, &rows),
                 }
             }
@@ -387,14 +417,41 @@ impl World {
         }
     }
 
+    /// Only at the log's end, as it was when the clock was read or later.
+    fn advance(&mut self, p: &mut Process, advance: IdleAdvance) {
+        let IdleAdvance { partition, before, event_time } = advance;
+        let end = self.logs[partition.0 as usize].end_at(p.asked);
+        assert!(before.0 >= end, "E-4: an advance at {}@{}, before {end}", partition.0, before.0);
+        let mut rises = false;
+        for (_, standing) in p.standing.iter_mut().filter(|((_, of), _)| *of == partition.0) {
+            assert!(standing.floor <= before.0, "E-4: an advance below a mark");
+            standing.pass(before.0);
+            rises |= standing.lateness.watermark.max() < Some(event_time);
+            standing.lateness.observe(event_time);
+        }
+        if rises {
+            let known = p.advances.entry((partition.0, before.0)).or_insert(event_time.0);
+            *known = event_time.0.max(*known);
+        }
+    }
+
     fn seal(&mut self, p: &mut Process, lane: Lane, cut: u64, moves: Vec<Move>) {
         let before = p.flights.insert(lane, (cut, moves.clone()));
         assert!(before.is_none(), "P-1: {lane:?} has a second commit in flight");
-        let commit = Commit { life: p.life, lane, cut, moves, rows: Vec::new(), files: Vec::new() };
+        let (rows, advances, files) = (Vec::new(), Vec::new(), Vec::new());
+        let times = BTreeMap::new();
+        let mut commit = Commit { life: p.life, lane, cut, moves, rows, advances, times, files };
         match lane {
             Lane::Tables => {
+                for m in &commit.moves {
+                    let key = (Out::of(&m.output), m.partition.0);
+                    let standing = p.standing.get_mut(&key).expect("a mark was adopted");
+                    standing.pass(m.span.to.0);
+                    commit.times.insert(key, standing.lateness.watermark.max().map(|t| t.0));
+                }
                 let rows = std::mem::take(&mut p.rows);
-                self.start_commit(Commit { rows, ..commit });
+                let advances = std::mem::take(&mut p.advances).into_iter().collect();
+                self.start_commit(Commit { rows, advances, ..commit });
             }
             Lane::Lake => {
                 let lake = p.lake.take().expect("a cut is open when it is sealed");
@@ -411,6 +468,7 @@ impl World {
         match lane {
             Lane::Tables => {
                 p.rows.clear();
+                p.advances.clear();
                 p.standing.clear();
             }
             Lane::Lake => {
@@ -441,11 +499,22 @@ impl World {
     }
 }
 
-fn adopt(p: &mut Process, lane: Lane, marks: &[(Output, Partition, Mark)]) {
+fn adopt(
+    p: &mut Process,
+    lane: Lane,
+    marks: &[(Output, Partition, Mark)],
+    advances: &[IdleAdvance],
+) {
     for (output, partition, mark) in marks {
         match lane {
             Lane::Tables => {
-                p.standing.insert((Out::of(output), partition.0), mark.next.0);
+                let disorder = Duration::from_micros(DISORDER as u64);
+                let lateness = Lateness::new(mark.event_time_max, disorder);
+                let ahead = advances.iter().filter(|a| a.partition == *partition).copied();
+                let floor = mark.next.0;
+                let mut standing = Standing { floor, lateness, ahead: ahead.collect() };
+                standing.pass(floor);
+                p.standing.insert((Out::of(output), partition.0), standing);
             }
             Lane::Lake => {
                 p.lake_standing.insert(partition.0);
@@ -454,12 +523,18 @@ fn adopt(p: &mut Process, lane: Lane, marks: &[(Output, Partition, Mark)]) {
     }
 }
 
-fn admit_to_tables(p: &mut Process, rows: &[Place]) {
+fn admit_to_tables(p: &mut Process, rows: &[Place], logs: &[Log]) {
     for &(partition, offset) in rows {
         for &out in &p.outputs {
-            let floor = p.standing.get(&(out, partition)).expect("a record before its mark");
-            if offset >= *floor {
-                p.rows.push((out, (partition, offset)));
+            let standing = p.standing.get_mut(&(out, partition));
+            let standing = standing.expect("a record before its mark");
+            if offset >= standing.floor {
+                standing.pass(offset);
+                let time = EventTime(logs[partition as usize].event_time(offset));
+                let end = time.0.div_euclid(WINDOW) * WINDOW + WINDOW;
+                let late = standing.lateness.watermark.is_final(end, 0);
+                standing.lateness.observe(time);
+                p.rows.push((out, (partition, offset), late));
             }
         }
     }

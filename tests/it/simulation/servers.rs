@@ -8,9 +8,10 @@ use highwater::{
     error::Kind,
     pipeline::worker::Move,
     record::{
-        Epoch, Lane, Mark, Offset, Output, Partition,
+        Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition,
         gap::{self, Gap, PartitionLog},
     },
+    warehouse::Taken,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub type Life = usize;
 /// A record's place: partition and offset.
 pub type Place = (i32, i64);
+/// What an output of the tables makes of a record: whether it came too late.
+pub type Verdict = (Out, Place, bool);
+
+/// Tumbling windows, so small that some records are late.
+pub const WINDOW: i64 = 100_000;
+pub const DISORDER: i64 = 50_000;
 
 /// An output by number, so that sets of them are cheap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,11 +72,13 @@ pub struct Log {
     /// Retention has passed what is below; `present` remembers it all the same.
     pub oldest: i64,
     present: Vec<bool>,
+    /// Event time, and when it was appended.
+    times: Vec<(i64, u64)>,
 }
 
 impl Log {
     pub fn new(start: i64) -> Self {
-        Self { start, oldest: start, present: Vec::new() }
+        Self { start, oldest: start, present: Vec::new(), times: Vec::new() }
     }
 
     pub fn end(&self) -> i64 {
@@ -80,8 +89,18 @@ impl Log {
         PartitionLog { topic_id: None, oldest: Offset(self.oldest), end: Offset(self.end()) }
     }
 
-    pub fn append(&mut self, record: bool) {
+    pub fn append(&mut self, record: bool, event_time: i64, now: u64) {
         self.present.push(record);
+        self.times.push((event_time, now));
+    }
+
+    pub fn event_time(&self, offset: i64) -> i64 {
+        self.times[(offset - self.start) as usize].0
+    }
+
+    /// Where it ended then.
+    pub fn end_at(&self, then: u64) -> i64 {
+        self.start + self.times.partition_point(|(_, appended)| *appended < then) as i64
     }
 
     pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = i64> + '_ {
@@ -99,6 +118,7 @@ struct Row {
     first: i64,
     next: i64,
     epoch: i64,
+    event_time_max: Option<i64>,
     sequence: i64,
     fates: u64,
     /// Accepted as gone by an operator, half open.
@@ -132,7 +152,11 @@ pub struct Commit {
     pub cut: u64,
     pub moves: Vec<Move>,
     /// Of the tables.
-    pub rows: Vec<(Out, Place)>,
+    pub rows: Vec<Verdict>,
+    /// How far event time came without a record: by place.
+    pub advances: Vec<(Place, i64)>,
+    /// Per mark that moves: how far event time had come.
+    pub times: BTreeMap<(Out, i32), Option<i64>>,
     /// Of the lake.
     pub files: Vec<File>,
 }
@@ -142,12 +166,17 @@ pub struct Warehouse {
     marks: BTreeMap<(Out, i32), Row>,
     /// How often each record was applied: per mark, by offset from the mark's first.
     applied: BTreeMap<(Out, i32), Vec<u8>>,
+    /// What each output of the tables made of each record.
+    verdicts: BTreeMap<(Out, Place), bool>,
+    /// `highwater.idle_advances`.
+    advances: BTreeMap<Place, i64>,
     files: BTreeMap<String, Committed>,
     /// Upload to path, partition, epoch.
     notes: BTreeMap<u64, (String, i32, i64)>,
     pub commits: u64,
     pub fenced: u64,
     pub lost: u64,
+    pub advanced: u64,
 }
 
 impl Row {
@@ -155,6 +184,8 @@ impl Row {
         self.lost.iter().any(|(from, to)| (*from..*to).contains(&offset))
     }
 }
+
+/// Marks, and what moved event time without a record from there on.
 
 impl Warehouse {
     pub fn take(
@@ -164,7 +195,7 @@ impl Warehouse {
         lane: Lane,
         partitions: &[(i32, PartitionLog)],
         stray: bool,
-    ) -> (Vec<(Output, Partition, Mark)>, Vec<Gap>) {
+    ) -> Taken {
         let (mut taken, mut gaps) = (Vec::new(), Vec::new());
         for &(partition, log) in partitions {
             let oldest = log.oldest.0;
@@ -173,6 +204,7 @@ impl Warehouse {
                     first: oldest,
                     next: oldest,
                     epoch: 0,
+                    event_time_max: None,
                     sequence: 0,
                     fates: 0,
                     lost: Vec::new(),
@@ -203,7 +235,7 @@ impl Warehouse {
                         first: Offset(row.first),
                         next: Offset(row.next),
                         epoch: Epoch(row.epoch),
-                        event_time_max: None,
+                        event_time_max: row.event_time_max.map(EventTime),
                         fates: Default::default(),
                         sequence: row.sequence,
                     };
@@ -211,7 +243,10 @@ impl Warehouse {
                 }
             }
         }
-        (taken, gaps)
+        let whole = |p: i32| gaps.iter().all(|gap: &Gap| gap.partition.0 != p);
+        let taken_of: Vec<i32> = partitions.iter().map(|(p, _)| *p).filter(|p| whole(*p)).collect();
+        let advances = self.advances_for(outputs, lane, &taken_of);
+        Taken { marks: taken, gaps, advances }
     }
 
     /// What `highwater accept-gap` does, and nothing else ever passes an offset unread.
@@ -223,6 +258,70 @@ impl Warehouse {
                 row.next = oldest;
                 row.epoch += 1;
                 (row.owner, row.stray) = (OPERATOR, true);
+            }
+        }
+    }
+
+    /// At or above the lowest mark, and the furthest below it.
+    fn advances_for(&self, outputs: &[Out], lane: Lane, partitions: &[i32]) -> Vec<IdleAdvance> {
+        let mut advances = Vec::new();
+        for &p in partitions.iter().filter(|_| lane == Lane::Tables) {
+            let lowest = outputs.iter().map(|out| self.marks[&(*out, p)].next).min();
+            let lowest = lowest.expect("an output");
+            let below = self.advances.range((p, 0)..(p, lowest)).map(|(_, t)| *t).max();
+            let at_or_above = self.advances.range((p, lowest)..(p, i64::MAX));
+            let all = below.map(|t| (lowest - 1, t)).into_iter();
+            advances.extend(all.chain(at_or_above.map(|((_, before), t)| (*before, *t))).map(
+                |(before, t)| IdleAdvance {
+                    partition: Partition(p),
+                    before: Offset(before),
+                    event_time: EventTime(t),
+                },
+            ));
+        }
+        advances
+    }
+
+    /// E-4: nobody has judged a record behind the place, and it is the cut's own.
+    fn record_advances(&mut self, commit: &Commit) {
+        for &((p, before), t) in &commit.advances {
+            for (&(out, _), row) in self.marks.iter().filter(|((_, of), _)| *of == p) {
+                let judged = out != Out::Lake && row.next > before;
+                let own =
+                    commit.moves.iter().find(|m| (Out::of(&m.output), m.partition.0) == (out, p));
+                assert!(
+                    !judged,
+                    "E-4: {out:?} stands at {} above the advance at {p}@{before}",
+                    row.next
+                );
+                let within = own.is_none_or(|m| before <= m.span.to.0);
+                assert!(within, "E-4: an advance at {p}@{before} outside of {own:?}");
+            }
+            let known = self.advances.entry((p, before)).or_insert(t);
+            assert!(t >= *known, "event time goes back at {p}@{before}, from {known} to {t}");
+            *known = t;
+            self.advanced += 1;
+        }
+    }
+
+    /// Whoever reads the log anew, slowly, with what stands recorded, judges as was judged.
+    fn check_verdicts(&self, logs: &[Log]) {
+        for (&(out, p), row) in self.marks.iter().filter(|((out, _), _)| *out != Out::Lake) {
+            let log = &logs[p as usize];
+            let mut seen: Vec<i64> = Vec::new();
+            for offset in log.records(row.first, row.next).filter(|o| !row.is_lost(*o)) {
+                let advanced = self.advances.range((p, 0)..=(p, offset)).map(|(_, t)| *t).max();
+                let highest = seen.iter().copied().chain(advanced).max();
+                let t = log.event_time(offset);
+                let end = t.div_euclid(WINDOW) * WINDOW + WINDOW;
+                let late = highest.is_some_and(|highest| end <= highest - DISORDER);
+                seen.push(t);
+                let judged = self.verdicts.get(&(out, (p, offset)));
+                assert_eq!(
+                    judged,
+                    Some(&late),
+                    "E-4: a replay judges {out:?} {p}@{offset} otherwise"
+                );
             }
         }
     }
@@ -247,6 +346,7 @@ impl Warehouse {
             return Err((Kind::Fenced, format!("{key:?} {m:?} found {row:?}")));
         }
         self.check_yield(commit, logs);
+        self.record_advances(commit);
         for file in &commit.files {
             let note = self.notes.remove(&file.upload);
             let (_, partition, epoch) = note.expect("W-4: a committed upload was noted");
@@ -260,7 +360,13 @@ impl Warehouse {
         for m in &commit.moves {
             let key = (Out::of(&m.output), m.partition.0);
             let row = self.marks.get_mut(&key).expect("seen above");
-            assert!(m.span.to.0 > row.next, "a mark moves only forward");
+            let advanced = commit.advances.iter().any(|((p, _), _)| *p == m.partition.0);
+            let moves = m.span.to.0 > row.next || key.0 != Out::Lake && m.span.to.0 == row.next;
+            assert!(moves || advanced, "a mark moves only forward");
+            if let Some(time) = commit.times.get(&key) {
+                assert!(*time >= row.event_time_max, "event time goes back: {key:?} {time:?}");
+                row.event_time_max = *time;
+            }
             assert!(
                 key.0 != Out::Lake || m.sequence > row.sequence,
                 "L-2: a file's number does not ascend, {m:?} {row:?}"
@@ -277,8 +383,12 @@ impl Warehouse {
 
     /// What the cut yields is each record of its spans, once, and nothing else (C-3).
     fn check_yield(&mut self, commit: &Commit, logs: &[Log]) {
+        for &(out, place, late) in &commit.rows {
+            self.verdicts.insert((out, place), late);
+        }
         let of_files = commit.files.iter().flat_map(|f| &f.rows).map(|place| (Out::Lake, *place));
-        let mut rows: Vec<_> = commit.rows.iter().copied().chain(of_files).collect();
+        let of_tables = commit.rows.iter().map(|(out, place, _)| (*out, *place));
+        let mut rows: Vec<_> = of_tables.chain(of_files).collect();
         rows.sort_unstable();
         let mut expected = Vec::with_capacity(rows.len());
         for m in &commit.moves {
@@ -339,6 +449,12 @@ impl Warehouse {
         }
     }
 
+    /// By their notes, and by files that are not completed.
+    pub fn named_uploads(&self) -> BTreeSet<u64> {
+        let owed = self.files.values().filter(|f| !f.completed).map(|f| f.file.upload);
+        self.notes.keys().copied().chain(owed).collect()
+    }
+
     pub fn notes(&self) -> usize {
         self.notes.len()
     }
@@ -373,6 +489,7 @@ impl Warehouse {
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
+        self.check_verdicts(logs);
         let mut visible: Vec<Place> = Vec::new();
         for (path, rows) in &bucket.objects {
             let committed = self.files.get(path).expect("a visible object is in the manifest");
@@ -391,6 +508,10 @@ impl Warehouse {
             })
             .collect();
         assert!(visible == all, "the lake's visible rows are not the log's records");
+    }
+
+    pub fn late(&self) -> u64 {
+        self.verdicts.values().filter(|late| **late).count() as u64
     }
 
     pub fn describe(&self) -> String {
@@ -449,6 +570,22 @@ impl Bucket {
                 let there = self.objects.get(&file.path).map(Vec::len);
                 assert_eq!(there, Some(file.rows.len()), "a committed file is lost: {}", file.path);
             }
+        }
+    }
+
+    /// What a listing shows: uploads with a part.
+    pub fn staged(&self) -> Vec<u64> {
+        let with_parts = self.uploads.iter().filter(|(_, upload)| !upload.parts.is_empty());
+        with_parts.map(|(upload, _)| *upload).collect()
+    }
+
+    pub fn remove_staged(&mut self, upload: u64, warehouse: &Warehouse) {
+        if let Some(there) = self.uploads.remove(&upload) {
+            assert!(
+                !warehouse.is_committed(&there.path, upload),
+                "a sweep removed what is committed: {}",
+                there.path
+            );
         }
     }
 

@@ -11,9 +11,10 @@ use highwater::{
     error::Kind,
     pipeline::worker::{Input, Ticket},
     record::{
-        Lane, Mark, Output, Partition,
-        gap::{self, Gap, PartitionLog, Reason},
+        EventTime, Lane, Offset, Partition,
+        gap::{self, PartitionLog, Reason},
     },
+    warehouse::Taken,
 };
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -29,7 +30,9 @@ pub struct Task {
 #[derive(Debug)]
 pub enum Work {
     Take(Take),
+    Tidy(Tidy),
     Commit { cut: u64 },
+    Ends { at: EventTime },
     Upload(Upload),
     Publish(Publish),
 }
@@ -39,8 +42,7 @@ pub struct Take {
     lane: Lane,
     ticket: Ticket,
     outputs: Vec<Out>,
-    marks: Vec<(Output, Partition, Mark)>,
-    gaps: Vec<Gap>,
+    taken: Taken,
     step: TakeStep,
 }
 
@@ -51,8 +53,20 @@ enum TakeStep {
     Take,
     LookTwice,
     Unfinished,
-    Complete { left: Vec<File>, paths: Vec<String> },
+}
+
+/// Beside the cuts that follow a take: what owners before left.
+#[derive(Debug)]
+pub struct Tidy {
+    files: Vec<File>,
+    step: TidyStep,
+}
+
+#[derive(Debug)]
+enum TidyStep {
+    Complete { left: Vec<File> },
     Completed,
+    Wait,
     Abandoned,
     Abort { left: Vec<u64>, all: Vec<u64> },
     Forget,
@@ -127,6 +141,7 @@ impl Tasks {
 #[derive(Debug, Clone)]
 pub enum Request {
     Logs(Vec<i32>),
+    Ends { partitions: Vec<i32> },
     Take { life: Life, outputs: Vec<Out>, lane: Lane, logs: Logs },
     Commit(Box<Commit>),
     Unfinished,
@@ -144,7 +159,8 @@ pub enum Request {
 pub enum Answer {
     Done,
     Logs(Logs),
-    Marks(Vec<(Output, Partition, Mark)>, Vec<Gap>),
+    Taken(Taken),
+    Ends(Vec<(Partition, Offset)>),
     Files(Vec<File>),
     Uploads(Vec<u64>),
     Upload(u64),
@@ -164,7 +180,7 @@ enum Service {
 impl Request {
     fn service(&self) -> Service {
         match self {
-            Self::Logs(_) => Service::Kafka,
+            Self::Logs(_) | Self::Ends { .. } => Service::Kafka,
             Self::Take { .. }
             | Self::Commit(_)
             | Self::Unfinished
@@ -183,6 +199,7 @@ impl Request {
         let kind = match self {
             Self::Commit(_) | Self::Complete(_) => Kind::Unknown,
             Self::Logs(_)
+            | Self::Ends { .. }
             | Self::Take { .. }
             | Self::Unfinished
             | Self::Completed(_)
@@ -250,12 +267,17 @@ impl World {
                 let log = |p: i32| (p, self.logs[p as usize].told());
                 Answer::Logs(partitions.into_iter().map(log).collect())
             }
+            Request::Ends { partitions } => {
+                let end = |p: i32| (Partition(p), Offset(self.logs[p as usize].end()));
+                let mut ends: Vec<_> = partitions.into_iter().map(end).collect();
+                // A leader that is out of reach.
+                ends.retain(|_| !self.chance(0.1));
+                Answer::Ends(ends)
+            }
             Request::Take { life, outputs, lane, logs } => {
-                let (marks, gaps) = self.warehouse.take(life, &outputs, lane, &logs, stray);
-                self.trace(|| {
-                    format!("server: life {life} took {lane:?} {logs:?}: {marks:?}, {gaps:?}")
-                });
-                Answer::Marks(marks, gaps)
+                let taken = self.warehouse.take(life, &outputs, lane, &logs, stray);
+                self.trace(|| format!("server: life {life} took {lane:?} {logs:?}: {taken:?}"));
+                Answer::Taken(taken)
             }
             Request::Commit(commit) => {
                 let given_up = self.given_up.contains(&(commit.life, commit.lane, commit.cut));
@@ -302,9 +324,18 @@ impl World {
     pub fn reply(&mut self, p: &mut Process, id: TaskId, reply: Reply) {
         let Some(Task { life, work }) = self.tasks.remove(id) else { return };
         let left = match work {
-            Work::Take(take) => self.take_goes_on(p, id, take, reply).map(Work::Take),
+            Work::Take(take) => self.take_goes_on(p, id, take, reply),
+            Work::Tidy(tidy) => self.tidy_goes_on(p, id, tidy, reply).map(Work::Tidy),
             Work::Commit { cut } => {
                 tell(p, done(Lane::Tables, cut, reply));
+                None
+            }
+            Work::Ends { at } => {
+                let ends = match reply {
+                    Ok(Answer::Ends(ends)) => ends,
+                    Ok(_) | Err(_) => Vec::new(),
+                };
+                tell(p, Input::Ends { at, ends });
                 None
             }
             Work::Upload(upload) => self.upload_goes_on(p, id, upload, reply).map(Work::Upload),
@@ -317,6 +348,11 @@ impl World {
         }
     }
 
+    pub fn start_ends(&mut self, life: Life, at: EventTime, partitions: Vec<i32>) {
+        let id = self.tasks.add(Task { life, work: Work::Ends { at } });
+        self.send(id, Request::Ends { partitions });
+    }
+
     pub fn start_take(
         &mut self,
         life: Life,
@@ -325,9 +361,9 @@ impl World {
         partitions: Vec<i32>,
         outputs: Vec<Out>,
     ) {
-        let (step, marks, gaps) = (TakeStep::Logs, Vec::new(), Vec::new());
+        let step = TakeStep::Logs;
         let asked = Request::Logs(partitions);
-        let take = Take { lane, ticket, outputs, marks, gaps, step };
+        let take = Take { lane, ticket, outputs, taken: Taken::default(), step };
         let id = self.tasks.add(Task { life, work: Work::Take(take) });
         self.send(id, asked);
     }
@@ -338,7 +374,7 @@ impl World {
         id: TaskId,
         mut take: Take,
         reply: Reply,
-    ) -> Option<Take> {
+    ) -> Option<Work> {
         let (lane, ticket) = (take.lane, take.ticket);
         let answer = match reply {
             Ok(answer) => answer,
@@ -353,19 +389,18 @@ impl World {
                 let outputs = take.outputs.clone();
                 self.send(id, Request::Take { life: p.life, outputs, lane, logs });
             }
-            (TakeStep::Take, Answer::Marks(marks, gaps)) => {
-                take.marks = marks;
-                take.gaps = gaps;
-                if !take.gaps.is_empty() {
+            (TakeStep::Take, Answer::Taken(taken)) => {
+                take.taken = taken;
+                if !take.taken.gaps.is_empty() {
                     take.step = TakeStep::LookTwice;
-                    let standing = take.gaps.iter().map(|gap| gap.partition.0).collect();
+                    let standing = take.taken.gaps.iter().map(|gap| gap.partition.0).collect();
                     self.send(id, Request::Logs(standing));
-                    return Some(take);
+                    return Some(Work::Take(take));
                 }
-                return self.tidy(p, id, take);
+                return self.taken(p, id, take);
             }
             (TakeStep::LookTwice, Answer::Logs(logs)) => {
-                for gap in &mut take.gaps {
+                for gap in &mut take.taken.gaps {
                     let log = logs.iter().find(|(p, _)| *p == gap.partition.0);
                     gap.log = log.expect("asked for").1;
                     let Some(reason) = gap::judge(gap.next, None, &gap.log) else {
@@ -376,67 +411,87 @@ impl World {
                     assert_eq!(reason, Reason::Retention, "no log ends below a mark: {gap:?}");
                     gap.reason = reason;
                 }
-                return self.tidy(p, id, take);
+                return self.taken(p, id, take);
             }
-            (TakeStep::Unfinished, Answer::Files(left)) => {
-                let paths = left.iter().map(|file| file.path.clone()).collect();
-                take.step = self.complete_next(id, left, paths);
-            }
-            (TakeStep::Complete { left, paths }, _) => {
-                take.step = self.complete_next(id, left, paths);
-            }
-            (TakeStep::Completed, _) => {
-                take.step = TakeStep::Abandoned;
-                self.send(id, Request::Abandoned);
-            }
-            (TakeStep::Abandoned, Answer::Uploads(all)) => {
-                take.step = self.abort_next(id, all.clone(), all);
-            }
-            (TakeStep::Abort { left, all }, _) => take.step = self.abort_next(id, left, all),
-            (TakeStep::Forget, _) => {
-                let (marks, gaps) = (take.marks, take.gaps);
-                tell(p, Input::Taken { lane, ticket, marks, gaps });
-                return None;
+            (TakeStep::Unfinished, Answer::Files(files)) => {
+                tell_taken(p, take);
+                p.owed += 1;
+                let step = self.complete_next(id, files.clone(), &files);
+                return Some(Work::Tidy(Tidy { files, step }));
             }
             (step, answer) => panic!("{answer:?} does not answer {step:?}"),
         }
-        Some(take)
+        Some(Work::Take(take))
     }
 
     /// Of the lake: what owners before left.
-    fn tidy(&mut self, p: &mut Process, id: TaskId, mut take: Take) -> Option<Take> {
+    fn taken(&mut self, p: &mut Process, id: TaskId, mut take: Take) -> Option<Work> {
         if take.lane == Lane::Tables {
-            let Take { lane, ticket, marks, gaps, .. } = take;
-            tell(p, Input::Taken { lane, ticket, marks, gaps });
+            tell_taken(p, take);
             return None;
         }
         take.step = TakeStep::Unfinished;
         self.send(id, Request::Unfinished);
-        Some(take)
+        Some(Work::Take(take))
     }
 
-    fn complete_next(&mut self, id: TaskId, mut left: Vec<File>, paths: Vec<String>) -> TakeStep {
+    fn tidy_goes_on(
+        &mut self,
+        p: &mut Process,
+        id: TaskId,
+        mut tidy: Tidy,
+        reply: Reply,
+    ) -> Option<Tidy> {
+        tidy.step = match (tidy.step, reply) {
+            // Owed, for as long as it takes.
+            (TidyStep::Complete { .. } | TidyStep::Completed, Err(_)) => {
+                let wait = self.rng.random_range(20_000..200_000);
+                self.after(wait, Event::Reply { task: id, reply: Ok(Answer::Done) });
+                TidyStep::Wait
+            }
+            (TidyStep::Wait, _) => self.complete_next(id, tidy.files.clone(), &tidy.files),
+            (TidyStep::Complete { left }, Ok(_)) => self.complete_next(id, left, &tidy.files),
+            (TidyStep::Completed, Ok(_)) => {
+                self.send(id, Request::Abandoned);
+                TidyStep::Abandoned
+            }
+            (TidyStep::Abandoned, Ok(Answer::Uploads(all))) => {
+                self.abort_next(id, all.clone(), all)
+            }
+            (TidyStep::Abort { left, all }, Ok(_)) => self.abort_next(id, left, all),
+            // The next take comes by here again.
+            (TidyStep::Forget, _) | (TidyStep::Abandoned | TidyStep::Abort { .. }, Err(_)) => {
+                p.owed -= 1;
+                return None;
+            }
+            (step, answer) => panic!("{answer:?} does not answer {step:?}"),
+        };
+        Some(tidy)
+    }
+
+    fn complete_next(&mut self, id: TaskId, mut left: Vec<File>, files: &[File]) -> TidyStep {
         match left.pop() {
             Some(file) => {
                 self.send(id, Request::Complete(file));
-                TakeStep::Complete { left, paths }
+                TidyStep::Complete { left }
             }
             None => {
+                let paths = files.iter().map(|file| file.path.clone()).collect();
                 self.send(id, Request::Completed(paths));
-                TakeStep::Completed
+                TidyStep::Completed
             }
         }
     }
 
-    fn abort_next(&mut self, id: TaskId, mut left: Vec<u64>, all: Vec<u64>) -> TakeStep {
+    fn abort_next(&mut self, id: TaskId, mut left: Vec<u64>, all: Vec<u64>) -> TidyStep {
         match left.pop() {
             Some(upload) => {
                 self.send(id, Request::Abort(upload));
-                TakeStep::Abort { left, all }
+                TidyStep::Abort { left, all }
             }
             None => {
                 self.send(id, Request::Forget(all));
-                TakeStep::Forget
+                TidyStep::Forget
             }
         }
     }
@@ -623,6 +678,11 @@ impl Tasks {
     fn get(&mut self, id: TaskId) -> Option<&mut Task> {
         self.tasks.get_mut(&id)
     }
+}
+
+fn tell_taken(p: &mut Process, take: Take) {
+    let Take { lane, ticket, taken: Taken { marks, gaps, advances }, .. } = take;
+    tell(p, Input::Taken { lane, ticket, marks, gaps, advances });
 }
 
 fn tell(p: &mut Process, input: Input) {

@@ -60,6 +60,10 @@ pub enum Event {
     Start(usize),
     Kill(Life),
     Produce,
+    /// A sweep of the bucket: lists, then reads what the warehouse names, then removes one by one.
+    Sweep,
+    SweepRead(Vec<u64>),
+    SweepRemove(u64),
     Trouble,
     Calm,
     Check,
@@ -129,6 +133,10 @@ pub struct Tally {
     pub records: u64,
     /// Offsets gone unread, over all outputs.
     pub lost: u64,
+    pub advances: u64,
+    pub late: u64,
+    /// Staged uploads that a sweep removed.
+    pub swept: u64,
 }
 
 impl AddAssign for Tally {
@@ -139,6 +147,9 @@ impl AddAssign for Tally {
         self.fenced += o.fenced;
         self.records += o.records;
         self.lost += o.lost;
+        self.advances += o.advances;
+        self.late += o.late;
+        self.swept += o.swept;
     }
 }
 
@@ -167,6 +178,7 @@ pub struct World {
     events: BTreeMap<(u64, u64), Event>,
     next_event: u64,
     steps: u64,
+    swept: u64,
     trace: Option<Trace>,
 }
 
@@ -188,6 +200,8 @@ impl World {
             backoff_max: millis(500),
             fenced_wait: millis(200),
             look_again: millis(200),
+            idle_after: rng.random_bool(0.7).then(|| millis(rng.random_range(20..300))),
+            idle_check: millis(rng.random_range(10..100)),
             jitter: Some(seed),
         };
         // Each seed has some of the troubles: a rare mix shows more than all of them always.
@@ -226,6 +240,7 @@ impl World {
             events: BTreeMap::new(),
             next_event: 0,
             steps: 0,
+            swept: 0,
             trace,
         };
         for slot in 0..slots {
@@ -233,6 +248,7 @@ impl World {
         }
         world.after(0, Event::Produce);
         world.after(0, Event::Rebalance);
+        world.after(50_000, Event::Sweep);
         world.after(100_000, Event::Trouble);
         world.after(300_000, Event::Accept);
         world.after(calm_since, Event::Calm);
@@ -265,6 +281,9 @@ impl World {
             fenced: self.warehouse.fenced,
             records,
             lost: self.warehouse.lost,
+            advances: self.warehouse.advanced,
+            late: self.warehouse.late(),
+            swept: self.swept,
         }
     }
 
@@ -323,6 +342,16 @@ impl World {
             Event::Start(slot) => self.start_in_place(slot),
             Event::Kill(life) => self.kill(life),
             Event::Produce => self.produce(),
+            Event::Sweep => {
+                let listed = self.bucket.staged();
+                let wait = self.rng.random_range(300..300_000);
+                self.after(wait, Event::SweepRead(listed));
+            }
+            Event::SweepRead(listed) => self.sweep(&listed),
+            Event::SweepRemove(upload) => {
+                self.swept += 1;
+                self.bucket.remove_staged(upload, &self.warehouse);
+            }
             Event::Trouble => self.trouble(),
             Event::Calm => self.calm(),
             Event::Check => self.check(),
@@ -493,10 +522,23 @@ impl World {
         let index = self.rng.random_range(0..self.logs.len());
         for _ in 0..self.rng.random_range(0..10) {
             let record = !self.rng.random_bool(self.absent);
-            self.logs[index].append(record);
+            // Behind by up to three windows, now and then ahead.
+            let behind = self.rng.random_range(-20_000..300_000);
+            self.logs[index].append(record, self.now as i64 - behind, self.now);
         }
         let wait = self.rng.random_range(0..60_000);
         self.after(wait, Event::Produce);
+    }
+
+    /// Age is no part of the argument, so there is no limit on it here.
+    fn sweep(&mut self, listed: &[u64]) {
+        let named = self.warehouse.named_uploads();
+        for upload in listed.iter().filter(|upload| !named.contains(upload)) {
+            let wait = self.rng.random_range(300..300_000);
+            self.after(wait, Event::SweepRemove(*upload));
+        }
+        let wait = self.rng.random_range(1_000..200_000);
+        self.after(wait, Event::Sweep);
     }
 
     fn trouble(&mut self) {
@@ -621,9 +663,10 @@ impl World {
             }
             Phase::Last => {
                 let held = |p: &Process| {
-                    [Lane::Tables, Lane::Lake]
-                        .iter()
-                        .all(|lane| p.worker.positions(*lane).len() == self.logs.len())
+                    p.owed == 0
+                        && [Lane::Tables, Lane::Lake]
+                            .iter()
+                            .all(|lane| p.worker.positions(*lane).len() == self.logs.len())
                 };
                 if self.lives.values().all(held) {
                     assert_eq!(self.warehouse.notes(), 0, "uploads that nobody aborted");

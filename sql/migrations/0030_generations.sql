@@ -34,9 +34,33 @@ CREATE TABLE highwater.former_marks (
         CHECK (first_offset + accepted + filtered + late + dead + absent + lost = next_offset)
 );
 
--- Offsets recur from generation to generation.
+-- Offsets recur from generation to generation. What is not of the partition's present one stays for the proof.
 ALTER TABLE highwater.lake_file_ranges ADD COLUMN generation integer NOT NULL DEFAULT 1;
 ALTER TABLE highwater.dead_letters
     ADD COLUMN generation integer NOT NULL DEFAULT 1,
     DROP CONSTRAINT dead_letters_pkey,
-    ADD PRIMARY KEY (topic, partition, "offset", output, generation)
+    ADD PRIMARY KEY (topic, partition, "offset", output, generation);
+ALTER TABLE highwater.refusals
+    ADD COLUMN generation integer NOT NULL DEFAULT 1,
+    DROP CONSTRAINT refusals_pkey,
+    ADD PRIMARY KEY (topic, partition, "offset", output, generation);
+ALTER TABLE highwater.idle_advances
+    ADD COLUMN generation integer NOT NULL DEFAULT 1,
+    DROP CONSTRAINT idle_advances_pkey,
+    ADD PRIMARY KEY (topic, partition, generation, before_offset);
+
+-- E-5, as it was, of each partition's present generation.
+CREATE OR REPLACE VIEW highwater.partition_watermarks AS
+SELECT t.topic, o.output, p.partition, come.event_time,
+       come.event_time - t.max_disorder AS watermark,
+       coalesce(m.event_time_at, m.taken_at, t.declared_at) AS since
+FROM highwater.topics t
+JOIN (SELECT DISTINCT topic, output FROM highwater.marks WHERE output <> 'lake') o ON o.topic = t.topic
+CROSS JOIN LATERAL generate_series(0, t.partitions - 1) AS p (partition)
+LEFT JOIN highwater.marks m ON m.topic = t.topic AND m.output = o.output AND m.partition = p.partition
+CROSS JOIN LATERAL (
+    SELECT coalesce(m.event_time_max,
+                    (SELECT max(a.event_time) FROM highwater.idle_advances a
+                     WHERE a.topic = t.topic AND a.partition = p.partition
+                       AND a.generation = coalesce(m.generation, 1)
+                       AND a.before_offset <= coalesce(m.next_offset, 0))) AS event_time) AS come
