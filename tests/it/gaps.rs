@@ -321,3 +321,46 @@ fn left(world: &World) -> usize {
         }
     }
 }
+
+/// One tap in five has no fare.
+fn refused(numbers: Range<i64>) -> impl Iterator<Item = Tap> {
+    taps(numbers).filter(|tap| tap.fare().is_none())
+}
+
+#[test]
+fn refused_records_of_both_topics_at_the_same_offsets_are_held_apart() {
+    let Some(world) = world("gap_letters", 1) else { return };
+    let mended = format!(
+        "{}roll = {{ age = \"1s\" }}\n[dead_letters]\nstop_above = \"100%\"\n",
+        taps::TOPIC
+    );
+    let strict = mended.replace("{ type = \"bigint\", optional = true }", "\"bigint\"");
+    world.declare("taps", &strict);
+    produce(&world, 0, 0..100);
+    world.run_until_caught_up();
+    world.declare("taps", &mended);
+    let text = world.run(&["dead-letters", "retry", "taps/0@5"]);
+    assert!(text.contains("1 taken"), "{text}");
+
+    world.declare("taps", &strict);
+    make_again(&world, 1);
+    produce(&world, 0, 1000..1100);
+    world.run(&["accept-gap", "taps"]);
+    world.run_until_caught_up();
+    assert_all_holds(&world);
+    assert_eq!(world.number("SELECT count(*) FROM highwater.dead_letters"), 39);
+    let shown = world.run(&["dead-letters", "show", "taps/0@10"]);
+    assert!(shown.contains("tap-10\"") && shown.contains("tap-1010\""), "{shown}");
+
+    world.declare("taps", &mended);
+    let text = world.run(&["dead-letters", "retry"]);
+    assert!(text.contains("20 taken"), "{text}");
+    assert_eq!(
+        world.number("SELECT count(*) FROM highwater.dead_letters WHERE generation = 1"),
+        refused(0..100).count() as i64 - 1,
+        "what is closed stays"
+    );
+    let paid = taps(0..100).filter(|tap| tap.fare().is_some() || tap.0 == 5);
+    assert_tables(&world, paid.chain(taps(1000..1100)));
+    assert_all_holds(&world);
+}

@@ -171,7 +171,7 @@ async fn prove(warehouse: &Warehouse, produced: usize) -> Result<()> {
     )
     .await?;
     let wrong = rows.iter().find(|row| {
-        row.last().is_none_or(|verdict| verdict != "adds up") || row[1] != produced.to_string()
+        row.last().is_none_or(|verdict| verdict != "adds up") || row[2] != produced.to_string()
     });
     match wrong {
         None if !rows.is_empty() => {

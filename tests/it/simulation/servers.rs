@@ -185,8 +185,6 @@ impl Row {
     }
 }
 
-/// Marks, and what moved event time without a record from there on.
-
 impl Warehouse {
     pub fn take(
         &mut self,
