@@ -157,8 +157,9 @@ impl Reporter {
         }
     }
 
-    /// Tells what is new in the log, sets the gauges, gives the sentences.
-    pub fn gaps(&mut self, found: &[Gap]) -> Vec<String> {
+    /// Tells what is new in the log, sets the gauges (of the partitions that are held, too), gives the
+    /// sentences.
+    pub fn gaps(&mut self, found: &[Gap], held: &[PartitionStatus]) -> Vec<String> {
         let mut now: BTreeMap<Partition, Vec<Gap>> = BTreeMap::new();
         for gap in found {
             now.entry(gap.partition).or_default().push(gap.clone());
@@ -170,6 +171,9 @@ impl Reporter {
         for partition in self.gaps.keys().filter(|partition| !now.contains_key(partition)) {
             tracing::info!(topic = self.topic, partition = partition.0, "stands no more");
             gauge(*partition).set(0.0);
+        }
+        for whole in held.iter().map(|p| Partition(p.partition)).filter(|p| !now.contains_key(p)) {
+            gauge(whole).set(0.0);
         }
         let mut told = BTreeMap::new();
         for (partition, gaps) in now {
