@@ -66,6 +66,7 @@ impl TopicReader {
         self.reading.remove(&partition);
         if let Some(held) = &mut self.held {
             held.messages.retain(|message| message.0.partition != partition.0);
+            held.gone.retain(|gone| *gone != partition);
         }
     }
 
@@ -82,8 +83,14 @@ impl TopicReader {
         }
         let trouble = inquiry.trouble();
         self.held = Some(fetched);
-        let (messages, passed) = (Vec::new(), Vec::new());
-        Ok(Fetched { messages, passed, trouble, more: true, _kafka: self.kafka.clone() })
+        Ok(Fetched {
+            messages: Vec::new(),
+            passed: Vec::new(),
+            trouble,
+            gone: Vec::new(),
+            more: true,
+            _kafka: self.kafka.clone(),
+        })
     }
 
     fn fetch(&mut self, max: usize, timeout: Duration) -> Result<Fetched> {
