@@ -72,6 +72,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         lake: None,
         stop_above: None,
         keep_raw: true,
+        unique: None,
         schema: Arc::new(Schema::new(fields)),
     }
 }

@@ -63,6 +63,7 @@ fn topic() -> Arc<Topic> {
         }),
         stop_above: None,
         keep_raw: true,
+        unique: None,
         schema,
     })
 }

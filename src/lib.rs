@@ -67,13 +67,14 @@
 //! | lane | outputs that are cut together: the tables (models and dead letters), and the lake |
 //! | mark | an output's next offset in a partition, with epoch, highest event time, totals of fates |
 //! | epoch | the number of a mark's owner: taking a partition adds one, which fences the owner before |
-//! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent |
+//! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent, duplicate |
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
 //! | part | of an aggregate: count, sum, min or max, which merge. Of an upload: a piece of a file |
 //! | window | tumbling: `[start, start + size)` of event time, aligned to 1970-01-01 UTC |
 //! | watermark | a partition's highest event time minus the topic's `max_disorder` |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
+//! | judge | of a topic with `unique`: says which records are duplicates, once, in the lane of tables |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |
 //! | dead letter | a reject as it is stored, with the whole record |
 //!
@@ -93,7 +94,7 @@
 //! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
-//! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
+//! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
 //! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
 //! | C-1 | `span.from` of a cut equals the mark it moves | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
@@ -109,6 +110,10 @@
 //! | W-4 | a file is committed only by removing its upload's note, at the note's epoch | `warehouse/commit.rs` counts the notes | `claim_uploads.sql`, `abandoned_uploads.sql` |
 //! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
+//! | U-1 | a key is taken once until it is forgotten; within a partition by its own records alone, between partitions by who commits first | `compute/unique.rs`; its oracle in `compute/tests/unique.rs`; `tests/it/simulation/judge.rs` | `insert_unique_keys.sql`: primary key of `0020_unique_keys.sql`, `WHERE … event_time_max >= forget_at` |
+//! | U-2 | a verdict is given once, recorded with the mark of the dead letters, and believed below it | `compute/unique.rs`, `Judge` | `0019_duplicates.sql`: primary key |
+//! | U-3 | what the lake leaves out are the verdicts recorded | `pipeline/held.rs`, `follow` | `unproved_duplicates.sql` |
+//! | J-1 | the lake of a judged topic ends its cuts at or below the dead letters' mark | `pipeline/worker/follow.rs`; `tests/it/simulation` | `unproved_duplicates.sql` |
 //! | P-1 | at most one commit in flight per lane | `pipeline/worker.rs`, `due`; `tests/it/simulation` | a second one finds the mark moved: `move_marks.sql` |
 //! | P-2 | a lane admits each offset once, in order, from its mark | `pipeline/worker.rs` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |

@@ -1,18 +1,22 @@
 -- I-3 over everything: per output, the offsets its marks passed against the sum of their fates, and
--- for the lake and the dead letters against what is really stored.
+-- for the lake, the dead letters and duplicates against what is really stored.
 SELECT m.topic || ' ' || m.output AS output,
        sum(m.next_offset - m.first_offset) AS passed,
        sum(m.accepted) AS accepted, sum(m.filtered) AS filtered, sum(m.late) AS late,
-       sum(m.dead) AS dead, sum(m.absent) AS absent,
+       sum(m.dead) AS dead, sum(m.absent) AS absent, sum(m.duplicate) AS duplicate,
        CASE
          WHEN sum(m.next_offset - m.first_offset)
-              <> sum(m.accepted + m.filtered + m.late + m.dead + m.absent) THEN 'DOES NOT ADD UP'
+              <> sum(m.accepted + m.filtered + m.late + m.dead + m.absent + m.duplicate) THEN 'DOES NOT ADD UP'
          WHEN m.output = 'lake' AND sum(m.accepted) <> coalesce(
               (SELECT sum(f.rows) FROM highwater.lake_files f WHERE f.topic = m.topic), 0)
               THEN 'ROWS IN FILES DIFFER'
          WHEN m.output = 'dead_letters' AND sum(m.dead) <>
               (SELECT count(*) FROM highwater.dead_letters d
                WHERE d.topic = m.topic AND d.output = 'dead_letters') THEN 'DEAD LETTERS DIFFER'
+         WHEN sum(m.duplicate) <>
+              (SELECT count(*) FROM highwater.duplicates d JOIN highwater.marks o USING (topic, partition)
+               WHERE o.topic = m.topic AND o.output = m.output
+                 AND d."offset" >= o.first_offset AND d."offset" < o.next_offset) THEN 'DUPLICATES DIFFER'
          ELSE 'adds up'
        END AS verdict
 FROM highwater.marks m

@@ -4,4 +4,4 @@ UPDATE highwater.marks
 SET epoch = epoch + 1, owner = $4, taken_at = now()
 WHERE topic = $1 AND partition = ANY ($2::integer[]) AND (output = 'lake') = $3
 RETURNING output, partition, first_offset, next_offset, epoch, event_time_max,
-          accepted, filtered, late, dead, absent, sequence
+          accepted, filtered, late, dead, absent, duplicate, sequence

@@ -31,6 +31,7 @@ mod sql;
 mod tests;
 mod toml_table;
 mod topic_file;
+mod unique;
 
 pub use describe::describe;
 pub use mistake::Mistake;
@@ -40,6 +41,7 @@ pub use model::{
 pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
 pub use types::PgType;
+pub use unique::UniqueSpec;
 
 use mistake::{Page, unknown};
 use scalar::Scalars;

@@ -10,6 +10,7 @@ use super::{
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
+    unique::unique,
 };
 use crate::record::quantity::{duration, percent, size};
 use std::{
@@ -20,12 +21,14 @@ use std::{
 };
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 8] = [
+const TOP: [&str; 10] = [
     "topic",
     "format",
     "event_time",
     "max_disorder",
     "max_future",
+    "unique",
+    "within",
     "columns",
     "lake",
     "dead_letters",
@@ -148,9 +151,11 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         lake: None,
         stop_above: Some(STOP_ABOVE),
         keep_raw: false,
+        unique: None,
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
+    topic.unique = unique(top, &topic, &unsure, blind, found);
     topic.lake = lake(top, &topic, &unsure, blind, found);
     if let Some(table) = top.table("dead_letters", found) {
         table.only(&DEAD_LETTERS, found);
@@ -303,7 +308,7 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
                 column.path = path;
                 column.path_is_default = false;
             }
-            column.pii = table.parsed("pii", pii, found);
+            column.pii = table.parsed("pii", Pii::parse, found);
             column.optional = table.boolean("optional", found).unwrap_or(false);
         }
         other => found.push((
@@ -317,15 +322,6 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
         )),
     }
     column
-}
-
-fn pii(text: &str) -> Result<Pii, String> {
-    match text {
-        "hash" => Ok(Pii::Hash),
-        "mask" => Ok(Pii::Mask),
-        "drop" => Ok(Pii::Drop),
-        _ => Err(unknown("treatment of pii", text, &["hash", "mask", "drop"])),
-    }
 }
 
 /// A JSON pointer (RFC 6901), taken apart: `~1` is `/`, `~0` is `~`.

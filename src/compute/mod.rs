@@ -4,8 +4,9 @@
 //! row per key. Does not own: how a delta merges with what is stored (`warehouse`), when a cut
 //! ends (`pipeline::worker`). No I/O and no clock: the same records give the same deltas.
 //!
-//! M-1  A row's fate in a model depends on the records before it in its partition, and on nothing
-//!      else: not on batches, cuts, other partitions or the time of day.
+//! M-1  A row's fate in a model depends on the records before it in its partition (and, of a topic
+//!      with `unique`, on the judge's verdict), and on nothing else: not on batches, cuts, other
+//!      partitions or the time of day.
 //! M-2  Merging the deltas of any split of the records gives the table of all of them.
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
@@ -14,6 +15,7 @@ mod plan;
 mod rows;
 #[cfg(test)]
 mod tests;
+pub mod unique;
 
 use crate::{
     catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
@@ -125,6 +127,16 @@ impl Tables {
         }
     }
 
+    /// A row that came and is not at hand, such as a duplicate in the lake: it raises watermarks.
+    pub fn observe(&mut self, partition: Partition, event_time: EventTime) {
+        let models = self.models.iter_mut().map(|state| &mut state.standings);
+        for standings in models.chain([&mut self.dead_letters]) {
+            if let Some(standing) = standings.get_mut(&partition) {
+                standing.lateness.observe(event_time);
+            }
+        }
+    }
+
     /// Forgets the open cut. Marks must be adopted before the next admission.
     pub fn abandon(&mut self) -> Result<()> {
         self.dead_letters.clear();
@@ -140,12 +152,14 @@ impl Tables {
         self.models.iter().map(|state| state.open.memory()).sum()
     }
 
-    /// Adds the records at or above `from`, per partition; others are not looked at.
+    /// Adds the records at or above `from`, per partition; others are not looked at. Rows that
+    /// the judge calls duplicates (`unique`; empty: none is) raise watermarks, and no more.
     pub fn admit(
         &mut self,
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
+        duplicates: &[bool],
     ) -> Result<Vec<Refusal>> {
         let mut refusals = self.admit_rejects(records, decoded, from);
         let runs = runs(&decoded.rows, from);
@@ -153,12 +167,14 @@ impl Tables {
         for run in &runs {
             let standing = standing(&mut self.dead_letters, run.partition);
             if let Some(run) = run.above(&decoded.rows, standing.floor) {
-                standing.fates.filtered += run.len();
+                let twice = count_duplicates(duplicates, &run.rows);
+                standing.fates.filtered += run.len() - twice;
+                standing.fates.duplicate += twice;
                 standing.observe(&decoded.event_times[run.rows]);
             }
         }
         for state in &mut self.models {
-            let failures = state.admit(decoded, &runs)?;
+            let failures = state.admit(decoded, &runs, duplicates)?;
             refusals.extend(failures.into_iter().map(|(row, reason)| Refusal {
                 record: record_of(row, decoded),
                 output: state.output(),
@@ -267,20 +283,22 @@ impl ModelState {
         Output::Model(self.model.name.clone())
     }
 
-    /// A row's way: the floor, WHERE, lateness, the model's expressions. Where it ends is its
+    /// A row's way: the floor, the judge's verdict, WHERE, lateness, the model's expressions. Where it ends is its
     /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
-    fn admit(&mut self, decoded: &Decoded, runs: &[Run]) -> Result<Failures> {
+    fn admit(&mut self, decoded: &Decoded, runs: &[Run], duplicates: &[bool]) -> Result<Failures> {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
         let late = self.judge(&decoded.event_times, &runs);
 
-        let chosen = choose(&runs, decoded.rows.num_rows());
+        let chosen = choose(&runs, decoded.rows.num_rows(), duplicates);
         let input = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
         let (input, mut failures) = self.plan.filter(input)?;
         for run in &runs {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
-            self.fates(run).filtered += run.len() - passed;
+            let twice = count_duplicates(duplicates, &run.rows);
+            self.fates(run).filtered += run.len() - passed - twice;
+            self.fates(run).duplicate += twice;
         }
         let input = self.meet_late(input, &late, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
@@ -433,8 +451,15 @@ fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
 }
 
-/// The rows of these runs, of so many; None: all of them.
-fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
+/// The rows of these runs, of so many, without the duplicates; None: all of them.
+fn choose(runs: &[Run], rows: usize, duplicates: &[bool]) -> Option<BooleanArray> {
+    if !duplicates.is_empty() {
+        let mut chosen = vec![false; rows];
+        for row in runs.iter().flat_map(|run| run.rows.clone()) {
+            chosen[row] = !duplicates[row];
+        }
+        return Some(BooleanArray::from(chosen));
+    }
     if runs.iter().map(|run| run.rows.len()).sum::<usize>() == rows {
         return None;
     }
@@ -445,6 +470,14 @@ fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
     }
     chosen.append_n(rows - chosen.len(), false);
     Some(BooleanArray::new(chosen.finish(), None))
+}
+
+/// How many of these rows are duplicates.
+fn count_duplicates(duplicates: &[bool], rows: &Range<usize>) -> u64 {
+    match duplicates.is_empty() {
+        true => 0,
+        false => duplicates[rows.clone()].iter().filter(|twice| **twice).count() as u64,
+    }
 }
 
 /// How many of the failures, which ascend, are of these rows.

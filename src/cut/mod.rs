@@ -8,7 +8,10 @@
 //! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
 //! C-3  A cut's yield comes from the records of its spans and nothing else.
 
-use crate::record::{Epoch, EventTime, Fates, Output, Partition, Span};
+use crate::{
+    compute::unique::{Duplicate, NewKey},
+    record::{Epoch, EventTime, Fates, Output, Partition, Span},
+};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -45,6 +48,13 @@ pub enum Yield {
         rows: RecordBatch,
     },
     DeadLetters(Vec<DeadLetter>),
+    /// Of a topic with `unique`, with the dead letters' marks; keys are sorted, each once.
+    Verdicts {
+        keys: Vec<NewKey>,
+        duplicates: Vec<Duplicate>,
+    },
+    /// Of the lake of such a topic: what it counts as duplicates are the verdicts recorded (U-3).
+    Judged,
     Files(Vec<LakeFile>),
 }
 

@@ -51,6 +51,11 @@ fn describe() {
         Unit::Count,
         "Rows that a model's WHERE left out"
     );
+    describe_counter!(
+        "highwater_duplicates_total",
+        Unit::Count,
+        "Records whose key was taken before, committed"
+    );
     describe_counter!("highwater_cuts_total", Unit::Count, "Cuts sealed, by lane and reason");
     describe_histogram!("highwater_cut_rows", Unit::Count, "Rows accepted per committed cut");
     describe_histogram!("highwater_cut_open_seconds", Unit::Seconds, "How long a cut was open");

@@ -37,6 +37,7 @@ struct Line {
     late: u64,
     dead: u64,
     absent: u64,
+    duplicate: u64,
     epoch: i64,
     owner: String,
 }
@@ -116,6 +117,7 @@ fn line(row: &MarkRow, ends: &Ends) -> Line {
         late: fates.late,
         dead: fates.dead,
         absent: fates.absent,
+        duplicate: fates.duplicate,
         epoch: row.mark.epoch.0,
         owner: row.owner.clone(),
     }
@@ -133,6 +135,7 @@ fn render(lines: &[Line]) -> String {
         "late",
         "dead",
         "absent",
+        "duplicate",
         "newest event",
         "committed",
         "epoch",
@@ -153,6 +156,7 @@ fn render(lines: &[Line]) -> String {
             l.late.to_string(),
             l.dead.to_string(),
             l.absent.to_string(),
+            l.duplicate.to_string(),
             time(l.event_time_max_us),
             time(l.committed_at_us),
             l.epoch.to_string(),

@@ -1,6 +1,7 @@
 //! Stops a topic whose records are refused too often: rather a topic that stands, and a person
 //! who looks, than a table that is quietly wrong.
 
+use crate::{catalog::Topic, decode::Reject, record::RawRecord};
 use std::collections::VecDeque;
 
 /// Records that the share is taken of.
@@ -35,6 +36,24 @@ impl Breaker {
         self.seen += records as u64;
         broken
     }
+}
+
+/// What a person reads who comes to look.
+pub fn sentence(topic: &Topic, records: &[RawRecord<'_>], rejects: &[Reject]) -> String {
+    let share = topic.stop_above.unwrap_or(1.0) * 100.0;
+    let last = rejects.last().map(|reject| {
+        let record = &records[reject.record];
+        let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
+        format!(
+            "; the last one, {}/{}@{}:{column} {}",
+            topic.kafka_topic, record.partition.0, record.offset, reject.reason
+        )
+    });
+    format!(
+        "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
+         producer (or raise stop_above) and start again: nothing of this batch was committed",
+        last.unwrap_or_default()
+    )
 }
 
 #[cfg(test)]

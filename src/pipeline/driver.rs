@@ -5,21 +5,23 @@
 //! answers through the inbox.
 
 use super::{
-    breaker::Breaker,
-    encoder::{self, LakeLane},
+    breaker::{self, Breaker},
+    encoder::LakeLane,
     report::{self, Reporter, Standing, TopicStatus},
     tables::TablesLane,
+    take::{self, Taking},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
     catalog::{Model, Topic},
+    compute::unique::Memory,
     cut::Cut,
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
     record::{EventTime, Lane, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::{self, Fetched, Kafka, TopicReader},
-    warehouse::{Claim, postgres::Warehouse},
+    warehouse::postgres::Warehouse,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,12 +38,20 @@ const FETCH_RECORDS: usize = 8_192;
 /// Longest wait for records, so the longest that other news waits.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
 /// What reaches a topic from outside.
 pub enum News {
     Group(kafka::News),
     Worker(Input),
+    /// Partitions are taken: what the worker hears as `Input::Taken`, and what the judge goes on from.
+    Taken {
+        lane: Lane,
+        ticket: Ticket,
+        marks: Vec<(Output, Partition, Mark)>,
+        memory: Memory,
+    },
+    /// Event time of a judged topic's partitions, of other processes too.
+    Reached(Vec<(Partition, EventTime)>),
     /// The lake's encoder takes batches again.
     Room,
     Halt(String),
@@ -85,6 +95,8 @@ pub struct Parts {
     pub secret: Option<Secret>,
     pub store: Option<Store>,
     pub worker: Settings,
+    /// Bytes for the keys that `unique` remembers.
+    pub keys_memory: usize,
     pub writer: WriterSettings,
     pub context: Context,
     pub inbox: Receiver<News>,
@@ -113,7 +125,9 @@ pub struct Driver {
     reported: Instant,
     told_caught_up: bool,
     status: Arc<Mutex<Option<TopicStatus>>>,
-    opened: BTreeMap<Lane, Instant>,
+    opened: BTreeMap<Lane, (u64, Instant)>,
+    /// Came with the take that is just being told to the worker.
+    memory: Memory,
     upload_limit: usize,
 }
 
@@ -126,9 +140,9 @@ struct Batch<'a> {
 
 impl Driver {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { topic, models, secret, store, worker, writer, context, inbox, status, targets } =
-            parts;
-        let tables = TablesLane::new(&topic, &models)?;
+        let Parts { topic, models, secret, store, worker, keys_memory, .. } = parts;
+        let Parts { writer, context, inbox, status, targets, .. } = parts;
+        let tables = TablesLane::new(&topic, &models, keys_memory)?;
         let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {
@@ -157,6 +171,7 @@ impl Driver {
             reported: Instant::now(),
             told_caught_up: false,
             opened: BTreeMap::new(),
+            memory: Memory::default(),
             topic,
             worker,
             tables,
@@ -214,6 +229,7 @@ impl Driver {
                 for partition in &partitions {
                     self.reader.stop(*partition);
                     self.reporter.forget(*partition);
+                    self.forget_held(*partition);
                 }
                 Input::Lost(partitions)
             }
@@ -222,6 +238,20 @@ impl Driver {
             News::Halt(why) => Input::Halt { why },
             News::Drain => Input::Drain,
             News::Worker(input) => self.note(input),
+            News::Taken { lane, ticket, marks, memory } => {
+                self.memory = memory;
+                self.decide(Input::Taken { lane, ticket, marks }, None)?;
+                self.memory = Memory::default();
+                if !self.tables.is_contested() {
+                    return Ok(());
+                }
+                let why = "keys of the open cut were taken elsewhere before";
+                return self.give_up(Lane::Tables, &Error::retry(why), None);
+            }
+            News::Reached(reached) => {
+                self.tables.hear(&reached);
+                return Ok(());
+            }
         };
         self.decide(input, None)
     }
@@ -252,6 +282,14 @@ impl Driver {
         input
     }
 
+    /// The lane's open cut cannot stand.
+    fn give_up(&mut self, lane: Lane, error: &Error, batch: Option<&Batch<'_>>) -> Result<()> {
+        let Some((cut, _)) = self.opened.get(&lane) else { return Ok(()) };
+        let (cut, kind, why) = (*cut, error.kind, error.to_string());
+        let failed = self.note(Input::Failed { lane, cut, kind, why });
+        self.decide(failed, batch)
+    }
+
     fn decide(&mut self, input: Input, batch: Option<&Batch<'_>>) -> Result<()> {
         self.worker.handle(input);
         while let Some(effect) = self.worker.next_effect() {
@@ -271,7 +309,7 @@ impl Driver {
         if let Some(breaker) = &mut self.breaker
             && breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
         {
-            let why = breaker_sentence(&self.topic, &records, &decoded.rejects);
+            let why = breaker::sentence(&self.topic, &records, &decoded.rejects);
             return self.decide(Input::Halt { why }, None);
         }
         let mut arrivals = arrivals(&records);
@@ -286,7 +324,10 @@ impl Driver {
     }
 
     fn measure(&mut self) -> Result<()> {
-        let size = super::worker::Size { memory: self.tables.memory(), ..Default::default() };
+        // What the lake holds waits for the tables' cut, so it is that cut's to end early.
+        let held = self.lake.as_ref().map_or(0, |lake| lake.held.bytes());
+        let memory = self.tables.memory() + held;
+        let size = super::worker::Size { memory, ..Default::default() };
         self.decide(Input::Measured { lane: Lane::Tables, size }, None)?;
         if let Some(lake) = &self.lake {
             let size = lake.size();
@@ -299,13 +340,13 @@ impl Driver {
         match effect {
             Effect::Take { lane, ticket, partitions } => self.take(lane, ticket, partitions),
             Effect::Adopt { lane, marks } => match (lane, &mut self.lake) {
-                (Lane::Tables, _) => self.tables.adopt(&marks),
+                (Lane::Tables, _) => self.tables.adopt(&marks, &self.memory),
                 (Lane::Lake, Some(lake)) => lake.adopt(&marks),
                 (Lane::Lake, None) => {}
             },
             Effect::Seek { partition, to } => self.reader.seek(partition, to),
             Effect::Open { lane, cut, sequence, partition, from, epoch } => {
-                self.opened.insert(lane, Instant::now());
+                self.opened.insert(lane, (cut, Instant::now()));
                 if let (Lane::Lake, Some(lake)) = (lane, &mut self.lake) {
                     lake.open(cut, sequence, partition, from, epoch);
                 }
@@ -322,6 +363,22 @@ impl Driver {
                     (Lane::Lake, None) => {}
                 }
             }
+            Effect::Hold { from } => {
+                let batch = batch.expect("records are held only as they arrive");
+                if let Some(lake) = &mut self.lake {
+                    lake.hold(&batch.records, &batch.decoded, &from);
+                }
+            }
+            Effect::Follow { to } => {
+                let Some(lake) = &mut self.lake else { return Ok(()) };
+                let tables = &self.tables;
+                match lake.follow(&to, |p, from, to| tables.duplicates(p, from, to)) {
+                    Err(error) if error.kind == Kind::Fenced => {
+                        self.give_up(Lane::Lake, &error, batch)?;
+                    }
+                    done => done?,
+                }
+            }
             Effect::Seal { lane, cut, reason, moves } => self.seal(lane, cut, reason, moves)?,
             Effect::Abandon { lane } => match (lane, &mut self.lake) {
                 (Lane::Tables, _) => self.tables.abandon()?,
@@ -330,6 +387,7 @@ impl Driver {
             },
             Effect::Release { partitions } => self.release(&partitions),
             Effect::Acknowledge { offsets } => {
+                self.tables.passed(&offsets);
                 self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
             }
             Effect::Stop { why } => {
@@ -348,17 +406,8 @@ impl Driver {
             Lane::Lake => vec![Output::Lake],
         };
         let (topic, store) = (self.topic.clone(), self.store.clone());
-        let context = self.context.clone();
-        self.context.runtime.spawn(async move {
-            let taken = take(&topic, store.as_ref(), &context, lane, outputs, partitions).await;
-            context.tell(News::Worker(match taken {
-                Ok(marks) => Input::Taken { lane, ticket, marks },
-                Err(error) => {
-                    let (kind, why) = (error.kind, error.to_string());
-                    Input::TakeFailed { lane, ticket, kind, why }
-                }
-            }));
-        });
+        let taking = Taking { topic, store, lane, outputs, partitions };
+        self.context.runtime.spawn(taking.run(self.context.clone(), ticket));
     }
 
     fn seal(&mut self, lane: Lane, cut: u64, reason: Reason, moves: Vec<Move>) -> Result<()> {
@@ -366,7 +415,7 @@ impl Driver {
         metrics::counter!("highwater_cuts_total", "topic" => topic.clone(),
             "lane" => lane.as_str(), "reason" => reason.as_str())
         .increment(1);
-        if let Some(opened) = self.opened.remove(&lane) {
+        if let Some((_, opened)) = self.opened.remove(&lane) {
             metrics::histogram!("highwater_cut_open_seconds", "topic" => topic.clone(),
                 "lane" => lane.as_str())
             .record(opened.elapsed().as_secs_f64());
@@ -388,7 +437,7 @@ impl Driver {
     }
 
     fn commit(&self, cut: u64, job: Job) {
-        let context = self.context.clone();
+        let (context, judged) = (self.context.clone(), self.topic.unique.is_some());
         self.context.runtime.spawn(async move {
             let started = Instant::now();
             match context.warehouse.commit(&job.cut).await {
@@ -396,6 +445,9 @@ impl Driver {
                     report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
                     job.count();
                     context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
+                    if judged {
+                        take::forget(&job.cut.topic, &context).await;
+                    }
                 }
                 Err(error) => context.fail(Lane::Tables, cut, &error),
             }
@@ -415,6 +467,13 @@ impl Driver {
         self.releases.retain(|(waiting, _)| !waiting.is_empty());
         for partition in partitions {
             self.reporter.forget(*partition);
+            self.forget_held(*partition);
+        }
+    }
+
+    fn forget_held(&mut self, partition: Partition) {
+        if let Some(lake) = &mut self.lake {
+            lake.held.forget(partition);
         }
     }
 
@@ -482,7 +541,10 @@ impl Driver {
         }
         let mut memory = BTreeMap::from([("tables", self.tables.memory() as u64)]);
         if let Some(lake) = &self.lake {
-            memory.insert("lake", lake.memory() as u64);
+            memory.insert("lake", (lake.memory() + lake.held.bytes()) as u64);
+        }
+        if let Some(bytes) = self.tables.keys_memory() {
+            memory.insert("keys", bytes as u64);
         }
         let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
         let end = |partition| kafka.known_end(name, partition);
@@ -509,36 +571,12 @@ impl Job {
                     "model" => model.to_string())
                 .increment(advance.fates.filtered);
             }
+            if advance.output == Output::DeadLetters && advance.fates.duplicate > 0 {
+                metrics::counter!("highwater_duplicates_total", "topic" => topic.clone())
+                    .increment(advance.fates.duplicate);
+            }
         }
     }
-}
-
-async fn take(
-    topic: &Topic,
-    store: Option<&Store>,
-    context: &Context,
-    lane: Lane,
-    outputs: Vec<Output>,
-    partitions: Vec<Partition>,
-) -> Result<Vec<(Output, Partition, Mark)>> {
-    let (kafka, name) = (context.kafka.clone(), topic.kafka_topic.clone());
-    let oldest = tokio::task::spawn_blocking(move || {
-        let oldest = |p| kafka.log(&name, p, KAFKA_WAIT).map(|(oldest, _)| (p, oldest));
-        partitions.into_iter().map(oldest).collect::<Result<Vec<_>>>()
-    });
-    let oldest = oldest.await.map_err(|e| Error::halt("ask Kafka for offsets").because(e))??;
-    let claim = Claim {
-        topic: topic.name.clone(),
-        lane,
-        outputs,
-        partitions: oldest,
-        owner: context.owner.to_string(),
-    };
-    let marks = context.warehouse.take(&claim).await?;
-    if let (Lane::Lake, Some(store)) = (lane, store) {
-        encoder::tidy(&topic.name, store, context).await?;
-    }
-    Ok(marks)
 }
 
 /// One arrival per partition.
@@ -552,27 +590,6 @@ fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
         arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
-}
-
-fn breaker_sentence(
-    topic: &Topic,
-    records: &[RawRecord<'_>],
-    rejects: &[crate::decode::Reject],
-) -> String {
-    let share = topic.stop_above.unwrap_or(1.0) * 100.0;
-    let last = rejects.last().map(|reject| {
-        let record = &records[reject.record];
-        let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
-        format!(
-            "; the last one, {}/{}@{}:{column} {}",
-            topic.kafka_topic, record.partition.0, record.offset, reject.reason
-        )
-    });
-    format!(
-        "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
-         producer (or raise stop_above) and start again: nothing of this batch was committed",
-        last.unwrap_or_default()
-    )
 }
 
 const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];

@@ -19,6 +19,7 @@
 use super::{
     counting,
     driver::{Context, News},
+    held::{self, Held},
     report,
     tables::lake_counts,
     worker::{Input, Move, Size},
@@ -37,10 +38,7 @@ use crate::{
     record::{Epoch, EventTime, Lane, Mark, Offset, Output, Partition, RawRecord},
     warehouse::Unfinished,
 };
-use arrow::{
-    array::{BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-};
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{
@@ -65,6 +63,7 @@ pub struct LakeLane {
     counts: BTreeMap<(Output, Partition), Counted>,
     event_time_max: BTreeMap<Partition, Option<EventTime>>,
     records: BTreeMap<Partition, u64>,
+    pub(super) held: Held,
     orders: mpsc::Sender<Order>,
     load: Arc<Load>,
     encoder: Option<std::thread::JoinHandle<()>>,
@@ -116,6 +115,7 @@ impl LakeLane {
             counts: BTreeMap::new(),
             event_time_max: BTreeMap::new(),
             records: BTreeMap::new(),
+            held: Held::default(),
             orders,
             load,
             encoder: Some(thread),
@@ -125,6 +125,7 @@ impl LakeLane {
     pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
         for (_, partition, mark) in marks {
             self.event_time_max.insert(*partition, mark.event_time_max);
+            self.held.forget(*partition);
         }
     }
 
@@ -132,6 +133,7 @@ impl LakeLane {
         self.counts.clear();
         self.records.clear();
         self.event_time_max.clear();
+        self.held.clear();
         self.order(Order::Abandon);
     }
 
@@ -154,12 +156,21 @@ impl LakeLane {
     ) -> Result<()> {
         counting::add(&mut self.records, records, from);
         lake_counts(&mut self.counts, records, decoded, from);
-        let (rows, event_times) = at_or_above(decoded, from)?;
+        let (rows, event_times) = held::at_or_above(decoded, from)?;
+        self.encode(rows, event_times);
+        Ok(())
+    }
+
+    pub(super) fn count(&mut self, partition: Partition, records: u64, counted: Counted) {
+        *self.records.entry(partition).or_default() += records;
+        held::add(&mut self.counts, partition, counted);
+    }
+
+    pub(super) fn encode(&mut self, rows: RecordBatch, event_times: Vec<EventTime>) {
         if rows.num_rows() > 0 {
             self.load.waiting.fetch_add(1, Ordering::Relaxed);
             self.order(Order::Admit { rows, event_times });
         }
-        Ok(())
     }
 
     pub fn seal(&mut self, cut: u64, moves: Vec<Move>) {
@@ -212,27 +223,6 @@ impl Drop for LakeLane {
             let _ = thread.join();
         }
     }
-}
-
-fn at_or_above(
-    decoded: &Decoded,
-    from: &[(Partition, Offset)],
-) -> Result<(RecordBatch, Vec<EventTime>)> {
-    let (partitions, offsets) = crate::compute::places(&decoded.rows);
-    let mut mask = Vec::with_capacity(offsets.len());
-    for run in partitions.chunk_by(|a, b| a == b) {
-        let floor = from.iter().find(|(p, _)| p.0 == run[0]).map_or(i64::MAX, |(_, o)| o.0);
-        let offsets = &offsets[mask.len()..mask.len() + run.len()];
-        mask.extend(offsets.iter().map(|offset| *offset >= floor));
-    }
-    if mask.iter().all(|wanted| *wanted) {
-        return Ok((decoded.rows.clone(), decoded.event_times.clone()));
-    }
-    let times =
-        decoded.event_times.iter().zip(&mask).filter(|(_, w)| **w).map(|(t, _)| *t).collect();
-    let rows = filter_record_batch(&decoded.rows, &BooleanArray::from(mask))
-        .map_err(|e| Error::halt("filter rows for the lake").because(e))?;
-    Ok((rows, times))
 }
 
 /// The thread that encodes.
@@ -317,6 +307,7 @@ impl Encoder {
             advances,
             finished,
             topic: self.topic.name.clone(),
+            judged: self.topic.unique.is_some(),
             store: self.store.clone(),
             context: self.context.clone(),
             load: self.load.clone(),
@@ -466,6 +457,7 @@ struct Publication {
     advances: Vec<Advance>,
     finished: Vec<Finished>,
     topic: Arc<str>,
+    judged: bool,
     store: Store,
     context: Context,
     load: Arc<Load>,
@@ -521,7 +513,8 @@ impl Publication {
             bytes: f.bytes,
         });
         let owed = owed.collect();
-        let yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
+        let files = (!files.is_empty()).then_some(Yield::Files(files));
+        let yields = files.into_iter().chain(self.judged.then_some(Yield::Judged)).collect();
         let cut = Cut { topic: self.topic.clone(), advances: self.advances.clone(), yields };
         let started = Instant::now();
         self.context.warehouse.commit(&cut).await?;

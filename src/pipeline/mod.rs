@@ -14,6 +14,11 @@
 //! P-4  After any failure a lane's partitions are taken anew (which fences whatever may still be
 //!      under way) and the reader goes back to the marks. There is no other way to recover.
 //! P-5  A revoked partition is released only when nothing of it is open or in flight.
+//! J-1  The lake's cuts of a judged topic end at or below the mark of the dead letters (`worker`'s
+//!      `follow`).
+//!
+//! A record that is put back from the dead letters passes the judge of its topic as any other
+//! (`compute::unique::Keys::judge`), in the lane of tables, where its verdict is recorded.
 
 pub mod driver;
 pub mod worker;
@@ -21,7 +26,9 @@ pub mod worker;
 mod breaker;
 mod counting;
 mod encoder;
+mod held;
 mod report;
 mod tables;
+mod take;
 
 pub use report::{PartitionStatus, TopicStatus};

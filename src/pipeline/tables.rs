@@ -2,14 +2,17 @@
 //!
 //! Owns: the open cut's yield and counts. Does not own: when it ends (`worker`).
 
-use super::{counting, driver::Job, worker::Move};
+use super::{counting, driver::Job, held, worker::Move};
 use crate::{
     catalog::{Model, Topic},
-    compute::{Counted, Refusal, Tables},
+    compute::{
+        Counted, Refusal, Tables,
+        unique::{Hashing, Judge, KEY_BYTES, Memory},
+    },
     cut::{Cut, DeadLetter, Yield},
     decode::Decoded,
     error::Result,
-    record::{Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
@@ -19,6 +22,9 @@ pub struct TablesLane {
     topic: Arc<str>,
     keep_raw: bool,
     tables: Tables,
+    /// Of a topic with `unique`.
+    judge: Option<Judge>,
+    hashing: Option<Hashing>,
     dead_letters: Vec<DeadLetter>,
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
@@ -27,11 +33,16 @@ pub struct TablesLane {
 }
 
 impl TablesLane {
-    pub fn new(topic: &Topic, models: &[Arc<Model>]) -> Result<Self> {
+    /// `keys_memory`: bytes for the keys that `unique` remembers.
+    pub fn new(topic: &Topic, models: &[Arc<Model>], keys_memory: usize) -> Result<Self> {
         Ok(Self {
             topic: topic.name.clone(),
             keep_raw: topic.keep_raw,
             tables: Tables::new(topic, models)?,
+            judge: topic.unique.as_ref().map(|unique| {
+                Judge::new(unique.within, topic.max_disorder, keys_memory / KEY_BYTES)
+            }),
+            hashing: Hashing::new(topic),
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
@@ -43,7 +54,10 @@ impl TablesLane {
         self.tables.outputs()
     }
 
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], memory: &Memory) {
+        if let Some(judge) = &mut self.judge {
+            judge.adopt(marks, memory);
+        }
         self.tables.adopt(marks);
     }
 
@@ -52,11 +66,50 @@ impl TablesLane {
         self.dead_bytes = 0;
         self.records.clear();
         self.rows = 0;
+        if let Some(judge) = &mut self.judge {
+            judge.abandon();
+        }
         self.tables.abandon()
     }
 
+    /// Of the open cut.
     pub fn memory(&self) -> usize {
-        self.tables.memory() + self.dead_bytes
+        let verdicts = self.judge.as_ref().map_or(0, Judge::open_bytes);
+        self.tables.memory() + self.dead_bytes + verdicts
+    }
+
+    /// Keys and verdicts that are remembered from cut to cut; None: there is no judge.
+    pub fn keys_memory(&self) -> Option<usize> {
+        self.judge.as_ref().map(Judge::memory)
+    }
+
+    /// The open cut takes a key that another process took before.
+    pub fn is_contested(&self) -> bool {
+        self.judge.as_ref().is_some_and(Judge::is_contested)
+    }
+
+    /// How far other processes have come.
+    pub fn hear(&mut self, reached: &[(Partition, EventTime)]) {
+        if let Some(judge) = &mut self.judge {
+            judge.hear(reached);
+        }
+    }
+
+    /// Every lane has committed up to here.
+    pub fn passed(&mut self, offsets: &[(Partition, Offset)]) {
+        if let Some(judge) = &mut self.judge {
+            for (partition, offset) in offsets {
+                judge.passed(*partition, *offset);
+            }
+        }
+    }
+
+    /// The verdicts on these offsets, for the lake.
+    pub fn duplicates(&self, partition: Partition, from: i64, to: Offset) -> Result<Vec<i64>> {
+        match &self.judge {
+            Some(judge) => judge.duplicates(partition, from, to),
+            None => Ok(Vec::new()),
+        }
     }
 
     pub fn admit(
@@ -67,7 +120,11 @@ impl TablesLane {
         from: &[(Partition, Offset)],
     ) -> Result<()> {
         self.rows += counting::add(&mut self.records, records, from);
-        for refusal in self.tables.admit(records, decoded, from)? {
+        let duplicates = match (&mut self.judge, &self.hashing) {
+            (Some(judge), Some(hashing)) => judge.judge(hashing, decoded, from)?,
+            (Some(_), None) | (None, _) => Vec::new(),
+        };
+        for refusal in self.tables.admit(records, decoded, from, &duplicates)? {
             let letter = dead_letter(fetched, records, refusal, self.keep_raw);
             self.dead_bytes += letter.value.as_ref().map_or(0, Bytes::len)
                 + letter.key.as_ref().map_or(0, Bytes::len)
@@ -93,6 +150,12 @@ impl TablesLane {
             sealed.tables.into_iter().map(|(model, rows)| Yield::Table { model, rows }).collect();
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
+        }
+        if let Some(judge) = &mut self.judge {
+            let (keys, duplicates) = judge.seal();
+            if !keys.is_empty() || !duplicates.is_empty() {
+                yields.push(Yield::Verdicts { keys, duplicates });
+            }
         }
         self.dead_bytes = 0;
         let cut = Cut { topic: self.topic.clone(), advances, yields };
@@ -150,9 +213,7 @@ pub fn lake_counts(
             row += usize::from(!rejected);
         }
         if counted != Counted::default() {
-            let total = counts.entry((Output::Lake, partition)).or_default();
-            total.fates += counted.fates;
-            total.event_time_max = total.event_time_max.max(counted.event_time_max);
+            held::add(counts, partition, counted);
         }
     }
 }

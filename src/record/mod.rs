@@ -67,11 +67,13 @@ pub struct Fates {
     pub dead: u64,
     /// No record there: compacted, or a transaction's marker.
     pub absent: u64,
+    /// A record with the same key came before: it stands in `highwater.duplicates`.
+    pub duplicate: u64,
 }
 
 impl Fates {
     pub fn total(&self) -> u64 {
-        self.accepted + self.filtered + self.late + self.dead + self.absent
+        self.accepted + self.filtered + self.late + self.dead + self.absent + self.duplicate
     }
 }
 
@@ -82,6 +84,7 @@ impl AddAssign for Fates {
         self.late += o.late;
         self.dead += o.dead;
         self.absent += o.absent;
+        self.duplicate += o.duplicate;
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     encode::{Elements, Instant},
     postgres::{Parameter, Row, Session},
     tables::Table,
+    unique,
 };
 use crate::{
     cut::{Advance, Cut, DeadLetter, LakeFile, Yield},
@@ -131,7 +132,8 @@ impl Warehouse {
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
             Yield::DeadLetters(_) => (1, ""),
-            Yield::Table { model, .. } => (2, model as &str),
+            Yield::Verdicts { .. } | Yield::Judged => (2, ""),
+            Yield::Table { model, .. } => (3, model as &str),
         });
         for one in yields {
             match one {
@@ -139,6 +141,10 @@ impl Warehouse {
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, cut, letters).await?
                 }
+                Yield::Verdicts { keys, duplicates } => {
+                    unique::remember(&session, &doing, &cut.topic, keys, duplicates).await?;
+                }
+                Yield::Judged => unique::prove(&session, &doing, cut).await?,
                 Yield::Table { model, rows } => {
                     self.merge(&session, &*self.table(model)?, rows).await?
                 }
@@ -183,7 +189,7 @@ impl Warehouse {
     }
 }
 
-/// A mark from the ten columns that begin at `at`: offsets, epoch, event time, fates, sequence.
+/// A mark from the eleven columns that begin at `at`: offsets, epoch, event time, fates, sequence.
 pub(super) fn mark(row: &Row, at: usize) -> Mark {
     let number = |i: usize| row.get::<_, i64>(at + i);
     Mark {
@@ -197,8 +203,9 @@ pub(super) fn mark(row: &Row, at: usize) -> Mark {
             late: number(6) as u64,
             dead: number(7) as u64,
             absent: number(8) as u64,
+            duplicate: number(9) as u64,
         },
-        sequence: number(9),
+        sequence: number(10),
     }
 }
 
@@ -218,12 +225,13 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
     let late = numbers(|a| a.fates.late as i64);
     let dead = numbers(|a| a.fates.dead as i64);
     let absent = numbers(|a| a.fates.absent as i64);
+    let duplicate = numbers(|a| a.fates.duplicate as i64);
     let sequences = numbers(|a| a.sequence);
 
     let sql = include_str!("../../sql/warehouse/lock_marks.sql");
     let found = session.query(doing, sql, &[&topic, &outputs, &partitions]).await?;
     let sql = include_str!("../../sql/warehouse/move_marks.sql");
-    let values: [Parameter; 13] = [
+    let values: [Parameter; 14] = [
         &topic,
         &outputs,
         &partitions,
@@ -236,6 +244,7 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
         &late,
         &dead,
         &absent,
+        &duplicate,
         &sequences,
     ];
     let moved = session.execute(doing, sql, &values).await?;

@@ -19,6 +19,7 @@
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
 //! | `manifest` | lake files and uploads after their cut |
+//! | `unique` | keys and duplicates of topics with `unique` |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
@@ -34,6 +35,7 @@ mod manifest;
 mod schema;
 pub mod snapshot;
 mod tls;
+mod unique;
 
 #[cfg(feature = "embedded")]
 pub mod embedded;

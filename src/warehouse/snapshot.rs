@@ -5,7 +5,7 @@
 
 use super::{
     MarkRow, Warehouse,
-    encode::Elements,
+    encode::{Elements, Instant},
     listing,
     postgres::{Parameter, Session},
     tables::{Table, quoted},
@@ -14,10 +14,13 @@ use crate::{
     catalog::{Model, PgType},
     cut::FileRange,
     error::{Error, Result},
-    record::{Offset, Output, Partition, Span},
+    record::{EventTime, Offset, Output, Partition, Span},
 };
 use arrow::array::RecordBatch;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
 
 /// Rows per statement that fill a shadow.
 const SHADOW_ROWS: usize = 20_000;
@@ -38,6 +41,9 @@ pub struct ManifestFile {
     pub completed: bool,
     pub ranges: Vec<FileRange>,
 }
+
+/// Per (topic, output, partition).
+pub type Counts = HashMap<(Arc<str>, Output, Partition), u64>;
 
 /// One moment of the warehouse.
 pub struct Snapshot {
@@ -89,9 +95,34 @@ impl Snapshot {
     }
 
     /// Per (topic, output, partition).
-    pub async fn dead_letters(&self) -> Result<HashMap<(Arc<str>, Output, Partition), u64>> {
+    pub async fn dead_letters(&self) -> Result<Counts> {
         let sql = include_str!("../../sql/warehouse/count_dead_letters.sql");
-        let rows = self.session.query("count dead letters", sql, &[]).await?;
+        self.counts("count dead letters", sql).await
+    }
+
+    /// The recorded duplicates that each output has passed.
+    pub async fn duplicates(&self) -> Result<Counts> {
+        let sql = include_str!("../../sql/warehouse/count_duplicates.sql");
+        self.counts("count duplicates", sql).await
+    }
+
+    /// Of each partition of a topic: offset and event time, in order.
+    pub async fn duplicates_of(
+        &self,
+        topic: &str,
+    ) -> Result<BTreeMap<Partition, VecDeque<(i64, EventTime)>>> {
+        let sql = include_str!("../../sql/warehouse/list_duplicates.sql");
+        let rows = self.session.query("read duplicates", sql, &[&topic]).await?;
+        let mut found: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
+        for row in &rows {
+            let event_time = EventTime(row.get::<_, Instant>(2).0);
+            found.entry(Partition(row.get(0))).or_default().push_back((row.get(1), event_time));
+        }
+        Ok(found)
+    }
+
+    async fn counts(&self, doing: &str, sql: &str) -> Result<Counts> {
+        let rows = self.session.query(doing, sql, &[]).await?;
         let count = |row: &super::postgres::Row| {
             let key = (
                 Arc::from(row.get::<_, &str>(0)),

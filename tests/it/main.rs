@@ -14,4 +14,5 @@ mod support;
 mod taps;
 mod tidy;
 mod transactions;
+mod unique;
 mod verify;

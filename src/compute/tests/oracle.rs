@@ -499,7 +499,7 @@ impl<'l> Lane<'l> {
             self.next[p] = end;
         }
         let decoded = self.decoder.decode(&records);
-        for refusal in self.tables.admit(&records, &decoded, &from).expect("admitted") {
+        for refusal in self.tables.admit(&records, &decoded, &from, &[]).expect("admitted") {
             let record = &records[refusal.record];
             let place = (record.partition, record.offset);
             self.open.push((place.0, place.1, refusal.output, refusal.class));

@@ -154,9 +154,12 @@ async fn show_lake(store: &crate::lake::store::Store) -> Result<()> {
 /// Every offset has one fate in every output, and what the outputs hold agrees with it.
 async fn prove(warehouse: &Warehouse, produced: usize) -> Result<()> {
     let sql = include_str!("../../../sql/queries/proof.sql");
-    let rows =
-        show(warehouse, "proof: offsets passed = accepted + filtered + late + dead + absent", sql)
-            .await?;
+    let rows = show(
+        warehouse,
+        "proof: offsets passed = accepted + filtered + late + dead + absent + duplicate",
+        sql,
+    )
+    .await?;
     let wrong = rows.iter().find(|row| {
         row.last().is_none_or(|verdict| verdict != "adds up") || row[1] != produced.to_string()
     });

@@ -20,7 +20,10 @@ use arrow::{
     datatypes::TimestampMicrosecondType,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// Rows given to a model at a time.
 const ROWS: usize = 8_192;
@@ -43,6 +46,10 @@ struct RebuildModel {
     model: Arc<Model>,
     tables: Tables,
     marks: BTreeMap<Partition, Mark>,
+    /// The lake has no duplicates, but they raised the watermark: those still to come.
+    duplicates: BTreeMap<Partition, VecDeque<(i64, EventTime)>>,
+    /// The highest event time so far.
+    reached: BTreeMap<Partition, EventTime>,
 }
 
 impl Rebuild {
@@ -71,7 +78,8 @@ impl Rebuild {
                 .map(|(model, marks)| {
                     let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
                     tables.adopt(&at_first(&tables.outputs(), &marks));
-                    Ok(RebuildModel { model, tables, marks })
+                    let (duplicates, reached) = Default::default();
+                    Ok(RebuildModel { model, tables, marks, duplicates, reached })
                 })
                 .collect();
             match built {
@@ -91,9 +99,13 @@ impl Rebuild {
         Self { topics }
     }
 
-    pub async fn begin(&self, snapshot: &mut Snapshot) -> Result<()> {
-        for model in self.topics.values().flat_map(|t| &t.models) {
-            snapshot.shadow(&model.model).await?;
+    pub async fn begin(&mut self, snapshot: &mut Snapshot) -> Result<()> {
+        for (name, topic) in &mut self.topics {
+            let duplicates = snapshot.duplicates_of(name).await?;
+            for model in &mut topic.models {
+                model.duplicates.clone_from(&duplicates);
+                snapshot.shadow(&model.model).await?;
+            }
         }
         Ok(())
     }
@@ -213,8 +225,37 @@ impl RebuildModel {
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
         let rows = filter_record_batch(rows, &mask)
             .map_err(|e| Error::halt("filter rows of the lake").because(e))?;
-        let (partitions, offsets) = places(&rows);
         let event_times = event_times(topic, &rows);
+        let (partitions, offsets) = places(&rows);
+        let mut start = 0;
+        for row in 0..rows.num_rows() {
+            let partition = Partition(partitions[row]);
+            if let Some(event_time) = self.raised_before(partition, offsets[row]) {
+                self.admit(&rows.slice(start, row - start), &event_times[start..row])?;
+                self.tables.observe(partition, event_time);
+                self.reached.insert(partition, event_time);
+                start = row;
+            }
+            let reached = self.reached.entry(partition).or_insert(event_times[row]);
+            *reached = event_times[row].max(*reached);
+        }
+        self.admit(&rows.slice(start, rows.num_rows() - start), &event_times[start..])
+    }
+
+    /// How far duplicates before this offset have raised the watermark, if they have.
+    fn raised_before(&mut self, partition: Partition, offset: i64) -> Option<EventTime> {
+        let first = self.marks.get(&partition)?.first.0;
+        let ahead = self.duplicates.get_mut(&partition)?;
+        let mut highest = None;
+        while let Some((at, event_time)) = ahead.front().copied().filter(|(at, _)| *at < offset) {
+            ahead.pop_front();
+            highest = highest.max(Some(event_time).filter(|_| at >= first));
+        }
+        highest.filter(|t| self.reached.get(&partition).is_none_or(|reached| t > reached))
+    }
+
+    fn admit(&mut self, rows: &RecordBatch, event_times: &[EventTime]) -> Result<()> {
+        let (partitions, offsets) = places(rows);
         let records: Vec<RawRecord<'_>> = partitions
             .iter()
             .zip(offsets)
@@ -228,10 +269,14 @@ impl RebuildModel {
             .collect();
         let from: Vec<(Partition, Offset)> =
             self.marks.iter().map(|(p, m)| (*p, m.first)).collect();
-        let decoded =
-            Decoded { rows: rows.clone(), event_times, rejects: Vec::new(), unknown_fields: 0 };
+        let decoded = Decoded {
+            rows: rows.clone(),
+            event_times: event_times.to_vec(),
+            rejects: Vec::new(),
+            unknown_fields: 0,
+        };
         // What a model refuses, it refused then: those stand in the dead letters.
-        self.tables.admit(&records, &decoded, &from)?;
+        self.tables.admit(&records, &decoded, &from, &[])?;
         Ok(())
     }
 }

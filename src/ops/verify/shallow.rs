@@ -8,11 +8,11 @@ use crate::{
     record::{Output, Partition, Span},
     warehouse::{
         MarkRow, Warehouse,
-        snapshot::{ManifestFile, Snapshot},
+        snapshot::{Counts, ManifestFile, Snapshot},
     },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -21,7 +21,8 @@ pub struct Evidence {
     pub marks: Vec<MarkRow>,
     /// In order of (topic, sequence, path).
     pub files: Vec<ManifestFile>,
-    pub dead_letters: HashMap<(Arc<str>, Output, Partition), u64>,
+    pub dead_letters: Counts,
+    pub duplicates: Counts,
 }
 
 impl Evidence {
@@ -56,6 +57,14 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
             let key = (m.topic.clone(), output.clone(), m.partition);
             evidence.dead_letters.get(&key).copied().unwrap_or_default()
         };
+        let key = (m.topic.clone(), m.output.clone(), m.partition);
+        let recorded = evidence.duplicates.get(&key).copied().unwrap_or_default();
+        if recorded != fates.duplicate {
+            report.finding(
+                "V-4",
+                format!("{}: {} duplicates, {recorded} recorded", place(m), fates.duplicate),
+            );
+        }
         let letters = evidence.mark(&m.topic, &Output::DeadLetters, m.partition);
         match &m.output {
             Output::DeadLetters => {

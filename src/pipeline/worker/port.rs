@@ -33,6 +33,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// Wait after being fenced: the group's own news (revoked, lost) should come first.
     pub fenced_wait: Duration,
+    /// The topic has a judge (`unique`) in the lane of tables, and the lake follows it (J-1).
+    pub judged: bool,
     /// Seed by which waits differ between processes; None: they do not.
     pub jitter: Option<u64>,
 }
@@ -50,6 +52,7 @@ impl Default for Settings {
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(15),
             fenced_wait: Duration::from_secs(5),
+            judged: false,
             jitter: None,
         }
     }
@@ -175,6 +178,11 @@ pub enum Effect {
     Open { lane: Lane, cut: u64, sequence: i64, partition: Partition, from: Offset, epoch: Epoch },
     /// Add the records of the fetch at hand, per partition those at or above the offset.
     Admit { lane: Lane, from: Vec<(Partition, Offset)> },
+    /// Of the lake of a judged topic: hold the records of the fetch at hand, per partition those
+    /// at or above the offset, until `Follow`.
+    Hold { from: Vec<(Partition, Offset)> },
+    /// Verdicts below these offsets are committed: add what is held of them to the lake's cut.
+    Follow { to: Vec<(Partition, Offset)> },
     /// End the open cut and commit it; answered by `Committed` or `Failed`.
     Seal { lane: Lane, cut: u64, reason: Reason, moves: Vec<Move> },
     /// Drop the open cut and whatever is in flight, without looking back.

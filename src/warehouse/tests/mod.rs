@@ -5,6 +5,7 @@ mod embedded;
 mod merging;
 mod protocol;
 mod tables;
+mod unique;
 
 use super::{Claim, Warehouse, WarehouseSettings};
 use crate::{

@@ -54,6 +54,7 @@
 //! of leaving partitions, and of those assigned anew, are gone before their records come.
 
 mod group;
+mod judge;
 mod process;
 mod servers;
 mod tasks;

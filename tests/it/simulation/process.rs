@@ -2,13 +2,16 @@
 //! `pipeline::driver`, `pipeline::encoder` and `compute` do them.
 
 use super::{
+    judge::{DISORDER, KEYS_MAX, WITHIN},
     servers::{Commit, File, Life, Out, Place},
     tasks::{Task, TaskId, Upload, Work},
     world::World,
 };
 use highwater::{
-    pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Worker},
-    record::{Lane, Mark, Offset, Output, Partition},
+    compute::unique::{Judge, Key, Memory},
+    error::Kind,
+    pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Ticket, Worker},
+    record::{EventTime, Lane, Mark, Offset, Output, Partition},
 };
 use rand::Rng;
 use std::{
@@ -23,6 +26,8 @@ pub enum News {
     Revoked(u64, Vec<i32>),
     Lost(Vec<i32>),
     Worker(Input),
+    Taken { lane: Lane, ticket: Ticket, marks: Vec<(Output, Partition, Mark)>, memory: Memory },
+    Reached(Vec<(Partition, EventTime)>),
 }
 
 /// A fetch, ordered by partition and offset.
@@ -70,10 +75,17 @@ pub struct Process {
     lake_standing: BTreeSet<i32>,
     lake: Option<OpenLake>,
     flights: BTreeMap<Lane, (u64, Vec<Move>)>,
+    /// Of a topic with `unique`.
+    judge: Option<Judge>,
+    memory: Memory,
+    tables_cut: u64,
+    /// What waits for its verdict on the way to the lake.
+    waiting: BTreeMap<i32, VecDeque<i64>>,
 }
 
 impl Process {
     pub fn new(life: Life, slot: usize, settings: Settings, outputs: Vec<Out>) -> Self {
+        let judge = settings.judged.then(|| Judge::new(WITHIN, DISORDER, KEYS_MAX));
         Self {
             life,
             slot,
@@ -96,6 +108,10 @@ impl Process {
             lake_standing: BTreeSet::new(),
             lake: None,
             flights: BTreeMap::new(),
+            judge,
+            memory: Memory::default(),
+            tables_cut: 0,
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -168,8 +184,24 @@ impl World {
                     p.held.remove(partition);
                     p.reading.remove(partition);
                     p.seeks.remove(partition);
+                    p.waiting.remove(partition);
                 }
                 Input::Lost(partitions(&list))
+            }
+            News::Taken { lane, ticket, marks, memory } => {
+                p.memory = memory;
+                self.decide(p, Input::Taken { lane, ticket, marks }, &[])?;
+                if !p.judge.as_ref().is_some_and(Judge::is_contested) {
+                    return Ok(());
+                }
+                let (kind, why) = (Kind::Retry, "contested".to_owned());
+                Input::Failed { lane: Lane::Tables, cut: p.tables_cut, kind, why }
+            }
+            News::Reached(reached) => {
+                if let Some(judge) = &mut p.judge {
+                    judge.hear(&reached);
+                }
+                return Ok(());
             }
             News::Worker(input) => {
                 if let Input::Committed { lane, cut } = input
@@ -201,7 +233,9 @@ impl World {
             if crash == Some(true) {
                 return Err(Gone);
             }
-            self.act(p, effect, batch);
+            if let Some(input) = self.act(p, effect, batch) {
+                self.decide(p, input, batch)?;
+            }
             if crash == Some(false) {
                 return Err(Gone);
             }
@@ -241,7 +275,8 @@ impl World {
         }
         self.trace(|| format!("life {} reads {arrivals:?} more={more}", p.life));
         self.decide(p, Input::Arrived { arrivals, more }, &batch)?;
-        let size = Size { memory: p.rows.len(), ..Size::default() };
+        let waiting = p.waiting.values().map(VecDeque::len).sum::<usize>();
+        let size = Size { memory: p.rows.len() + waiting, ..Size::default() };
         self.decide(p, Input::Measured { lane: Lane::Tables, size }, &[])?;
         let size = match &p.lake {
             Some(lake) => Size {
@@ -296,7 +331,8 @@ impl World {
         (batch, passed, more)
     }
 
-    fn act(&mut self, p: &mut Process, effect: Effect, batch: &[Place]) {
+    /// Some: a cut that cannot stand.
+    fn act(&mut self, p: &mut Process, effect: Effect, batch: &[Place]) -> Option<Input> {
         match effect {
             Effect::Take { lane, ticket, partitions } => {
                 let outputs = p.outputs_of(lane);
@@ -310,7 +346,8 @@ impl World {
                 p.disturbed.remove(&partition);
                 p.seeks.insert(partition, to.0);
             }
-            Effect::Open { lane: Lane::Tables, .. } => {
+            Effect::Open { lane: Lane::Tables, cut, .. } => {
+                p.tables_cut = cut;
                 assert!(p.rows.is_empty(), "a cut opens on another's rows");
             }
             Effect::Open { lane: Lane::Lake, cut, sequence, partition, from, epoch } => {
@@ -326,10 +363,18 @@ impl World {
                 };
                 let rows: Vec<Place> = batch.iter().copied().filter(wanted).collect();
                 match lane {
-                    Lane::Tables => admit_to_tables(p, &rows),
+                    Lane::Tables => self.admit_to_tables(p, &rows),
                     Lane::Lake => self.admit_to_lake(p, &rows),
                 }
             }
+            Effect::Hold { from } => {
+                for &(partition, offset) in batch {
+                    if from.iter().any(|(q, floor)| q.0 == partition && offset >= floor.0) {
+                        p.waiting.entry(partition).or_default().push_back(offset);
+                    }
+                }
+            }
+            Effect::Follow { to } => return self.follow(p, &to),
             Effect::Seal { lane, cut, moves, .. } => self.seal(p, lane, cut, moves),
             Effect::Abandon { lane } => self.abandon(p, lane),
             Effect::Release { partitions } => self.release(p, &numbers(&partitions)),
@@ -339,10 +384,53 @@ impl World {
                         let next = self.warehouse.next(*out, partition.0);
                         assert!(next >= Some(offset.0), "acknowledged before it was committed");
                     }
+                    if let Some(judge) = &mut p.judge {
+                        judge.passed(partition, offset);
+                    }
                 }
             }
             Effect::Stop { .. } => p.stopped = true,
         }
+        None
+    }
+
+    fn admit_to_tables(&mut self, p: &mut Process, rows: &[Place]) {
+        for &(partition, offset) in rows {
+            let (key, time) = self.logs[partition as usize].record(offset);
+            let (key, time) = (Key(u128::from(key)), EventTime(time));
+            let judge = p.judge.as_mut();
+            if judge.is_some_and(|judge| judge.verdict(Partition(partition), offset, time, key)) {
+                continue;
+            }
+            for &out in &p.outputs {
+                let floor = p.standing.get(&(out, partition)).expect("a record before its mark");
+                if offset >= *floor {
+                    p.rows.push((out, (partition, offset)));
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, p: &mut Process, to: &[(Partition, Offset)]) -> Option<Input> {
+        for &(partition, to) in to {
+            let waiting = p.waiting.entry(partition.0).or_default();
+            let later = waiting.split_off(waiting.partition_point(|offset| *offset < to.0));
+            let free = std::mem::replace(waiting, later);
+            let Some(first) = free.front() else { continue };
+            let judge = p.judge.as_ref().expect("only a judge is followed");
+            let twice = match judge.duplicates(partition, *first, to) {
+                Ok(twice) => twice,
+                Err(error) => {
+                    let (kind, why) = (error.kind, error.to_string());
+                    let cut = p.lake.as_ref().expect("a cut is open when it is added to").cut;
+                    return Some(Input::Failed { lane: Lane::Lake, cut, kind, why });
+                }
+            };
+            let fresh = free.iter().filter(|offset| !twice.contains(offset));
+            let rows: Vec<Place> = fresh.map(|offset| (partition.0, *offset)).collect();
+            self.admit_to_lake(p, &rows);
+        }
+        None
     }
 
     fn admit_to_lake(&mut self, p: &mut Process, rows: &[Place]) {
@@ -375,11 +463,14 @@ impl World {
     fn seal(&mut self, p: &mut Process, lane: Lane, cut: u64, moves: Vec<Move>) {
         let before = p.flights.insert(lane, (cut, moves.clone()));
         assert!(before.is_none(), "P-1: {lane:?} has a second commit in flight");
-        let commit = Commit { life: p.life, lane, cut, moves, rows: Vec::new(), files: Vec::new() };
+        let life = p.life;
+        let (rows, files, keys, duplicates) = Default::default();
+        let commit = Commit { life, lane, cut, moves, rows, files, keys, duplicates };
         match lane {
             Lane::Tables => {
                 let rows = std::mem::take(&mut p.rows);
-                self.start_commit(Commit { rows, ..commit });
+                let (keys, duplicates) = p.judge.as_mut().map(Judge::seal).unwrap_or_default();
+                self.start_commit(Commit { rows, keys, duplicates, ..commit });
             }
             Lane::Lake => {
                 let lake = p.lake.take().expect("a cut is open when it is sealed");
@@ -397,9 +488,13 @@ impl World {
             Lane::Tables => {
                 p.rows.clear();
                 p.standing.clear();
+                if let Some(judge) = &mut p.judge {
+                    judge.abandon();
+                }
             }
             Lane::Lake => {
                 p.lake_standing.clear();
+                p.waiting.clear();
                 for (task, _) in p.lake.take().into_iter().flat_map(|lake| lake.files.into_values())
                 {
                     self.tasks.remove(task);
@@ -411,6 +506,7 @@ impl World {
     fn release(&mut self, p: &mut Process, partitions: &[i32]) {
         for &partition in partitions {
             assert!(!p.holds_work_of(partition), "P-5: {partition} is released while it has work");
+            p.waiting.remove(&partition);
         }
         let mut answers = Vec::new();
         for (round, waiting) in &mut p.releases {
@@ -427,6 +523,9 @@ impl World {
 }
 
 fn adopt(p: &mut Process, lane: Lane, marks: &[(Output, Partition, Mark)]) {
+    if let (Lane::Tables, Some(judge)) = (lane, &mut p.judge) {
+        judge.adopt(marks, &p.memory);
+    }
     for (output, partition, mark) in marks {
         match lane {
             Lane::Tables => {
@@ -434,17 +533,7 @@ fn adopt(p: &mut Process, lane: Lane, marks: &[(Output, Partition, Mark)]) {
             }
             Lane::Lake => {
                 p.lake_standing.insert(partition.0);
-            }
-        }
-    }
-}
-
-fn admit_to_tables(p: &mut Process, rows: &[Place]) {
-    for &(partition, offset) in rows {
-        for &out in &p.outputs {
-            let floor = p.standing.get(&(out, partition)).expect("a record before its mark");
-            if offset >= *floor {
-                p.rows.push((out, (partition, offset)));
+                p.waiting.remove(&partition.0);
             }
         }
     }

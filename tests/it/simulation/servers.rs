@@ -4,10 +4,12 @@
 //!
 //! Every method checks what it is asked against the invariants and panics where one is broken.
 
+use super::judge::Records;
 use highwater::{
+    compute::unique::{Duplicate, Memory, NewKey},
     error::Kind,
     pipeline::worker::Move,
-    record::{Epoch, Lane, Mark, Offset, Output, Partition},
+    record::{Epoch, EventTime, Lane, Mark, Offset, Output, Partition},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +61,8 @@ impl Out {
 #[derive(Debug, Default)]
 pub struct Log {
     pub start: i64,
-    present: Vec<bool>,
+    /// Key and event time of each record.
+    present: Vec<Option<(u32, i64)>>,
 }
 
 impl Log {
@@ -71,13 +74,18 @@ impl Log {
         self.start + self.present.len() as i64
     }
 
-    pub fn append(&mut self, record: bool) {
+    pub fn append(&mut self, record: Option<(u32, i64)>) {
         self.present.push(record);
     }
 
     pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = i64> + '_ {
         let (low, high) = (from.max(self.start), to.min(self.end()).max(self.start));
-        (low..high).filter(|o| self.present[(o - self.start) as usize])
+        (low..high).filter(|o| self.present[(o - self.start) as usize].is_some())
+    }
+
+    /// Of a record that is there.
+    pub fn record(&self, offset: i64) -> (u32, i64) {
+        self.present[(offset - self.start) as usize].expect("a record")
     }
 }
 
@@ -119,6 +127,9 @@ pub struct Commit {
     pub moves: Vec<Move>,
     /// Of the tables.
     pub rows: Vec<(Out, Place)>,
+    /// Of the judge.
+    pub keys: Vec<NewKey>,
+    pub duplicates: Vec<Duplicate>,
     /// Of the lake.
     pub files: Vec<File>,
 }
@@ -131,11 +142,17 @@ pub struct Warehouse {
     files: BTreeMap<String, Committed>,
     /// Upload to path, partition, epoch.
     notes: BTreeMap<u64, (String, i32, i64)>,
+    pub records: Records,
+    pub judged: bool,
     pub commits: u64,
     pub fenced: u64,
 }
 
 impl Warehouse {
+    pub fn new(judged: bool) -> Self {
+        Self { judged, ..Self::default() }
+    }
+
     pub fn take(
         &mut self,
         life: Life,
@@ -199,6 +216,23 @@ impl Warehouse {
             self.fenced += 1;
             return Err((Kind::Fenced, format!("{key:?} {m:?} found {row:?}")));
         }
+        if self.judged {
+            let marks = self.marks_after(commit);
+            let number = self.commits;
+            match commit.lane {
+                Lane::Tables => {
+                    if !self.records.commit(commit, &marks, logs, number, given_up) {
+                        return Err((Kind::Retry, "another process took a key".to_owned()));
+                    }
+                }
+                Lane::Lake => {
+                    for m in &commit.moves {
+                        let judged = self.next(Out::DeadLetters, m.partition.0);
+                        assert!(judged >= Some(m.span.to.0), "J-1: ahead of the judge: {m:?}");
+                    }
+                }
+            }
+        }
         self.check_yield(commit, logs);
         for file in &commit.files {
             let note = self.notes.remove(&file.upload);
@@ -227,6 +261,36 @@ impl Warehouse {
         Ok(())
     }
 
+    /// Where the judge stands in each partition when this is committed.
+    fn marks_after(&self, commit: &Commit) -> Vec<(i32, i64)> {
+        let mut marks: BTreeMap<i32, i64> = self.judges_marks().into_iter().collect();
+        for m in commit.moves.iter().filter(|m| Out::of(&m.output) == Out::DeadLetters) {
+            marks.insert(m.partition.0, m.span.to.0);
+        }
+        marks.into_iter().collect()
+    }
+
+    fn judges_marks(&self) -> Vec<(i32, i64)> {
+        let of_judge = self.marks.iter().filter(|((out, _), _)| *out == Out::DeadLetters);
+        of_judge.map(|((_, p), row)| (*p, row.next)).collect()
+    }
+
+    pub fn reached(&self, logs: &[Log]) -> Vec<(Partition, EventTime)> {
+        self.records.reached(&self.judges_marks(), logs)
+    }
+
+    /// `oldest`: where the lake begins if it has no mark yet.
+    pub fn recall(&self, oldest: &[(i32, i64)], logs: &[Log]) -> Memory {
+        let floors = oldest.iter().map(|&(p, oldest)| {
+            let marks = Out::ALL.iter().filter_map(|out| self.next(*out, p));
+            let lowest = marks.min().unwrap_or(oldest);
+            let is_there = self.next(Out::Lake, p).is_some();
+            (p, if is_there { lowest } else { lowest.min(oldest) })
+        });
+        let floors: Vec<_> = floors.collect();
+        self.records.recall(&self.judges_marks(), &floors, logs)
+    }
+
     /// What the cut yields is each record of its spans, once, and nothing else (C-3).
     fn check_yield(&mut self, commit: &Commit, logs: &[Log]) {
         let of_files = commit.files.iter().flat_map(|f| &f.rows).map(|place| (Out::Lake, *place));
@@ -241,6 +305,9 @@ impl Warehouse {
             let applied = self.applied.entry((out, p)).or_default();
             applied.resize((log.end() - first) as usize, 0);
             for offset in log.records(m.span.from.0, m.span.to.0) {
+                if self.records.duplicates.contains(&(p, offset)) {
+                    continue;
+                }
                 expected.push((out, (p, offset)));
                 let count = &mut applied[(offset - first) as usize];
                 *count += 1;
@@ -311,15 +378,18 @@ impl Warehouse {
     }
 
     pub fn check_at_the_end(&self, logs: &[Log], bucket: &Bucket) {
+        let twice = &self.records.duplicates;
         for out in Out::ALL {
             for (p, log) in logs.iter().enumerate() {
+                let wanted = |o: &i64| u8::from(!twice.contains(&(p as i32, *o)));
                 let applied = &self.applied.get(&(out, p as i32)).cloned().unwrap_or_default();
                 let twice_or_never = log
                     .records(log.start, log.end())
-                    .find(|o| applied[(o - log.start) as usize] != 1);
+                    .find(|o| applied[(o - log.start) as usize] != wanted(o));
                 assert_eq!(twice_or_never, None, "not applied once: {out:?} of {p}");
                 let sum: u64 = applied.iter().map(|c| u64::from(*c)).sum();
-                let records = log.records(log.start, log.end()).count() as u64;
+                let records =
+                    log.records(log.start, log.end()).filter(|o| wanted(o) == 1).count() as u64;
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
@@ -335,8 +405,12 @@ impl Warehouse {
             .iter()
             .enumerate()
             .flat_map(|(p, log)| log.records(log.start, log.end()).map(move |o| (p as i32, o)))
+            .filter(|place| !twice.contains(place))
             .collect();
-        assert!(visible == all, "the lake's visible rows are not the log's records");
+        assert!(
+            visible == all,
+            "the lake's visible rows are not the log's records without duplicates"
+        );
     }
 
     pub fn describe(&self) -> String {

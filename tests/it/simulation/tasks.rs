@@ -8,9 +8,10 @@ use super::{
     world::{Event, World},
 };
 use highwater::{
+    compute::unique::Memory,
     error::Kind,
     pipeline::worker::{Input, Ticket},
-    record::{Lane, Mark, Output, Partition},
+    record::{EventTime, Lane, Mark, Output, Partition},
 };
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -46,6 +47,7 @@ pub struct Take {
 enum TakeStep {
     Oldest,
     Take,
+    Recall,
     Unfinished,
     Complete { left: Vec<File>, paths: Vec<String> },
     Completed,
@@ -123,15 +125,35 @@ impl Tasks {
 #[derive(Debug, Clone)]
 pub enum Request {
     Oldest,
-    Take { life: Life, outputs: Vec<Out>, lane: Lane, partitions: Vec<i32> },
+    Take {
+        life: Life,
+        outputs: Vec<Out>,
+        lane: Lane,
+        partitions: Vec<i32>,
+    },
     Commit(Box<Commit>),
+    /// The keys and verdicts of a judged topic.
+    Recall {
+        partitions: Vec<i32>,
+    },
     Unfinished,
     Completed(Vec<String>),
     Abandoned,
     Forget(Vec<u64>),
-    Note { upload: u64, path: String, partition: i32, epoch: i64 },
-    Begin { path: String },
-    Put { upload: u64, number: usize, rows: Vec<Place> },
+    Note {
+        upload: u64,
+        path: String,
+        partition: i32,
+        epoch: i64,
+    },
+    Begin {
+        path: String,
+    },
+    Put {
+        upload: u64,
+        number: usize,
+        rows: Vec<Place>,
+    },
     Complete(File),
     Abort(u64),
 }
@@ -143,6 +165,8 @@ pub enum Answer {
     Files(Vec<File>),
     Uploads(Vec<u64>),
     Upload(u64),
+    Memory(Memory),
+    Reached(Vec<(Partition, EventTime)>),
 }
 
 pub type Reply = Result<Answer, (Kind, String)>;
@@ -160,6 +184,7 @@ impl Request {
             Self::Oldest => Service::Kafka,
             Self::Take { .. }
             | Self::Commit(_)
+            | Self::Recall { .. }
             | Self::Unfinished
             | Self::Completed(_)
             | Self::Abandoned
@@ -177,6 +202,7 @@ impl Request {
             Self::Commit(_) | Self::Complete(_) => Kind::Unknown,
             Self::Oldest
             | Self::Take { .. }
+            | Self::Recall { .. }
             | Self::Unfinished
             | Self::Completed(_)
             | Self::Abandoned
@@ -256,7 +282,12 @@ impl World {
                     format!("server: life {} commits cut {}: {done:?}", commit.life, commit.cut)
                 });
                 done?;
-                Answer::Done
+                Answer::Reached(self.warehouse.reached(&self.logs))
+            }
+            Request::Recall { partitions } => {
+                let oldest: Vec<_> =
+                    partitions.iter().map(|p| (*p, self.logs[*p as usize].start)).collect();
+                Answer::Memory(self.warehouse.recall(&oldest, &self.logs))
             }
             Request::Unfinished => Answer::Files(self.warehouse.unfinished()),
             Request::Completed(paths) => {
@@ -296,7 +327,12 @@ impl World {
         let left = match work {
             Work::Take(take) => self.take_goes_on(p, id, take, reply).map(Work::Take),
             Work::Commit { cut } => {
+                let reached = match &reply {
+                    Ok(Answer::Reached(reached)) => reached.clone(),
+                    Ok(_) | Err(_) => Vec::new(),
+                };
                 tell(p, done(Lane::Tables, cut, reply));
+                p.inbox.push_back(News::Reached(reached));
                 None
             }
             Work::Upload(upload) => self.upload_goes_on(p, id, upload, reply).map(Work::Upload),
@@ -345,13 +381,19 @@ impl World {
                 self.send(id, Request::Take { life: p.life, outputs, lane, partitions });
             }
             (TakeStep::Take, Answer::Marks(marks)) => {
-                if lane == Lane::Tables {
-                    tell(p, Input::Taken { lane, ticket, marks });
-                    return None;
-                }
                 take.marks = marks;
+                if lane == Lane::Tables {
+                    take.step = TakeStep::Recall;
+                    self.send(id, Request::Recall { partitions: take.partitions.clone() });
+                    return Some(take);
+                }
                 take.step = TakeStep::Unfinished;
                 self.send(id, Request::Unfinished);
+            }
+            (TakeStep::Recall, Answer::Memory(memory)) => {
+                let marks = take.marks;
+                p.inbox.push_back(News::Taken { lane, ticket, marks, memory });
+                return None;
             }
             (TakeStep::Unfinished, Answer::Files(left)) => {
                 let paths = left.iter().map(|file| file.path.clone()).collect();

@@ -123,6 +123,8 @@ pub struct Tally {
     pub commits: u64,
     pub fenced: u64,
     pub records: u64,
+    pub duplicates: u64,
+    pub conflicts: u64,
 }
 
 impl AddAssign for Tally {
@@ -132,6 +134,8 @@ impl AddAssign for Tally {
         self.commits += o.commits;
         self.fenced += o.fenced;
         self.records += o.records;
+        self.duplicates += o.duplicates;
+        self.conflicts += o.conflicts;
     }
 }
 
@@ -155,6 +159,10 @@ pub struct World {
     slots: usize,
     settings: Settings,
     absent: f64,
+    /// Of the records' keys and times; others are not disturbed by it.
+    keys_rng: SmallRng,
+    key_space: u32,
+    event_time: i64,
     phase: Phase,
     calm_since: u64,
     events: BTreeMap<(u64, u64), Event>,
@@ -181,6 +189,8 @@ impl World {
             backoff_max: millis(500),
             fenced_wait: millis(200),
             jitter: Some(seed),
+            // Every other seed has a judge.
+            judged: seed % 2 == 1,
         };
         // Each seed has some of the troubles: a rare mix shows more than all of them always.
         let faults = Faults {
@@ -190,6 +200,8 @@ impl World {
             repeats: rng.random_bool(0.5),
             troubles: TROUBLES.into_iter().filter(|_| rng.random_bool(0.4)).collect(),
         };
+        let mut keys_rng = SmallRng::seed_from_u64(!seed);
+        let key_space = [3, 30, 300][keys_rng.random_range(0..3)];
         let absent = [0.0, 0.1, 0.5][rng.random_range(0..3)];
         let slots = rng.random_range(1..=3);
         let group = Group::new(rng.random_bool(0.4), partitions);
@@ -198,7 +210,7 @@ impl World {
             now: 0,
             rng,
             logs,
-            warehouse: Warehouse::default(),
+            warehouse: Warehouse::new(settings.judged),
             bucket: Bucket::default(),
             tasks: Tasks::default(),
             faults,
@@ -213,6 +225,9 @@ impl World {
             slots,
             settings,
             absent,
+            keys_rng,
+            key_space,
+            event_time: 1_000,
             phase: Phase::Trouble,
             calm_since,
             events: BTreeMap::new(),
@@ -255,6 +270,8 @@ impl World {
             commits: self.warehouse.commits,
             fenced: self.warehouse.fenced,
             records,
+            duplicates: self.warehouse.records.duplicates.len() as u64,
+            conflicts: self.warehouse.records.conflicts,
         }
     }
 
@@ -481,8 +498,11 @@ impl World {
         }
         let index = self.rng.random_range(0..self.logs.len());
         for _ in 0..self.rng.random_range(0..10) {
-            let record = !self.rng.random_bool(self.absent);
-            self.logs[index].append(record);
+            let is_there = !self.rng.random_bool(self.absent);
+            self.event_time += self.keys_rng.random_range(0..4);
+            let key = self.keys_rng.random_range(0..self.key_space);
+            let time = self.event_time - self.keys_rng.random_range(0..12);
+            self.logs[index].append(is_there.then_some((key, time)));
         }
         let wait = self.rng.random_range(0..60_000);
         self.after(wait, Event::Produce);

@@ -1,0 +1,135 @@
+//! Keys and verdicts in PostgreSQL: U-1 to U-3 where two processes meet.
+
+use super::*;
+use crate::{
+    compute::unique::{Duplicate, Key, NewKey},
+    error::Kind,
+};
+
+const LETTERS: Output = Output::DeadLetters;
+
+fn key(key: u128, partition: i32, offset: i64, forget_at: i64) -> NewKey {
+    let (partition, forget_at) = (Partition(partition), EventTime(forget_at));
+    NewKey { key: Key(key), partition, offset, forget_at }
+}
+
+/// A cut of the judge: `count` offsets of a partition, up to an event time.
+fn judged(mark: &Mark, partition: i32, count: u64, reached: i64, keys: Vec<NewKey>) -> Cut {
+    let mut advance = advance(&LETTERS, partition, mark, count);
+    advance.event_time_max = Some(EventTime(reached));
+    advance.fates = Fates { filtered: count, ..Fates::default() };
+    cut(vec![advance], vec![Yield::Verdicts { keys, duplicates: Vec::new() }])
+}
+
+fn moved(mark: &Mark, count: i64) -> Mark {
+    Mark { next: Offset(mark.next.0 + count), ..*mark }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_taken_once_until_its_partition_has_come_past_it() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let first = take_one(warehouse, &LETTERS, 0).await;
+    let second = take_one(warehouse, &LETTERS, 1).await;
+    let keys = vec![key(1, 0, 0, 500), key(2, 0, 1, 900)];
+    warehouse.commit(&judged(&first, 0, 2, 100, keys)).await.unwrap();
+    // U-1: the other process did not know, and nothing of its cut is left.
+    let refused = judged(&second, 1, 3, 5_000, vec![key(1, 1, 0, 700), key(3, 1, 1, 700)]);
+    let error = warehouse.commit(&refused).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Retry);
+    assert!(error.context.contains("taken 1 of its 2 keys"), "{error}");
+    assert_eq!(take_one(warehouse, &LETTERS, 1).await.next, Offset(0));
+    let memory = warehouse.recall(TOPIC, &[(Partition(1), Offset(0))], false).await.unwrap();
+    let known: Vec<_> = memory.keys.iter().map(|(key, p, t)| (key.0, p.0, t.0)).collect();
+    assert_eq!(known, [(1, 0, 500), (2, 0, 900)]);
+    assert_eq!(memory.reached, [(Partition(0), EventTime(100))]);
+    // Partition 0 goes on: the first key is forgotten there, so it is free.
+    warehouse.commit(&judged(&moved(&first, 2), 0, 1, 500, Vec::new())).await.unwrap();
+    let memory = warehouse.recall(TOPIC, &[], false).await.unwrap();
+    assert_eq!(memory.keys.iter().map(|(key, ..)| key.0).collect::<Vec<_>>(), [2]);
+    let second = take_one(warehouse, &LETTERS, 1).await;
+    warehouse.commit(&judged(&second, 1, 3, 100, vec![key(1, 1, 0, 700)])).await.unwrap();
+    let rows = read(warehouse, "SELECT partition FROM highwater.unique_keys ORDER BY key").await;
+    assert_eq!(rows, ["1", "0"]);
+    // Within one cut: what its own end has forgotten may be taken again.
+    let again = judged(&moved(&first, 3), 0, 1, 2_000, vec![key(2, 0, 3, 3_000)]);
+    warehouse.commit(&again).await.unwrap();
+    assert_eq!(warehouse.forget(TOPIC).await.unwrap()[0], (Partition(0), EventTime(2_000)));
+    let all = "SELECT count(*) FROM highwater.unique_keys";
+    assert_eq!(read(warehouse, all).await, ["2"], "neither is forgotten");
+    warehouse.commit(&judged(&moved(&first, 4), 0, 1, 3_000, Vec::new())).await.unwrap();
+    warehouse.forget(TOPIC).await.unwrap();
+    assert_eq!(read(warehouse, all).await, ["1"]);
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_are_kept_and_read_back() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let mark = take_one(warehouse, &LETTERS, 0).await;
+    let keys: Vec<_> = (0..120_000).map(|n| key(n << 64 | 7, 0, n as i64, i64::MAX)).collect();
+    warehouse.commit(&judged(&mark, 0, 120_000, 100, keys.clone())).await.unwrap();
+    let memory = warehouse.recall(TOPIC, &[], false).await.unwrap();
+    let wanted: Vec<_> = keys.iter().map(|k| (k.key, k.partition, k.forget_at)).collect();
+    assert_eq!(memory.keys, wanted);
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lake_leaves_out_what_was_recorded_and_nothing_else() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let judge = take_one(warehouse, &LETTERS, 0).await;
+    let lake = take_one(warehouse, &Output::Lake, 0).await;
+    let duplicates: Vec<_> = [3, 5]
+        .map(|offset| Duplicate {
+            partition: Partition(0),
+            offset,
+            event_time: EventTime(40 + offset),
+        })
+        .into();
+    let mut letters = advance(&LETTERS, 0, &judge, 8);
+    letters.fates = Fates { filtered: 6, duplicate: 2, ..Fates::default() };
+    let verdicts = Yield::Verdicts { keys: Vec::new(), duplicates };
+    warehouse.commit(&cut(vec![letters], vec![verdicts])).await.unwrap();
+    for (accepted, duplicate, whole) in [(8, 0, false), (6, 3, false), (7, 1, false), (6, 2, true)]
+    {
+        let mut advance = advance(&Output::Lake, 0, &lake, accepted + duplicate);
+        advance.fates = Fates { accepted, duplicate, ..Fates::default() };
+        let done = warehouse.commit(&cut(vec![advance], vec![Yield::Judged])).await;
+        match done {
+            Ok(()) => assert!(whole, "{accepted} {duplicate}"),
+            Err(error) => {
+                assert!(!whole && error.kind == Kind::Halt, "{error}");
+                assert!(error.context.starts_with("U-3"), "{error}");
+            }
+        }
+    }
+    // A model that was added later reads from the beginning; the lake's mark alone needs none.
+    let of = [(Partition(0), Offset(0))];
+    assert_eq!(warehouse.duplicates_ahead(TOPIC, &of, true).await.unwrap(), 0);
+    take_one(warehouse, &model_output("later"), 0).await;
+    assert_eq!(warehouse.duplicates_ahead(TOPIC, &of, true).await.unwrap(), 2);
+    let memory = warehouse.recall(TOPIC, &of, true).await.unwrap();
+    assert_eq!(memory.verdicts, [(Partition(0), Offset(0), vec![3, 5])]);
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lake_declared_later_is_told_every_verdict() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let judge = take_one(warehouse, &LETTERS, 0).await;
+    let mut letters = advance(&LETTERS, 0, &judge, 4);
+    letters.fates = Fates { filtered: 3, duplicate: 1, ..Fates::default() };
+    let duplicate = Duplicate { partition: Partition(0), offset: 2, event_time: EventTime(1) };
+    let verdicts = Yield::Verdicts { keys: Vec::new(), duplicates: vec![duplicate] };
+    warehouse.commit(&cut(vec![letters], vec![verdicts])).await.unwrap();
+    let of = [(Partition(0), Offset(1))];
+    let none = warehouse.recall(TOPIC, &of, false).await.unwrap();
+    assert_eq!(none.verdicts, [(Partition(0), Offset(4), vec![])]);
+    let all = warehouse.recall(TOPIC, &of, true).await.unwrap();
+    assert_eq!(all.verdicts, [(Partition(0), Offset(1), vec![2])]);
+    database.end().await;
+}

@@ -1,0 +1,178 @@
+//! Topics with `unique` in the world: what the servers keep of keys, and the oracle that looks at
+//! every record again.
+//!
+//! Held at every commit of the judge: a taken key is its record's; within a partition a record is a
+//! duplicate if and only if one with its key was taken before it there, or elsewhere, and is not
+//! forgotten; of two partitions the second one finds the first one's key. The rest of the world
+//! holds the outputs to the verdicts: no output has a duplicate, each has everything else.
+
+use super::servers::{Commit, Life, Log, Out, Place};
+use highwater::{
+    compute::unique::{Key, Memory},
+    record::{EventTime, Offset, Partition},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Microseconds of event time: a key is remembered for about so many records.
+pub const WITHIN: Duration = Duration::from_micros(40);
+pub const DISORDER: Duration = Duration::from_micros(6);
+pub const KEYS_MAX: usize = 1_000_000;
+
+/// A row of `highwater.unique_keys`.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    partition: i32,
+    forget_at: i64,
+    life: Life,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    place: Place,
+    forget_at: i64,
+    commit: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Records {
+    keys: BTreeMap<Key, Row>,
+    pub duplicates: BTreeSet<Place>,
+    /// The oracle's: every record that was taken, by key.
+    taken: BTreeMap<u32, Vec<Taken>>,
+    pub conflicts: u64,
+}
+
+fn remember() -> i64 {
+    (WITHIN + DISORDER).as_micros() as i64
+}
+
+/// The highest event time of a partition below an offset.
+fn reached(log: &Log, to: i64) -> Option<i64> {
+    log.records(log.start, to).map(|offset| log.record(offset).1).max()
+}
+
+impl Records {
+    /// Of each partition its mark, and so how far its event time has come.
+    pub fn reached(&self, marks: &[(i32, i64)], logs: &[Log]) -> Vec<(Partition, EventTime)> {
+        let of = |&(p, next): &(i32, i64)| {
+            Some((Partition(p), EventTime(reached(&logs[p as usize], next)?)))
+        };
+        marks.iter().filter_map(of).collect()
+    }
+
+    /// `floors`: the lowest mark of each partition taken.
+    pub fn recall(&self, marks: &[(i32, i64)], floors: &[(i32, i64)], logs: &[Log]) -> Memory {
+        let reached = self.reached(marks, logs);
+        let forgotten = |row: &Row| {
+            reached.iter().any(|(p, time)| p.0 == row.partition && time.0 >= row.forget_at)
+        };
+        let keys = self.keys.iter().filter(|(_, row)| !forgotten(row));
+        let keys =
+            keys.map(|(key, row)| (*key, Partition(row.partition), EventTime(row.forget_at)));
+        let verdicts = floors.iter().map(|&(p, from)| {
+            let offsets = self.duplicates.range((p, from)..(p + 1, 0)).map(|(_, o)| *o);
+            (Partition(p), Offset(from), offsets.collect())
+        });
+        Memory { keys: keys.collect(), verdicts: verdicts.collect(), reached: reached.clone() }
+    }
+
+    /// What the cut's transaction does with its keys; false: another process's is in the way.
+    pub fn commit(
+        &mut self,
+        commit: &Commit,
+        marks: &[(i32, i64)],
+        logs: &[Log],
+        number: u64,
+        given_up: bool,
+    ) -> bool {
+        let reached: BTreeMap<i32, i64> =
+            self.reached(marks, logs).into_iter().map(|(p, t)| (p.0, t.0)).collect();
+        let is_over = |p: i32, forget_at: i64| reached.get(&p).is_some_and(|t| *t >= forget_at);
+        for new in &commit.keys {
+            let Some(row) = self.keys.get(&new.key) else { continue };
+            if !is_over(row.partition, row.forget_at) {
+                let own = row.life == commit.life && !given_up;
+                assert!(!own, "U-1: a key is taken twice by the same life, {new:?} {row:?}");
+                self.conflicts += 1;
+                return false;
+            }
+        }
+        for new in &commit.keys {
+            let (partition, offset) = (new.partition.0, new.offset);
+            let (key, time) = logs[partition as usize].record(offset);
+            assert_eq!(new.key, Key(u128::from(key)), "another record's key");
+            assert_eq!(new.forget_at.0, time + remember(), "forgotten at another time");
+            let row = Row { partition, forget_at: new.forget_at.0, life: commit.life };
+            self.keys.insert(new.key, row);
+        }
+        for duplicate in &commit.duplicates {
+            let place = (duplicate.partition.0, duplicate.offset);
+            assert!(self.duplicates.insert(place), "U-2: judged twice, {place:?}");
+            let (_, time) = logs[place.0 as usize].record(place.1);
+            assert_eq!(duplicate.event_time.0, time);
+        }
+        if number % 3 == 0 {
+            self.keys.retain(|_, row| !is_over(row.partition, row.forget_at));
+        }
+        self.look_again(commit, logs, number, &is_over);
+        true
+    }
+
+    /// The oracle.
+    fn look_again(
+        &mut self,
+        commit: &Commit,
+        logs: &[Log],
+        number: u64,
+        is_over: &dyn Fn(i32, i64) -> bool,
+    ) {
+        let spans: Vec<_> =
+            commit.moves.iter().filter(|m| Out::of(&m.output) == Out::DeadLetters).collect();
+        for m in &spans {
+            let p = m.partition.0;
+            let log = &logs[p as usize];
+            for offset in log.records(m.span.from.0, m.span.to.0) {
+                if !self.duplicates.contains(&(p, offset)) {
+                    let (key, time) = log.record(offset);
+                    let forget_at = time + remember();
+                    let taken = Taken { place: (p, offset), forget_at, commit: number };
+                    self.taken.entry(key).or_default().push(taken);
+                }
+            }
+        }
+        for m in spans {
+            let p = m.partition.0;
+            let log = &logs[p as usize];
+            for offset in log.records(m.span.from.0, m.span.to.0) {
+                let (key, _) = log.record(offset);
+                let before = reached(log, offset);
+                let others = self.taken.get(&key).into_iter().flatten();
+                let mut others = others.filter(|t| t.place != (p, offset));
+                let remembered_here = |t: &Taken| {
+                    t.place.0 == p
+                        && t.place.1 < offset
+                        && before.is_none_or(|reached| reached < t.forget_at)
+                };
+                if self.duplicates.contains(&(p, offset)) {
+                    // Of other partitions it was known at some time; of its own, exactly now.
+                    let why = others.any(|t| remembered_here(t) || t.place.0 != p);
+                    assert!(why, "U-1: no duplicate of anything: {p}@{offset}");
+                } else {
+                    let first = others.find(|t| {
+                        remembered_here(t)
+                            || t.place.0 != p
+                                && t.commit < number
+                                && !is_over(t.place.0, t.forget_at)
+                    });
+                    assert!(
+                        first.is_none(),
+                        "U-1: {p}@{offset} was taken, and {first:?} before it"
+                    );
+                }
+            }
+        }
+    }
+}
