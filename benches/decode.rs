@@ -4,7 +4,7 @@
 use arrow::datatypes::{DataType, Field, Schema};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use highwater::{
-    catalog::{Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
+    catalog::{Encoding, Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
     decode::{Decoder, Secret},
     record::{EventTime, Partition, RawRecord},
 };
@@ -45,6 +45,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         path_is_default: true,
         optional: name == "fare_cents",
         pii,
+        encoding: Encoding::Plain,
     };
     let columns = vec![
         column("tap_id", PgType::Text, None),
@@ -71,6 +72,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         max_future: Some(Duration::from_secs(600)),
         lake: None,
         stop_above: None,
+        changes: None,
         keep_raw: true,
         unique: None,
         schema: Arc::new(Schema::new(fields)),

@@ -62,6 +62,7 @@ fn topic() -> Arc<Topic> {
             time_zone: chrono_tz::Europe::London,
         }),
         stop_above: None,
+        changes: None,
         keep_raw: true,
         unique: None,
         schema,

@@ -4,7 +4,7 @@
 //! (see `grouped`).
 
 use super::{
-    Column, Late, Model, ModelKind, PgType, Role, Rows, Topic,
+    Column, Late, Model, ModelKind, PgType, Role, Rows,
     calls::{has_aggregate, has_tumble},
     grouped,
     mistake::{Page, check_name, unknown},
@@ -39,6 +39,15 @@ pub(super) fn model(
     let before = page.mistakes.len();
     check_model_name(page, &statement);
     check_aliases(page, &statement);
+    if scalars.topic().changes.is_some() {
+        // As rows they would be inserts alone: what was deleted would stay.
+        page.line(
+            statement.line,
+            "models over a topic of changes are not supported yet. Allowed: its lake, which keeps \
+             every change",
+        );
+        return None;
+    }
 
     let mut whole = true;
     let mut filter = None;
@@ -77,11 +86,12 @@ pub(super) fn model(
     if !whole || page.mistakes.len() > before {
         return None;
     }
-    let declaration = declaration(&statement, &kind, scalars.topic());
+    let declaration = declaration(&statement, &kind, scalars);
     Some(Model {
         name: statement.name.as_str().into(),
         file: page.file.clone(),
         topic: Arc::clone(&scalars.topic().name),
+        join: scalars.join().cloned(),
         filter,
         kind,
         columns,
@@ -340,7 +350,8 @@ impl<'s> Options<'s> {
 
 /// Whatever decides the table's rows, one thing a line. The order of options, layout and comments
 /// decide nothing; nor does the lateness of a model that amends, for it takes every record.
-fn declaration(statement: &Statement, kind: &ModelKind, topic: &Topic) -> String {
+fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -> String {
+    let topic = scalars.topic();
     let mut out = format!("model {} of {}\n", statement.name, topic.kafka_topic);
     let mut read = BTreeSet::new();
     let mut note = |ast: &Ast| {
@@ -385,6 +396,20 @@ fn declaration(statement: &Statement, kind: &ModelKind, topic: &Topic) -> String
     if timed {
         read.insert(topic.event_time_name().to_owned());
         let _ = writeln!(out, "event time {}", topic.event_time_name());
+    }
+    if let Some(join) = scalars.join() {
+        let reference = &join.reference;
+        let key = reference.key.iter().map(|place| reference.schema.field(*place).name());
+        for (column, key) in join.on.iter().zip(key) {
+            read.insert(column.clone());
+            let _ = writeln!(out, "left join {} on {column} = {key}", reference.name);
+        }
+        // Its rows are versions of their own, kept with what was made by them.
+        for column in &reference.rows.columns {
+            if read.contains(&join.column(&column.name)) {
+                let _ = writeln!(out, "{}: {}", reference.name, column.declaration());
+            }
+        }
     }
     for column in topic.columns.iter().filter(|c| read.contains(&c.name)) {
         let _ = writeln!(out, "{}", column.declaration());

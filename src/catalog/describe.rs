@@ -3,16 +3,18 @@
 //! Owns: the words. Does not own: anything that they describe.
 
 use super::{
-    Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Role, Topic,
+    Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Place, Reference,
+    Role, Topic,
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
 
-/// All topics, then all models, in order of name.
+/// All topics, then the references that are joined, then all models, in order of name.
 pub fn describe(catalog: &Catalog) -> String {
     let topics = catalog.topics.values().map(|topic| topic.describe());
+    let references = catalog.references.values().map(|reference| reference.describe());
     let models = catalog.models.values().map(|model| model.describe());
-    topics.chain(models).collect::<Vec<_>>().join("\n")
+    topics.chain(references).chain(models).collect::<Vec<_>>().join("\n")
 }
 
 impl Topic {
@@ -80,10 +82,31 @@ impl Topic {
     }
 }
 
+impl Reference {
+    /// A line.
+    fn describe(&self) -> String {
+        let place = match &self.place {
+            Place::Lake { path, .. } => format!("the lake's {path}"),
+            Place::Table(table) => format!("the table {table}"),
+        };
+        let key = self.key.iter().map(|place| self.schema.field(*place).name().as_str());
+        format!(
+            "reference {}: {place} by {}; looked at every {}\n",
+            self.name,
+            key.collect::<Vec<_>>().join(", "),
+            show_duration(self.refresh)
+        )
+    }
+}
+
 impl Model {
     /// The table that the model keeps: columns, types, key, and how each merges. Ends in a newline.
     pub fn describe(&self) -> String {
         let mut out = format!("model {}: from {}, ", self.name, self.topic);
+        if let Some(join) = &self.join {
+            let name = &join.reference.name;
+            let _ = write!(out, "each record looked up in {name} (NULL where it finds nothing), ");
+        }
         let _ = match &self.kind {
             ModelKind::Aggregate(aggregate) => match &aggregate.window {
                 Some(window) => {

@@ -19,12 +19,15 @@ pub mod topic;
 pub mod types;
 
 mod calls;
+mod changes;
 mod decompose;
 mod describe;
 mod fingerprint;
 mod generated;
 mod grouped;
+mod lake_file;
 mod mistake;
+mod reference;
 mod scalar;
 mod sql;
 #[cfg(test)]
@@ -33,17 +36,20 @@ mod toml_table;
 mod topic_file;
 mod unique;
 
+pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{
     Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows, Window,
 };
+pub use reference::{FileKind, Join, Place, Reference};
 pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
 pub use types::PgType;
 pub use unique::UniqueSpec;
 
 use mistake::{Page, unknown};
+use reference::ReferenceDraft;
 use scalar::Scalars;
 use std::{
     collections::BTreeMap,
@@ -58,6 +64,8 @@ use topic_file::Draft;
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     pub topics: BTreeMap<Arc<str>, Arc<Topic>>,
+    /// Those that a model joins.
+    pub references: BTreeMap<Arc<str>, Arc<Reference>>,
     /// In order of name; each names a topic above.
     pub models: BTreeMap<Arc<str>, Arc<Model>>,
 }
@@ -134,7 +142,7 @@ fn sources(
 /// Checks topic files and models, given as text. The mistakes are sorted by file and line.
 pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistake>> {
     let mut mistakes = Vec::new();
-    let drafts = drafts(topics, &mut mistakes);
+    let (drafts, references) = drafts(topics, &mut mistakes);
     if topics.is_empty() {
         mistakes.push(Mistake {
             file: PathBuf::from("topics"),
@@ -147,7 +155,11 @@ pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistak
     let mut catalog = Catalog::default();
     for (file, text) in models {
         let mut page = Page::new(file, text);
-        if let Some(model) = model(&mut page, &drafts, &state) {
+        if let Some(model) = model(&mut page, &drafts, &references, &state) {
+            if let Some(join) = &model.join {
+                let reference = join.reference.clone();
+                catalog.references.insert(reference.name.clone(), reference);
+            }
             catalog.models.insert(Arc::clone(&model.name), Arc::new(model));
         }
         mistakes.append(&mut page.mistakes);
@@ -166,10 +178,21 @@ fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
     mistakes
 }
 
-fn drafts(topics: &[Source], mistakes: &mut Vec<Mistake>) -> BTreeMap<Arc<str>, Draft> {
+type References = BTreeMap<Arc<str>, ReferenceDraft>;
+
+fn drafts(
+    topics: &[Source],
+    mistakes: &mut Vec<Mistake>,
+) -> (BTreeMap<Arc<str>, Draft>, References) {
     let mut drafts: BTreeMap<Arc<str>, Draft> = BTreeMap::new();
+    let mut references = References::new();
     for (file, text) in topics {
         let mut page = Page::new(file, text);
+        if let Some(reference) = reference::read(&mut page) {
+            mistakes.append(&mut page.mistakes);
+            references.insert(reference.reference.name.clone(), reference);
+            continue;
+        }
         let draft = topic_file::read(&mut page);
         let rival = drafts.values().find(|d| d.topic.kafka_topic == draft.topic.kafka_topic);
         if let Some(rival) = rival.filter(|_| !draft.blind) {
@@ -182,12 +205,13 @@ fn drafts(topics: &[Source], mistakes: &mut Vec<Mistake>) -> BTreeMap<Arc<str>, 
         mistakes.append(&mut page.mistakes);
         drafts.insert(Arc::clone(&draft.topic.name), draft);
     }
-    drafts
+    (drafts, references)
 }
 
 fn model(
     page: &mut Page<'_>,
     drafts: &BTreeMap<Arc<str>, Draft>,
+    references: &References,
     state: &datafusion::execution::session_state::SessionState,
 ) -> Option<Model> {
     let statement = sql::read(page)?;
@@ -206,7 +230,11 @@ fn model(
         decompose::check_model_name(page, &statement);
         return None;
     };
-    let scalars = match Scalars::new(state, draft) {
+    let mut join = None;
+    if let Some(clause) = &statement.join {
+        join = Some(joined(page, clause, draft, references)?);
+    }
+    let scalars = match Scalars::new(state, draft, join) {
         Ok(scalars) => scalars,
         Err(error) => {
             page.line(statement.topic_line, format!("the topic's columns make no schema: {error}"));
@@ -214,4 +242,83 @@ fn model(
         }
     };
     decompose::model(page, statement, &scalars)
+}
+
+/// The reference that a model joins. None: the page has a mistake for it, or its file has one.
+fn joined(
+    page: &mut Page<'_>,
+    clause: &sql::JoinClause,
+    draft: &Draft,
+    references: &References,
+) -> Option<Join> {
+    let line = clause.line;
+    let Some(found) = references.get(clause.reference.as_str()) else {
+        let names: Vec<&str> = references.keys().map(AsRef::as_ref).collect();
+        page.line(
+            line,
+            match names.is_empty() {
+                true => format!(
+                    "no reference `{}`. Allowed: a file topics/{}.toml with reference = \"…\" (two topics are not \
+                     joined with each other)",
+                    clause.reference, clause.reference
+                ),
+                false => unknown("reference", &clause.reference, &names),
+            },
+        );
+        return None;
+    };
+    let reference = &found.reference;
+    let names = || reference.key.iter().map(|place| reference.schema.field(*place).name());
+    let mut on = Vec::new();
+    for key in names() {
+        let Some((column, _)) = clause.on.iter().find(|(_, other)| other == key) else {
+            page.line(
+                line,
+                format!(
+                    "ON leaves out `{key}` of the primary key of `{}`: a record would have several rows. Allowed: each \
+                     of {} once",
+                    reference.name,
+                    names().cloned().collect::<Vec<_>>().join(", ")
+                ),
+            );
+            return None;
+        };
+        if draft.unsure.contains(column) || draft.blind {
+            return None;
+        }
+        let (ours, theirs) = (draft.topic.kept(column), reference.kept(key));
+        let Some(ours) = ours else {
+            let columns = draft.topic.schema.fields().iter().map(|f| f.name().as_str());
+            let what = format!("column of topic `{}`", draft.topic.name);
+            page.line(line, unknown(&what, column, &columns.collect::<Vec<_>>()));
+            return None;
+        };
+        if theirs.is_some_and(|theirs| theirs != ours) {
+            page.line(
+                line,
+                format!(
+                    "ON compares `{column}`, which is {ours}, with `{key}`, which is {}. Allowed: \
+                     the same type for both",
+                    theirs.unwrap_or(ours)
+                ),
+            );
+            return None;
+        }
+        on.push(column.clone());
+    }
+    if clause.on.len() != on.len() {
+        page.line(
+            line,
+            format!(
+                "ON compares more than the primary key of `{}`. Allowed: {}; other conditions stand in WHERE or CASE",
+                reference.name,
+                names().cloned().collect::<Vec<_>>().join(", ")
+            ),
+        );
+        return None;
+    }
+    if !found.unsure.is_empty() {
+        return None;
+    }
+    Some(Join { reference: reference.clone(), on })
 }

@@ -9,7 +9,7 @@
 //! `Greatest` leave NULLs out. Text compares by its bytes everywhere (`COLLATE "C"` in PostgreSQL).
 //! A NULL in a key is a key like any other (`NULLS NOT DISTINCT`), as GROUP BY has it.
 
-use super::{PgType, fingerprint::sha256};
+use super::{Join, PgType, fingerprint::sha256};
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -21,7 +21,9 @@ pub struct Model {
     pub name: Arc<str>,
     pub file: PathBuf,
     pub topic: Arc<str>,
-    /// WHERE, over the topic's schema.
+    /// What each record is looked up in.
+    pub join: Option<Join>,
+    /// WHERE, over the topic's schema and the reference's.
     pub filter: Option<Expr>,
     pub kind: ModelKind,
     /// Columns of the table in PostgreSQL, in order; see [`Role`].

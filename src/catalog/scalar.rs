@@ -13,13 +13,16 @@
 //! have room for all (see `grouped`).
 
 use super::{
-    PgType, Topic,
+    Join, PgType, Topic,
     calls::{has_aggregate, has_tumble, refused},
     mistake::{Page, unknown},
     sql::line_of,
     topic_file::Draft,
 };
-use arrow::{datatypes::DataType, record_batch::RecordBatch};
+use arrow::{
+    datatypes::{DataType, Field, Schema},
+    record_batch::RecordBatch,
+};
 use datafusion::{
     common::{
         DFSchema,
@@ -76,12 +79,31 @@ pub(super) struct Scalars<'t> {
     state: &'t SessionState,
     schema: DFSchema,
     draft: &'t Draft,
+    join: Option<Join>,
 }
 
 impl<'t> Scalars<'t> {
-    pub fn new(state: &'t SessionState, draft: &'t Draft) -> Result<Self, DataFusionError> {
-        let schema = DFSchema::try_from(draft.topic.schema.clone())?;
-        Ok(Self { state, schema, draft })
+    pub fn new(
+        state: &'t SessionState,
+        draft: &'t Draft,
+        join: Option<Join>,
+    ) -> Result<Self, DataFusionError> {
+        let own = draft.topic.schema.fields().iter().map(|field| Field::clone(field));
+        let fields: Vec<Field> = own.chain(join.iter().flat_map(Join::fields)).collect();
+        let schema = DFSchema::try_from(Schema::new(fields))?;
+        Ok(Self { state, schema, draft, join })
+    }
+
+    pub fn join(&self) -> Option<&Join> {
+        self.join.as_ref()
+    }
+
+    /// The type of a column, of the topic or of the reference.
+    fn kept(&self, name: &str) -> Option<PgType> {
+        match (&self.join, name.split_once('.')) {
+            (Some(join), Some((_, column))) => join.reference.kept(column),
+            _ => self.topic().kept(name),
+        }
     }
 
     pub fn topic(&self) -> &'t Topic {
@@ -151,6 +173,11 @@ impl<'t> Scalars<'t> {
 
     pub fn unknown_column(&self, name: &str) -> String {
         let topic = self.topic();
+        if let (Some(join), Some((reference, column))) = (&self.join, name.split_once('.')) {
+            let columns = join.reference.schema.fields().iter().map(|f| f.name().as_str());
+            let what = format!("column of reference `{reference}`");
+            return unknown(&what, column, &columns.collect::<Vec<_>>());
+        }
         if topic.columns.iter().any(|c| c.name == name) {
             return format!(
                 "column `{name}` of topic `{}` has pii = \"drop\": it is never read, so no model can use it. Allowed: \
@@ -185,7 +212,7 @@ impl<'t> Scalars<'t> {
         physical.evaluate(&nothing).map_err(|e| reason(ast, &e))?;
         let pg = match column {
             // A bare column keeps what it was declared as: uuid and jsonb travel as text.
-            Some(column) => self.topic().kept(&column),
+            Some(column) => self.kept(&column),
             None => PgType::holding(&arrow),
         };
         let pg = pg.ok_or_else(|| {

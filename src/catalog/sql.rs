@@ -8,9 +8,9 @@
 use super::mistake::Page;
 use datafusion::sql::sqlparser::{
     ast::{
-        CreateTableOptions, CreateView, Expr, GroupByExpr, Ident, LimitClause, ObjectName,
-        ObjectNamePart, Query, Select, SelectItem, SetExpr, Spanned, SqlOption, Statement as Sql,
-        TableFactor, Value, visit_expressions_mut,
+        BinaryOperator, CreateTableOptions, CreateView, Expr, GroupByExpr, Ident, JoinConstraint,
+        JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr,
+        Spanned, SqlOption, Statement as Sql, TableFactor, Value, visit_expressions_mut,
     },
     dialect::PostgreSqlDialect,
     parser::Parser,
@@ -25,12 +25,21 @@ pub(super) struct Statement {
     pub options: Vec<Setting>,
     pub topic: String,
     pub topic_line: usize,
+    pub join: Option<JoinClause>,
     pub filter: Option<Expr>,
     /// None: there is no GROUP BY.
     pub group_by: Option<Vec<Expr>>,
     /// Empty where the page has a mistake for it.
     pub items: Vec<Item>,
     /// Of SELECT.
+    pub line: usize,
+}
+
+/// `LEFT JOIN reference ON topic_column = reference.column AND …`.
+pub(super) struct JoinClause {
+    pub reference: String,
+    /// Pairs that are to be equal: of the topic, of the reference.
+    pub on: Vec<(String, String)>,
     pub line: usize,
 }
 
@@ -53,7 +62,8 @@ impl Item {
     pub fn name(&self) -> Option<&str> {
         match (&self.alias, &self.expr) {
             (Some(alias), _) => Some(alias),
-            (None, Expr::Identifier(ident)) => Some(&ident.value),
+            // A column of a reference is `reference.column` everywhere but here.
+            (None, Expr::Identifier(ident)) => ident.value.rsplit('.').next(),
             _ => None,
         }
     }
@@ -151,12 +161,18 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
     let line = line_of_span(select.select_token.0.span, line);
     refuse_clauses(page, &select, line);
     let (topic, alias, topic_line) = topic_of(page, &select, line)?;
+    let joined = join_of(page, &select, line);
 
     if let GroupByExpr::All(_) = &select.group_by {
         page.line(line, "GROUP BY ALL is not supported. Allowed: a list of keys");
         return None;
     }
-    let mut normal = Normal { topic: &topic, alias: alias.as_deref(), page, line };
+    let names = joined.as_ref().map(|join| (join.reference.as_str(), join.alias.as_str()));
+    let mut normal = Normal { topic: &topic, alias: alias.as_deref(), joined: names, page, line };
+    let join = joined.as_ref().and_then(|join| join.read(&mut normal));
+    if joined.is_some() && join.is_none() {
+        return None;
+    }
     let mut filter = select.selection;
     if let Some(filter) = &mut filter {
         normal.apply(filter);
@@ -200,7 +216,7 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
     if items.is_empty() && normal.page.mistakes.is_empty() {
         normal.page.line(line, "SELECT has no columns. Allowed: at least one");
     }
-    Some(Statement { name, options, topic, topic_line, filter, group_by, items, line })
+    Some(Statement { name, options, topic, topic_line, join, filter, group_by, items, line })
 }
 
 fn settings(page: &mut Page<'_>, options: Vec<SqlOption>, line: usize) -> Vec<Setting> {
@@ -361,12 +377,6 @@ fn topic_of(
         page.line(line, "FROM is missing. Allowed: FROM one topic");
         return None;
     };
-    for join in &first.joins {
-        page.line(
-            line_of(&join.relation, line),
-            "JOIN is not supported yet. Allowed: FROM one topic",
-        );
-    }
     let line = line_of(&first.relation, line);
     match &first.relation {
         TableFactor::Table { name, alias, args: None, .. } => {
@@ -396,6 +406,107 @@ fn topic_of(
     }
 }
 
+const JOIN: &str = "LEFT JOIN reference ON column = reference.key (AND …), with one reference";
+
+/// What stands after JOIN, not yet read.
+struct Joined {
+    reference: String,
+    alias: String,
+    on: Vec<Expr>,
+    line: usize,
+}
+
+/// The reference after LEFT JOIN. None: there is none, or the page has a mistake for it.
+fn join_of(page: &mut Page<'_>, select: &Select, line: usize) -> Option<Joined> {
+    let joins = &select.from.first()?.joins;
+    if let Some(second) = joins.get(1) {
+        let line = line_of(&second.relation, line);
+        page.line(line, format!("a second JOIN. Allowed: {JOIN}"));
+    }
+    let join = joins.first()?;
+    let line = line_of(&join.relation, line);
+    let constraint = match &join.join_operator {
+        JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => constraint,
+        JoinOperator::Join(_) | JoinOperator::Inner(_) => {
+            page.line(
+                line,
+                "an inner JOIN would lose each record that the reference does not know yet. Allowed: LEFT JOIN, and \
+                 WHERE reference.key IS NOT NULL where such records are to be left out (and counted)",
+            );
+            return None;
+        }
+        _ => {
+            page.line(line, format!("such a join is not supported. Allowed: {JOIN}"));
+            return None;
+        }
+    };
+    let TableFactor::Table { name, alias, args: None, .. } = &join.relation else {
+        page.line(line, format!("`{}` is not a reference. Allowed: {JOIN}", join.relation));
+        return None;
+    };
+    let Some(reference) = single_name(name) else {
+        page.line(line, format!("the reference `{name}` has a schema. Allowed: {JOIN}"));
+        return None;
+    };
+    let alias = alias.as_ref().map_or_else(|| reference.clone(), |alias| folded(&alias.name));
+    let on = match constraint {
+        JoinConstraint::On(on) => equalities(on),
+        JoinConstraint::Using(_) | JoinConstraint::Natural | JoinConstraint::None => Vec::new(),
+    };
+    if on.is_empty() {
+        page.line(line, format!("a JOIN without ON. Allowed: {JOIN}"));
+        return None;
+    }
+    Some(Joined { reference, alias, on: on.into_iter().cloned().collect(), line })
+}
+
+/// What AND joins.
+fn equalities(on: &Expr) -> Vec<&Expr> {
+    match on {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            [equalities(left), equalities(right)].concat()
+        }
+        Expr::Nested(inner) => equalities(inner),
+        other => vec![other],
+    }
+}
+
+impl Joined {
+    fn read(&self, normal: &mut Normal<'_, '_>) -> Option<JoinClause> {
+        let of_reference = format!("{}.", self.reference);
+        let mut on = Vec::new();
+        for equality in &self.on {
+            let line = line_of(equality, self.line);
+            let mut equality = equality.clone();
+            normal.apply(&mut equality);
+            let pair = match &equality {
+                Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+                    match (left.as_ref(), right.as_ref()) {
+                        (Expr::Identifier(a), Expr::Identifier(b)) => Some((&a.value, &b.value)),
+                        _ => None,
+                    }
+                }
+                _ => None,
+            };
+            let pair = pair.and_then(|(a, b)| {
+                match (a.strip_prefix(&of_reference), b.strip_prefix(&of_reference)) {
+                    (None, Some(column)) => Some((a.clone(), column.to_owned())),
+                    (Some(column), None) => Some((b.clone(), column.to_owned())),
+                    _ => None,
+                }
+            });
+            match pair {
+                Some(pair) => on.push(pair),
+                None => {
+                    normal.page.line(line, format!("ON {equality}. Allowed: {JOIN}"));
+                    return None;
+                }
+            }
+        }
+        Some(JoinClause { reference: self.reference.clone(), on, line: self.line })
+    }
+}
+
 fn single_name(name: &ObjectName) -> Option<String> {
     match name.0.as_slice() {
         [part] => part.as_ident().map(folded),
@@ -415,6 +526,8 @@ pub(super) fn folded(ident: &Ident) -> String {
 struct Normal<'p, 'a> {
     topic: &'p str,
     alias: Option<&'p str>,
+    /// A reference, and what it is called here.
+    joined: Option<(&'p str, &'p str)>,
     page: &'p mut Page<'a>,
     line: usize,
 }
@@ -429,17 +542,22 @@ impl Normal<'_, '_> {
                     let qualifier: Vec<String> =
                         parts[..parts.len() - 1].iter().map(folded).collect();
                     let known = self.alias.unwrap_or(self.topic);
-                    if qualifier != [known] {
+                    let reference = self.joined.filter(|(_, alias)| qualifier == [*alias]);
+                    if qualifier != [known] && reference.is_none() {
+                        let also = self.joined.map_or(String::new(), |(_, a)| format!(" and {a}"));
                         self.page.line(
                             line,
                             format!(
-                                "unknown table `{}`. Allowed: {known}, or no qualifier at all",
+                                "unknown table `{}`. Allowed: {known}{also}, or no qualifier at all",
                                 qualifier.join(".")
                             ),
                         );
                     }
                     if let Some(mut column) = parts.pop() {
                         plain(&mut column);
+                        if let Some((reference, _)) = reference {
+                            column.value = format!("{reference}.{}", column.value);
+                        }
                         *e = Expr::Identifier(column);
                     }
                 }

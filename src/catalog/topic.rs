@@ -7,7 +7,10 @@
 //! the year 2099 is believed and moves the watermark there), a lake by the date of the event time
 //! in UTC with files of 128 MiB or 60 seconds, and a stop above 5% of dead letters.
 
-use super::{PgType, UniqueSpec, fingerprint::sha256, mistake::unknown, types::timestamp};
+use super::{
+    ChangeSpec, Encoding, PgType, UniqueSpec, fingerprint::sha256, mistake::unknown,
+    types::timestamp,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::{collections::HashMap, fmt::Write, path::PathBuf, sync::Arc, time::Duration};
 
@@ -37,13 +40,17 @@ pub struct Topic {
     pub keep_raw: bool,
     /// None: every good record is taken.
     pub unique: Option<UniqueSpec>,
-    /// `columns` without the dropped ones, then `_partition` int32, `_offset` int64, `_timestamp`.
+    /// Of a topic whose records are operations on rows.
+    pub changes: Option<ChangeSpec>,
+    /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; then
+    /// `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Json,
+    DebeziumJson,
 }
 
 #[derive(Debug, Clone)]
@@ -57,7 +64,23 @@ pub struct TopicColumn {
     pub path_is_default: bool,
     pub optional: bool,
     pub pii: Option<Pii>,
+    /// How its values are written, where the record itself does not say so.
+    pub encoding: Encoding,
 }
+
+/// What each change has beside its row, with their types, and whether they may be NULL.
+pub const CHANGE_COLUMNS: [(&str, PgType, bool); 5] = [
+    // `insert`, `update`, `delete`, `read` (of a snapshot) or `truncate`.
+    ("_op", PgType::Text, false),
+    // The row as it was before, where the topic says that images are whole.
+    ("_before", PgType::Jsonb, true),
+    // A JSON array of the columns that the image does not hold: they are what they were.
+    ("_unchanged", PgType::Jsonb, true),
+    // Ascends, byte by byte, in the order of the source's log; empty where offsets are the order.
+    ("_source_position", PgType::Text, false),
+    // When the source made the change; Kafka's timestamp where it does not say.
+    ("_source_time", PgType::Timestamptz, false),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pii {
@@ -118,7 +141,7 @@ impl TopicColumn {
         }
         let _ = write!(
             out,
-            "{}{}{}",
+            "{}{}{}{}",
             if self.path_is_default { " or the name" } else { "" },
             if self.optional { " optional" } else { "" },
             match self.pii {
@@ -126,6 +149,10 @@ impl TopicColumn {
                 Some(Pii::Hash) => " pii hash",
                 Some(Pii::Mask) => " pii mask",
                 Some(Pii::Drop) => " pii drop",
+            },
+            match self.encoding {
+                Encoding::Plain => String::new(),
+                encoding => format!(" encoding {encoding:?}"),
             }
         );
         out
@@ -155,8 +182,15 @@ impl Format {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Json => "json",
+            Self::DebeziumJson => "debezium-json",
         }
     }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.as_str() == text)
+    }
+
+    pub(super) const ALL: [Self; 2] = [Self::Json, Self::DebeziumJson];
 }
 
 impl Topic {
@@ -167,6 +201,9 @@ impl Topic {
             "_partition" => Some(PgType::Integer),
             "_offset" => Some(PgType::BigInt),
             "_timestamp" => Some(PgType::Timestamptz),
+            _ if self.changes.is_some() && CHANGE_COLUMNS.iter().any(|(n, ..)| *n == name) => {
+                CHANGE_COLUMNS.iter().find(|(n, ..)| *n == name).map(|(_, pg, _)| *pg)
+            }
             _ => self.columns.iter().find(|c| c.name == name).and_then(TopicColumn::kept),
         }
     }
@@ -183,6 +220,9 @@ impl Topic {
         for column in &self.columns {
             let _ = writeln!(out, "{}", column.declaration());
         }
+        if let Some(changes) = &self.changes {
+            let _ = writeln!(out, "changes {changes:?}");
+        }
         let _ = writeln!(out, "event time {}", self.event_time_name());
         if let Some(lake) = &self.lake {
             for level in &lake.partition_by {
@@ -195,8 +235,8 @@ impl Topic {
     }
 }
 
-/// The kept columns in order, then `_partition`, `_offset` and `_timestamp`.
-pub(super) fn schema_of(columns: &[TopicColumn]) -> SchemaRef {
+/// The kept columns in order, of changes their own, then `_partition`, `_offset` and `_timestamp`.
+pub(super) fn schema_of(columns: &[TopicColumn], format: Format) -> SchemaRef {
     let field = |name: &str, data_type: DataType, pg: PgType, nullable: bool| {
         Field::new(name, data_type, nullable)
             .with_metadata(HashMap::from([(FIELD_PG.to_owned(), pg.to_string())]))
@@ -204,8 +244,13 @@ pub(super) fn schema_of(columns: &[TopicColumn]) -> SchemaRef {
     let mut fields: Vec<Field> = columns
         .iter()
         .filter_map(|c| Some((c, c.kept()?)))
-        .map(|(c, pg)| field(&c.name, pg.arrow(), pg, c.optional))
+        // A delete has its key alone, a truncate not even that.
+        .map(|(c, pg)| field(&c.name, pg.arrow(), pg, c.optional || format.is_change()))
         .collect();
+    if format.is_change() {
+        let own = CHANGE_COLUMNS.map(|(name, pg, null)| field(name, pg.arrow(), pg, null));
+        fields.extend(own);
+    }
     fields.push(field("_partition", DataType::Int32, PgType::Integer, false));
     fields.push(field("_offset", DataType::Int64, PgType::BigInt, false));
     fields.push(field("_timestamp", timestamp(), PgType::Timestamptz, false));

@@ -6,24 +6,20 @@
 //! models on the topic are still checked and a column's mistake is not told twice.
 
 use super::{
-    Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Pii, Topic, TopicColumn,
+    Encoding, Format, PgType, Pii, Topic, TopicColumn, changes, lake_file,
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
     unique::unique,
 };
-use crate::record::quantity::{duration, percent, size};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use crate::record::quantity::{duration, percent};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 10] = [
+const TOP: [&str; 11] = [
     "topic",
     "format",
+    "changes",
     "event_time",
     "max_disorder",
     "max_future",
@@ -33,27 +29,16 @@ const TOP: [&str; 10] = [
     "lake",
     "dead_letters",
 ];
-const COLUMN: [&str; 4] = ["type", "from", "pii", "optional"];
-const LAKE: [&str; 3] = ["partition_by", "roll", "time_zone"];
-const ROLL: [&str; 2] = ["bytes", "age"];
+const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
 const DEAD_LETTERS: [&str; 2] = ["stop_above", "keep_raw"];
-const LATER_FORMATS: [&str; 6] =
-    ["csv", "avro", "debezium-json", "debezium-avro", "qlik", "cloudevents"];
+const LATER_FORMATS: [&str; 7] =
+    ["csv", "avro", "debezium-avro", "qlik", "cloudevents", "maxwell", "canal"];
 
 const MAX_DISORDER: Duration = Duration::from_secs(60);
-const ROLL_BYTES: u64 = 128 << 20;
-const ROLL_AGE: Duration = Duration::from_secs(60);
 const STOP_ABOVE: f64 = 0.05;
 
 /// PostgreSQL's limit is 1,600 columns; rows of such width are slow everywhere long before.
 const COLUMNS_MAX: usize = 1_000;
-/// Levels of directories in the lake.
-const LEVELS_MAX: usize = 8;
-/// A file that is smaller than this costs more to open than to read; one that is larger than the
-/// upper bound needs parts beyond S3's 10,000.
-const ROLL_BYTES_RANGE: std::ops::RangeInclusive<u64> = 1 << 10..=8 << 30;
-const ROLL_AGE_RANGE: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_secs(86_400);
 
 /// A topic file, read as far as it could be.
 pub(super) struct Draft {
@@ -109,9 +94,9 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
     if let Some(topic) = &kafka_topic {
         check_kafka_topic(topic, top.byte("topic"), found);
     }
-    if let Some(format) = top.required_text("format", "such as \"json\"", found) {
-        check_format(&format, top.byte("format"), found);
-    }
+    let format = top.required_text("format", "such as \"json\"", found);
+    let format = format.and_then(|text| format_of(&text, top.byte("format"), found));
+    let format = format.unwrap_or(Format::Json);
 
     let mut unsure = BTreeSet::new();
     let columns = match top.table("columns", found) {
@@ -129,13 +114,29 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
-    let schema = schema_of(&columns);
+    let schema = schema_of(&columns, format);
+    let changes = changes::read(top, format, &columns, &unsure, found);
 
     let event_time_name = top.text("event_time", found);
-    if let Some(name) = &event_time_name {
+    if let Some(name) = &event_time_name
+        && changes.is_some()
+        && name != "_source_time"
+    {
+        found.push((
+            top.byte("event_time"),
+            "the event time of a change is the time at which the source made it, since a delete \
+             has no other. Allowed: no event_time (or \"_source_time\", which is the same)"
+                .into(),
+        ));
+    } else if let Some(name) = &event_time_name
+        && changes.is_none()
+    {
         check_event_time(name, top.byte("event_time"), &columns, &unsure, found);
     }
-    let event_time = event_time_name.as_ref().and_then(|name| schema.index_of(name).ok());
+    let event_time = match &changes {
+        Some(_) => schema.index_of("_source_time").ok(),
+        None => event_time_name.as_ref().and_then(|name| schema.index_of(name).ok()),
+    };
     let max_disorder = top.parsed("max_disorder", duration, found).unwrap_or(MAX_DISORDER);
     let max_future = top.parsed("max_future", duration, found);
 
@@ -143,7 +144,7 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         file: page.file.clone(),
         kafka_topic: kafka_topic.unwrap_or_else(|| name.to_string()),
         name,
-        format: Format::Json,
+        format,
         columns,
         event_time,
         max_disorder,
@@ -152,11 +153,12 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         stop_above: Some(STOP_ABOVE),
         keep_raw: false,
         unique: None,
+        changes,
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
     topic.unique = unique(top, &topic, &unsure, blind, found);
-    topic.lake = lake(top, &topic, &unsure, blind, found);
+    topic.lake = lake_file::read(top, &topic, &unsure, blind, found);
     if let Some(table) = top.table("dead_letters", found) {
         table.only(&DEAD_LETTERS, found);
         if let Some(share) = table.parsed("stop_above", percent, found) {
@@ -185,12 +187,22 @@ fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
     }
 }
 
-fn check_format(format: &str, byte: usize, found: &mut Found) {
-    if LATER_FORMATS.contains(&format) {
-        found.push((byte, format!("the format `{format}` is not supported yet. Allowed: json")));
-    } else if format != "json" {
-        found.push((byte, unknown("format", format, &["json"])));
+fn format_of(text: &str, byte: usize, found: &mut Found) -> Option<Format> {
+    let format = Format::parse(text);
+    if format.is_none() {
+        let names = Format::ALL.map(Format::as_str);
+        found.push((
+            byte,
+            match LATER_FORMATS.contains(&text) {
+                true => format!(
+                    "the format `{text}` is not supported yet. Allowed: {}",
+                    names.join(", ")
+                ),
+                false => unknown("format", text, &names),
+            },
+        ));
     }
+    format
 }
 
 fn check_event_time(
@@ -241,7 +253,8 @@ fn check_event_time(
     }
 }
 
-fn columns(
+/// The columns as declared; those with a mistake are unsure.
+pub(super) fn columns(
     table: &Table<'_>,
     unsure: &mut BTreeSet<String>,
     found: &mut Found,
@@ -280,6 +293,7 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
         path_is_default: true,
         optional: false,
         pii: None,
+        encoding: Encoding::Plain,
     };
     if let Err(what) = check_name("column", row.key) {
         found.push((row.byte, what));
@@ -310,12 +324,23 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
             }
             column.pii = table.parsed("pii", Pii::parse, found);
             column.optional = table.boolean("optional", found).unwrap_or(false);
+            let encoding = |text: &str| {
+                let wrong = |fit| {
+                    format!(
+                        "`{text}` is the encoding of {fit}, not of {}. Allowed: {fit}, or another \
+                         encoding",
+                        column.pg
+                    )
+                };
+                Encoding::parse(text)?.fitted(column.pg).map_err(wrong)
+            };
+            column.encoding = table.parsed("encoding", encoding, found).unwrap_or(Encoding::Plain);
         }
         other => found.push((
             row.byte,
             format!(
                 "column `{}` is a TOML {}. Allowed: \"type\", or {{ type = …, from = …, pii = …, \
-                 optional = … }}",
+                 optional = …, encoding = … }}",
                 row.key,
                 other.type_str()
             ),
@@ -356,213 +381,6 @@ fn camel_case(name: &str) -> String {
         out.extend(letters);
     }
     out
-}
-
-fn lake(
-    top: &Table<'_>,
-    topic: &Topic,
-    unsure: &BTreeSet<String>,
-    blind: bool,
-    found: &mut Found,
-) -> Option<LakeSpec> {
-    let mut spec = LakeSpec {
-        partition_by: Vec::new(),
-        roll_bytes: ROLL_BYTES,
-        roll_age: ROLL_AGE,
-        time_zone: chrono_tz::UTC,
-    };
-    let by_date = || PartitionBy {
-        name: "date".to_owned(),
-        function: PartitionFunction::Date,
-        column: topic.schema.index_of(topic.event_time_name()).unwrap_or(0),
-    };
-    let row = top.row("lake");
-    let table = match row.map(|row| (row, row.value.get_ref())) {
-        Some((_, DeValue::Boolean(false))) => return None,
-        Some((row, DeValue::Table(table))) => Table::new("lake", row.byte, table),
-        Some((row, _)) => {
-            found.push((
-                row.byte,
-                "`lake` is neither a table nor false. Allowed: [lake] with its \
-                 keys, or lake = false"
-                    .into(),
-            ));
-            return None;
-        }
-        None => {
-            check_level_name(&by_date(), 0, topic, unsure, found);
-            spec.partition_by.push(by_date());
-            return Some(spec);
-        }
-    };
-    table.only(&LAKE, found);
-    match table.texts("partition_by", found) {
-        Some(levels) => {
-            if levels.len() > LEVELS_MAX {
-                found.push((
-                    table.byte("partition_by"),
-                    format!("partition_by has {} levels. Allowed: {LEVELS_MAX}", levels.len()),
-                ));
-            }
-            let mut names = BTreeMap::new();
-            for (byte, text) in levels {
-                let Some(level) = level(&text, byte, topic, unsure, blind, found) else { continue };
-                if let Some(first) = names.insert(level.name.clone(), text.clone()) {
-                    found.push((
-                        byte,
-                        format!(
-                            "partition_by has two levels named `{}`: `{first}` and `{text}`. \
-                             Allowed: each name once",
-                            level.name
-                        ),
-                    ));
-                }
-                check_level_name(&level, byte, topic, unsure, found);
-                spec.partition_by.push(level);
-            }
-        }
-        None if !table.has("partition_by") => {
-            check_level_name(&by_date(), table.byte, topic, unsure, found);
-            spec.partition_by.push(by_date());
-        }
-        None => {}
-    }
-    if let Some(roll) = table.table("roll", found) {
-        roll.only(&ROLL, found);
-        if let Some(bytes) = roll.parsed("bytes", size, found) {
-            if !ROLL_BYTES_RANGE.contains(&bytes) {
-                found.push((
-                    roll.byte("bytes"),
-                    format!("roll.bytes is {bytes} bytes. Allowed: 1KiB to 8GiB"),
-                ));
-            }
-            spec.roll_bytes = bytes;
-        }
-        if let Some(age) = roll.parsed("age", duration, found) {
-            if !ROLL_AGE_RANGE.contains(&age) {
-                found.push((
-                    roll.byte("age"),
-                    "roll.age is out of range. Allowed: 100ms to 24h".into(),
-                ));
-            }
-            spec.roll_age = age;
-        }
-    }
-    let zone = |text: &str| {
-        text.parse::<chrono_tz::Tz>().map_err(|_| {
-            format!(
-                "unknown time zone `{text}`. Allowed: a name of the IANA data base, such as \
-                 Europe/London or UTC"
-            )
-        })
-    };
-    spec.time_zone = table.parsed("time_zone", zone, found).unwrap_or(chrono_tz::UTC);
-    Some(spec)
-}
-
-/// Readers of hive paths make a column of each level: it must not meet another one of its name.
-fn check_level_name(
-    level: &PartitionBy,
-    byte: usize,
-    topic: &Topic,
-    unsure: &BTreeSet<String>,
-    found: &mut Found,
-) {
-    let taken = topic.schema.index_of(&level.name).is_ok() || unsure.contains(&level.name);
-    if level.function != PartitionFunction::Value && taken {
-        found.push((byte, format!(
-            "the lake's level `{0}` has the name of a column: readers of hive paths would see two. Allowed: another \
-             name for the column `{0}` (with `from` its place in the record stays), or other levels",
-            level.name
-        )));
-    }
-}
-
-/// `date(column)`, `hour(column)` or a plain column.
-fn level(
-    text: &str,
-    byte: usize,
-    topic: &Topic,
-    unsure: &BTreeSet<String>,
-    blind: bool,
-    found: &mut Found,
-) -> Option<PartitionBy> {
-    let trimmed = text.trim();
-    let (function, name) = match trimmed.strip_suffix(')').and_then(|t| t.split_once('(')) {
-        Some((function, argument)) => {
-            let function = match function.trim() {
-                "date" => PartitionFunction::Date,
-                "hour" => PartitionFunction::Hour,
-                other => {
-                    found.push((
-                        byte,
-                        unknown(
-                            "function in partition_by",
-                            other,
-                            &["date(column)", "hour(column)", "column"],
-                        ),
-                    ));
-                    return None;
-                }
-            };
-            (function, argument.trim())
-        }
-        None => (PartitionFunction::Value, trimmed),
-    };
-    if blind || unsure.contains(name) {
-        return None;
-    }
-    let Ok(column) = topic.schema.index_of(name) else {
-        let dropped = topic.columns.iter().any(|c| c.name == name);
-        found.push((
-            byte,
-            match dropped {
-                true => format!(
-                    "partition_by uses `{name}`, which pii = \"drop\" leaves out. \
-                     Allowed: a kept column"
-                ),
-                false => {
-                    let names: Vec<&str> =
-                        topic.schema.fields().iter().map(|f| f.name().as_str()).collect();
-                    unknown("column in partition_by", name, &names)
-                }
-            },
-        ));
-        return None;
-    };
-    let pg = topic.kept(name)?;
-    let level_name = match function {
-        PartitionFunction::Date | PartitionFunction::Hour => {
-            if pg != PgType::Timestamptz {
-                found.push((
-                    byte,
-                    format!("`{trimmed}`: the column is {pg}. Allowed: a timestamptz column"),
-                ));
-                return None;
-            }
-            if function == PartitionFunction::Date { "date" } else { "hour" }
-        }
-        PartitionFunction::Value => {
-            let fit = matches!(
-                pg,
-                PgType::Text
-                    | PgType::SmallInt
-                    | PgType::Integer
-                    | PgType::BigInt
-                    | PgType::Boolean
-                    | PgType::Date
-            );
-            if !fit {
-                found.push((byte, format!(
-                    "partition_by has the {pg} column `{name}`. Allowed: text, smallint, integer, bigint, boolean or \
-                     date columns, and date(column) or hour(column) of a timestamptz"
-                )));
-                return None;
-            }
-            name
-        }
-    };
-    Some(PartitionBy { name: level_name.to_owned(), function, column })
 }
 
 #[cfg(test)]

@@ -33,6 +33,15 @@ pub(super) fn unique(
     blind: bool,
     found: &mut Found,
 ) -> Option<UniqueSpec> {
+    if topic.changes.is_some() && top.has("unique") {
+        found.push((
+            top.byte("unique"),
+            "`unique` is not for topics of changes: each record is an operation of its own, known by \
+             the source's position. Allowed: no `unique` and no `within` beside [changes]"
+                .into(),
+        ));
+        return None;
+    }
     let names = top.texts("unique", found);
     let within = top.parsed("within", duration, found);
     if let Some(within) = within

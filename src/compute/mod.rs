@@ -11,6 +11,7 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+pub mod lookup;
 mod plan;
 mod rows;
 #[cfg(test)]
@@ -19,7 +20,7 @@ pub mod unique;
 
 use crate::{
     catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
-    decode::{Decoded, Reject, RejectClass},
+    decode::{Decoded, RejectClass},
     error::Result,
     event_time::Lateness,
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
@@ -29,6 +30,7 @@ use arrow::{
     array::{AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
+use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
@@ -59,6 +61,8 @@ struct ModelState {
     standings: Standings,
     /// Rows since the last seal that came after their window was final.
     late: u64,
+    /// Rows since the last seal that found nothing in the reference.
+    misses: u64,
 }
 
 enum OpenModel {
@@ -85,6 +89,8 @@ pub struct SealedTables {
     pub counts: BTreeMap<(Output, Partition), Counted>,
     /// Per model: rows that came after their window was final (taken or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
+    /// Per model with a reference: rows that found nothing in it.
+    pub misses: BTreeMap<Arc<str>, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -143,9 +149,31 @@ impl Tables {
         for state in &mut self.models {
             state.standings.clear();
             state.late = 0;
+            state.misses = 0;
             state.open = OpenModel::new(&state.model, &state.plan)?;
         }
         Ok(())
+    }
+
+    /// From now on the models that join it look their records up in this version. To be called
+    /// between cuts: what a cut holds was made by one version.
+    pub fn look_up_in(&mut self, version: &Arc<Version>) {
+        for state in &mut self.models {
+            if let Some(lookup) = state.plan.lookup() {
+                lookup.set(version);
+            }
+        }
+    }
+
+    /// By model: the version in which its records are looked up.
+    pub fn versions(&mut self) -> Vec<(Output, Arc<Version>)> {
+        let mut versions = Vec::new();
+        for state in &mut self.models {
+            let output = state.output();
+            let version = state.plan.lookup().and_then(|lookup| lookup.version().cloned());
+            versions.extend(version.map(|version| (output, version)));
+        }
+        versions
     }
 
     pub fn memory(&self) -> usize {
@@ -162,6 +190,7 @@ impl Tables {
         duplicates: &[bool],
     ) -> Result<Vec<Refusal>> {
         let mut refusals = self.admit_rejects(records, decoded, from);
+        self.admit_empty(records, decoded, from);
         let runs = runs(&decoded.rows, from);
         // For the dead letters a good record is one that they leave out.
         for run in &runs {
@@ -195,9 +224,7 @@ impl Tables {
         let mut refusals = Vec::new();
         for reject in &decoded.rejects {
             let record = &records[reject.record];
-            let wanted =
-                |(p, from): &(Partition, Offset)| *p == record.partition && record.offset >= from.0;
-            if !from.iter().any(wanted) {
+            if !is_wanted(record, from) {
                 continue;
             }
             for state in &mut self.models {
@@ -216,9 +243,30 @@ impl Tables {
         refusals
     }
 
+    /// What says nothing about a row is left out everywhere.
+    fn admit_empty(
+        &mut self,
+        records: &[RawRecord<'_>],
+        decoded: &Decoded,
+        from: &[(Partition, Offset)],
+    ) {
+        for &index in &decoded.empty {
+            let record = &records[index];
+            if !is_wanted(record, from) {
+                continue;
+            }
+            let outputs = self.models.iter_mut().map(|state| &mut state.standings);
+            for standings in outputs.chain([&mut self.dead_letters]) {
+                let standing = standing(standings, record.partition);
+                standing.fates.filtered += u64::from(record.offset >= standing.floor.0);
+            }
+        }
+    }
+
     /// Ends the open cut and begins the next.
     pub fn seal(&mut self) -> Result<SealedTables> {
         let (mut tables, mut late) = (Vec::new(), BTreeMap::new());
+        let mut misses = BTreeMap::new();
         let mut counts = BTreeMap::new();
         take_counts(&mut counts, &Output::DeadLetters, &mut self.dead_letters);
         for state in &mut self.models {
@@ -231,11 +279,18 @@ impl Tables {
             if late_rows > 0 {
                 late.insert(name.clone(), late_rows);
             }
+            if state.model.join.is_some() {
+                misses.insert(name.clone(), std::mem::take(&mut state.misses));
+            }
             let output = state.output();
             take_counts(&mut counts, &output, &mut state.standings);
         }
-        Ok(SealedTables { tables, counts, late })
+        Ok(SealedTables { tables, counts, late, misses })
     }
+}
+
+fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
+    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
 }
 
 const ADOPTED: &str = "marks are adopted before records";
@@ -276,7 +331,7 @@ impl ModelState {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        Ok(Self { model: model.clone(), plan, open, standings, late: 0 })
+        Ok(Self { model: model.clone(), plan, open, standings, late: 0, misses: 0 })
     }
 
     fn output(&self) -> Output {
@@ -292,7 +347,8 @@ impl ModelState {
         let late = self.judge(&decoded.event_times, &runs);
 
         let chosen = choose(&runs, decoded.rows.num_rows(), duplicates);
-        let input = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        self.misses += misses;
         let (input, mut failures) = self.plan.filter(input)?;
         for run in &runs {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
@@ -486,8 +542,15 @@ fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
     (below(rows.end) - below(rows.start)) as u64
 }
 
-/// Index of the record that a row was: rows are the records without the rejects, in order (D-1).
+/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
 fn record_of(row: usize, decoded: &Decoded) -> usize {
-    let rejected_before = |(before, reject): &(usize, &Reject)| reject.record <= row + before;
-    row + decoded.rejects.iter().enumerate().take_while(rejected_before).count()
+    let without_row = |upto: usize| {
+        decoded.rejects.partition_point(|reject| reject.record <= upto)
+            + decoded.empty.partition_point(|empty| *empty <= upto)
+    };
+    let mut record = row;
+    while row + without_row(record) > record {
+        record = row + without_row(record);
+    }
+    record
 }

@@ -3,8 +3,9 @@
 //! Owns: physical expressions over the columns a model needs, finding the rows they fail on.
 //! Does not own: grouping (`aggregate`), keeping rows (`rows`).
 
+use super::lookup::Lookup;
 use crate::{
-    catalog::{self, Model, ModelKind, Topic},
+    catalog::{self, Join, Model, ModelKind, Topic},
     error::{Error, Result},
     record::EventTime,
 };
@@ -13,7 +14,7 @@ use arrow::{
         Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array,
     },
     compute::{FilterBuilder, concat, prep_null_mask_filter},
-    datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Schema, SchemaRef},
+    datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Field, Schema, SchemaRef},
 };
 use datafusion::{
     common::{
@@ -32,6 +33,7 @@ pub struct Plan {
     /// Columns of the topic that the model uses, then `_partition` and `_offset`.
     columns: Vec<usize>,
     schema: SchemaRef,
+    lookup: Option<Lookup>,
     filter: Option<Expression>,
     /// What `evaluate` computes, in order: keys, then per part its argument and its filter;
     /// or the selected columns of a row model.
@@ -82,10 +84,18 @@ impl Plan {
             .map(|c| c.name.as_str())
             .collect();
         let all = topic.schema.fields();
-        let mut columns: Vec<usize> =
-            (0..all.len()).filter(|i| used.contains(all[*i].name().as_str())).collect();
-        let projected = topic.schema.project(&columns).map_err(|e| refused(e.into()))?;
-        let schema = Arc::new(projected);
+        let looked_up = |name: &String| model.join.iter().any(|join| join.on.contains(name));
+        let mut columns: Vec<usize> = (0..all.len())
+            .filter(|i| used.contains(all[*i].name().as_str()) || looked_up(all[*i].name()))
+            .collect();
+        let own: Vec<Field> = columns.iter().map(|i| Field::clone(&all[*i])).collect();
+        let lookup = model.join.as_ref().map(|join| {
+            let names: Vec<&str> = own.iter().map(|field| field.name().as_str()).collect();
+            Lookup::new(join, &names, |name| used.contains(name))
+        });
+        let joined = model.join.iter().flat_map(Join::fields);
+        let joined = joined.filter(|field| used.contains(field.name().as_str()));
+        let schema = Arc::new(Schema::new(own.into_iter().chain(joined).collect::<Vec<_>>()));
         let names = DFSchema::try_from(schema.clone()).map_err(refused)?;
         let context = catalog::scalar_context();
         let physical = |expr: &Expr| Expression::new(&context, &names, expr).map_err(refused);
@@ -93,7 +103,7 @@ impl Plan {
         let exprs = exprs.iter().map(physical).collect::<Result<_>>()?;
         let guarded = guarded.iter().map(physical).collect::<Result<_>>()?;
         columns.extend([all.len() - 3, all.len() - 2]);
-        Ok(Self { columns, schema, filter, exprs, guarded })
+        Ok(Self { columns, schema, lookup, filter, exprs, guarded })
     }
 
     /// Type of the expression with this index in `exprs`.
@@ -102,13 +112,19 @@ impl Plan {
         typed.map_err(|e| Error::config("type a model's expression").because(e))
     }
 
-    /// The chosen rows (None: all), with the columns the model needs.
+    /// What its records are looked up in.
+    pub fn lookup(&mut self) -> Option<&mut Lookup> {
+        self.lookup.as_mut()
+    }
+
+    /// The chosen rows (None: all), with the columns the model needs; and how many of them found
+    /// nothing in the reference.
     pub fn input<'d>(
         &self,
         rows: &RecordBatch,
         event_times: &'d [EventTime],
         chosen: Option<BooleanArray>,
-    ) -> Result<Input<'d>> {
+    ) -> Result<(Input<'d>, u64)> {
         let mut columns: Vec<ArrayRef> =
             self.columns.iter().map(|i| rows.column(*i).clone()).collect();
         let offsets = columns.pop().expect("_offset is always there");
@@ -121,10 +137,15 @@ impl Plan {
             rows: rows.num_rows(),
             origin: Origin::All,
         };
-        match chosen {
-            None => Ok(all),
-            Some(mask) => all.keep(&mask),
-        }
+        let mut input = match chosen {
+            None => all,
+            Some(mask) => all.keep(&mask)?,
+        };
+        let misses = match &self.lookup {
+            Some(lookup) => lookup.join(&mut input.columns, input.rows)?,
+            None => 0,
+        };
+        Ok((input, misses))
     }
 
     /// Rows that pass WHERE; NULL does not.

@@ -10,7 +10,7 @@
 
 use crate::{
     compute::unique::{Duplicate, NewKey},
-    record::{Epoch, EventTime, Fates, Output, Partition, Span},
+    record::{Epoch, EventTime, Fates, Offset, Output, Partition, Span},
 };
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -55,7 +55,19 @@ pub enum Yield {
     },
     /// Of the lake of such a topic: what it counts as duplicates are the verdicts recorded (U-3).
     Judged,
+    References(Vec<ReferenceUse>),
     Files(Vec<LakeFile>),
+}
+
+/// An output's records from this offset on were looked up in this version of a reference: a row of
+/// `highwater.reference_uses` where the version is another one than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceUse {
+    pub output: Output,
+    pub partition: Partition,
+    pub from: Offset,
+    pub reference: Arc<str>,
+    pub version: Arc<str>,
 }
 
 /// One row of `highwater.dead_letters`.

@@ -189,8 +189,7 @@ impl Column<'_> {
                 Ok(value) => {
                     if let Err(refusal) = put(Some((value, raw))) {
                         put(None).expect("NULL is never refused");
-                        rejects
-                            .add(row, refusal.class, column, || self.sentence(raw, &refusal.why));
+                        self.refuse(row, raw, refusal, rejects);
                     }
                 }
                 Err(how) => {
@@ -203,6 +202,11 @@ impl Column<'_> {
                 }
             }
         }
+    }
+
+    pub fn refuse(&self, row: usize, raw: &str, refusal: Refusal, rejects: &mut Rejects) {
+        let column = Some(self.declared.name.as_str());
+        rejects.add(row, refusal.class, column, || self.sentence(raw, &refusal.why));
     }
 
     /// What was found and what is wanted.

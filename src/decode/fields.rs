@@ -30,6 +30,15 @@ impl Cell {
     const EXACT: u32 = 1 << 30;
     pub const ABSENT: Self = Self { start: 0, len: 0 };
 
+    /// What stands at the end of a text, from `start`.
+    pub fn last(text: &str, start: usize) -> Self {
+        let escaped = if text[start..].contains('\\') { Self::ESCAPED } else { 0 };
+        Self { start: start as u32, len: (text.len() - start) as u32 | escaped }
+    }
+    /// The same value, where another text has it.
+    pub fn moved(self, start: usize) -> Self {
+        Self { start: start as u32, ..self }
+    }
     /// The raw JSON text; empty when absent. `text` is the record's.
     #[inline(always)]
     pub fn raw(self, text: &str) -> &str {
@@ -64,9 +73,12 @@ impl Matrix {
     pub fn column(&self, column: usize) -> &[Cell] {
         &self.cells[column * self.rows..][..self.rows]
     }
-    pub fn clear_row(&mut self, row: usize) {
-        for cell in self.cells.iter_mut().skip(row).step_by(self.rows) {
-            *cell = Cell::ABSENT;
+    /// Of one row, as far as `which` says of each column.
+    pub fn forget(&mut self, row: usize, which: impl Fn(usize) -> bool) {
+        for (column, cell) in self.cells.iter_mut().skip(row).step_by(self.rows).enumerate() {
+            if which(column) {
+                *cell = Cell::ABSENT;
+            }
         }
     }
     #[inline(always)]
@@ -345,7 +357,7 @@ fn camel_case(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::PgType;
+    use crate::catalog::{Encoding, PgType};
 
     fn column(name: &str, from: Option<&[&str]>) -> TopicColumn {
         let path = from.unwrap_or(&[name]).iter().map(|key| (*key).to_owned()).collect();
@@ -356,6 +368,7 @@ mod tests {
             path_is_default: from.is_none(),
             optional: true,
             pii: None,
+            encoding: Encoding::Plain,
         }
     }
 

@@ -3,26 +3,30 @@
 //! Owns: formats (one file each), conversion to the declared types, personal data (hash, mask,
 //! drop: nothing after this stage has seen it). Does not own: lateness, models, where rejects go.
 //!
-//! D-1  Each record is exactly one row or one reject, in the order given.
+//! D-1  Each record is exactly one row, or one reject, or says nothing about a row; in the order
+//!      given.
 //! D-2  A number is never wrapped or rounded in silence; a code never loses its zeros.
 //! D-3  The same records and topic give the same result: no clock, no randomness.
 
+pub mod change;
 mod convert;
+mod debezium;
+mod encoding;
 mod fields;
-pub mod json;
 mod number;
 mod pii;
 mod rejects;
+mod rows;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod time;
 
 use crate::{
-    catalog::{Format, Topic},
+    catalog::Topic,
     record::{EventTime, RawRecord},
 };
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
 use std::sync::Arc;
 
 /// Key of `pii = "hash"`.
@@ -43,8 +47,21 @@ pub struct Decoded {
     /// Of each row: its event time (the declared column, or Kafka's timestamp).
     pub event_times: Vec<EventTime>,
     pub rejects: Vec<Reject>,
+    /// Records that say nothing about a row (tombstones, borders of transactions), ascending.
+    pub empty: Vec<usize>,
+    /// Of a topic whose changes bring whole before-images: those of `rows`.
+    pub before: Option<Before>,
     /// Fields that no column names, summed over the records.
     pub unknown_fields: u64,
+}
+
+/// Rows as they were before the changes of a batch.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// The declared columns, each nullable; as many rows as there are changes.
+    pub rows: RecordBatch,
+    /// Whether a change has one.
+    pub there: BooleanArray,
 }
 
 /// A record that is not taken, and why.
@@ -91,19 +108,15 @@ impl RejectClass {
 }
 
 /// A topic's decoder; keeps its buffers from batch to batch.
-pub struct Decoder {
-    json: json::JsonDecoder,
-}
+pub struct Decoder(rows::RowDecoder);
 
 impl Decoder {
     /// `secret` must be there if a column is hashed; `config` sees to that.
     pub fn new(topic: Arc<Topic>, secret: Option<Secret>) -> Self {
-        match topic.format {
-            Format::Json => Self { json: json::JsonDecoder::new(topic, secret) },
-        }
+        Self(rows::RowDecoder::new(topic, secret))
     }
 
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {
-        self.json.decode(records)
+        self.0.decode(records)
     }
 }

@@ -292,6 +292,60 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// Calls back for each member of a JSON object, with the key as it is written (without its quotes)
+/// and the value's text. Of anything but an object: an error.
+pub fn members<'a>(text: &'a str, mut each: impl FnMut(&'a str, &'a str)) -> Result<(), Broken> {
+    let mut scan = Scanner::new(text);
+    scan.skip_space();
+    if scan.peek() != Some(b'{') {
+        return scan.broken("not an object");
+    }
+    scan.open()?;
+    scan.skip_space();
+    if scan.peek() == Some(b'}') {
+        scan.close();
+        return scan.finish();
+    }
+    loop {
+        let key = scan.at;
+        if scan.peek() != Some(b'"') {
+            return scan.broken("a key in quotes is wanted here");
+        }
+        scan.string()?;
+        let key = &text[key + 1..scan.at - 1];
+        scan.colon()?;
+        let value = scan.at;
+        scan.value()?;
+        each(key, &text[value..scan.at]);
+        if !scan.comma(b'}', "a comma or } is wanted here")? {
+            return scan.finish();
+        }
+    }
+}
+
+/// Calls back for each element of a JSON array; of anything else: an error.
+pub fn elements<'a>(text: &'a str, mut each: impl FnMut(&'a str)) -> Result<(), Broken> {
+    let mut scan = Scanner::new(text);
+    scan.skip_space();
+    if scan.peek() != Some(b'[') {
+        return scan.broken("not an array");
+    }
+    scan.open()?;
+    scan.skip_space();
+    if scan.peek() == Some(b']') {
+        scan.close();
+        return scan.finish();
+    }
+    loop {
+        let start = scan.at;
+        scan.value()?;
+        each(&text[start..scan.at]);
+        if !scan.comma(b']', "a comma or ] is wanted here")? {
+            return scan.finish();
+        }
+    }
+}
+
 /// The content of a string whose raw form (without its quotes) the scanner has passed, into
 /// `content`, which is cleared before.
 pub fn unescape(raw: &str, content: &mut String) {

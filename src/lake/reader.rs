@@ -55,3 +55,16 @@ pub fn rows(path: &str, bytes: Bytes, schema: &SchemaRef) -> Result<Vec<RecordBa
     }
     Ok(batches)
 }
+
+/// All rows, with the columns that the file has.
+///
+/// # Errors
+/// `Halt`: it is not Parquet.
+pub fn all(path: &str, bytes: Bytes) -> Result<Vec<RecordBatch>> {
+    let broken = |e: Box<dyn std::error::Error + Send + Sync>| {
+        Error::halt(format!("{path} cannot be read as Parquet")).because(e)
+    };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| broken(e.into()))?;
+    let reader = builder.build().map_err(|e| broken(e.into()))?;
+    reader.map(|batch| batch.map_err(|e| broken(e.into()))).collect()
+}

@@ -56,6 +56,17 @@ fn describe() {
         Unit::Count,
         "Records whose key was taken before, committed"
     );
+    describe_counter!(
+        "highwater_reference_misses_total",
+        Unit::Count,
+        "Rows that found nothing in a model's reference"
+    );
+    describe_counter!(
+        "highwater_reference_failures_total",
+        Unit::Count,
+        "Loads of a reference that failed"
+    );
+    describe_gauge!("highwater_reference_rows", Unit::Count, "Rows of the newest version");
     describe_counter!("highwater_cuts_total", Unit::Count, "Cuts sealed, by lane and reason");
     describe_histogram!("highwater_cut_rows", Unit::Count, "Rows accepted per committed cut");
     describe_histogram!("highwater_cut_open_seconds", Unit::Seconds, "How long a cut was open");

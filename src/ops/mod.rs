@@ -5,6 +5,7 @@
 pub mod check;
 pub mod http;
 pub mod metrics;
+pub mod references;
 pub mod run;
 pub mod status;
 pub mod verify;
@@ -16,7 +17,7 @@ mod service;
 mod table;
 
 use crate::{
-    catalog::{self, Catalog},
+    catalog::{self, Catalog, Model},
     config::Config,
     error::{Error, Result},
 };
@@ -45,6 +46,11 @@ pub fn load(config: &Config) -> Result<Catalog> {
         }
         catalog.topics.retain(|name, _| config.only.iter().any(|only| **only == **name));
         catalog.models.retain(|_, model| catalog.topics.contains_key(&model.topic));
+        catalog.references.retain(|name, _| {
+            let joins =
+                |model: &Model| model.join.as_ref().is_some_and(|j| j.reference.name == *name);
+            catalog.models.values().any(|model| joins(model))
+        });
     }
     Ok(catalog)
 }

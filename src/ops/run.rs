@@ -1,8 +1,8 @@
 //! `highwater run`: the always-on service.
 
 use super::{
-    http, load, metrics, require_secret,
-    service::{Health, Service},
+    http, load, metrics, references, require_secret,
+    service::{Health, Resources, Service},
 };
 use crate::{
     catalog::Catalog,
@@ -34,7 +34,11 @@ pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
     let handle = runtime.handle().clone();
     // Before the first partition is taken: from then on a signal is answered in good order.
     let signals = Signals::listen(&handle)?;
-    let mut service = Service::start(&catalog, config, warehouse, store, until_caught_up, &handle)?;
+    let loading = references::load_all(&catalog, &warehouse, store.as_ref());
+    let references = runtime.block_on(loading)?;
+    references::keep_fresh(&catalog, &references, &warehouse, store.as_ref(), &handle);
+    let resources = Resources { warehouse, store, references };
+    let mut service = Service::start(&catalog, config, resources, until_caught_up, &handle)?;
     let address = runtime.block_on(http::serve(config.listen, service.health.clone(), prometheus));
     match address {
         Ok(address) => tracing::info!("serving http://{address}"),

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     lake::{store::Store, writer::WriterSettings},
     pipeline::{
-        TopicStatus,
+        References, TopicStatus,
         driver::{Context, Driver, News, Parts},
         worker::Settings,
     },
@@ -136,6 +136,14 @@ pub struct Service {
     leaving: Arc<AtomicBool>,
 }
 
+/// What was made ready for all topics.
+pub struct Resources {
+    pub warehouse: Warehouse,
+    pub store: Option<Store>,
+    /// Loaded.
+    pub references: References,
+}
+
 struct RunningTopic {
     name: Arc<str>,
     /// What has marks of this topic.
@@ -150,11 +158,11 @@ impl Service {
     pub fn start(
         catalog: &Catalog,
         config: &Config,
-        warehouse: Warehouse,
-        store: Option<Store>,
+        resources: Resources,
         until_caught_up: bool,
         runtime: &Handle,
     ) -> Result<Self> {
+        let Resources { warehouse, store, references } = resources;
         let shares = Shares::of(config.memory, catalog.topics.len());
         let mut listeners: HashMap<String, Listener> = HashMap::new();
         let mut inboxes = BTreeMap::new();
@@ -192,6 +200,7 @@ impl Service {
             let driver = Driver::new(Parts {
                 topic: topic.clone(),
                 models,
+                references: references.clone(),
                 secret: config.pii_secret.clone().map(Secret),
                 store: topic.lake.as_ref().and(store.clone()),
                 worker: worker_settings(config, topic, &shares),

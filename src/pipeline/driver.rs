@@ -8,14 +8,13 @@ use super::{
     breaker::{self, Breaker},
     encoder::LakeLane,
     report::{self, Reporter, Standing, TopicStatus},
-    tables::TablesLane,
+    tables::{Job, References, TablesLane},
     take::{self, Taking},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
     catalog::{Model, Topic},
     compute::unique::Memory,
-    cut::Cut,
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
@@ -81,17 +80,12 @@ impl Context {
     }
 }
 
-/// One cut of the tables, ready to commit.
-pub struct Job {
-    pub cut: Cut,
-    pub late: BTreeMap<Arc<str>, u64>,
-    pub rows: u64,
-}
-
 /// What a topic's pipeline is made of.
 pub struct Parts {
     pub topic: Arc<Topic>,
     pub models: Vec<Arc<Model>>,
+    /// Loaded already, each that a model joins.
+    pub references: References,
     pub secret: Option<Secret>,
     pub store: Option<Store>,
     pub worker: Settings,
@@ -140,9 +134,9 @@ struct Batch<'a> {
 
 impl Driver {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { topic, models, secret, store, worker, keys_memory, .. } = parts;
+        let Parts { topic, models, references, secret, store, worker, keys_memory, .. } = parts;
         let Parts { writer, context, inbox, status, targets, .. } = parts;
-        let tables = TablesLane::new(&topic, &models, keys_memory)?;
+        let tables = TablesLane::new(&topic, &models, references, keys_memory)?;
         let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {
@@ -552,30 +546,6 @@ impl Driver {
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
-    }
-}
-
-impl Job {
-    fn count(&self) {
-        let topic = self.cut.topic.to_string();
-        for (model, rows) in &self.late {
-            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
-                "model" => model.to_string())
-            .increment(*rows);
-        }
-        for advance in &self.cut.advances {
-            if let Output::Model(model) = &advance.output
-                && advance.fates.filtered > 0
-            {
-                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
-                    "model" => model.to_string())
-                .increment(advance.fates.filtered);
-            }
-            if advance.output == Output::DeadLetters && advance.fates.duplicate > 0 {
-                metrics::counter!("highwater_duplicates_total", "topic" => topic.clone())
-                    .increment(advance.fates.duplicate);
-            }
-        }
     }
 }
 

@@ -28,6 +28,8 @@ struct Run {
     /// Of every record, before anything looked into it: one side of C-2.
     offsets: Vec<i64>,
     rejected: Vec<i64>,
+    /// Of records that say nothing of a row.
+    empty: Vec<i64>,
     /// Offsets of the rows, their event times, and the rows.
     good: Vec<i64>,
     event_times: Vec<EventTime>,
@@ -39,8 +41,8 @@ impl Run {
     /// Takes off what lies below `to`.
     fn split(&mut self, to: Offset) -> Self {
         let below = |offsets: &[i64]| offsets.partition_point(|offset| *offset < to.0);
-        let (records, rejects, good) =
-            (below(&self.offsets), below(&self.rejected), below(&self.good));
+        let (records, rejects) = (below(&self.offsets), below(&self.rejected));
+        let (empty, good) = (below(&self.empty), below(&self.good));
         let bytes = self.bytes * records / self.offsets.len().max(1);
         self.bytes -= bytes;
         let rest = |values: &mut Vec<i64>, at: usize| {
@@ -53,6 +55,7 @@ impl Run {
         Self {
             offsets: rest(&mut self.offsets, records),
             rejected: rest(&mut self.rejected, rejects),
+            empty: rest(&mut self.empty, empty),
             good: rest(&mut self.good, good),
             event_times: std::mem::replace(&mut self.event_times, later),
             rows,
@@ -106,6 +109,7 @@ impl LakeLane {
         let (_, all_offsets) = crate::compute::places(&decoded.rows);
         let bytes = decoded.rows.get_array_memory_size() / records.len().max(1);
         let mut rejects = decoded.rejects.iter().peekable();
+        let mut empties = decoded.empty.iter().peekable();
         let (mut index, mut row) = (0, 0);
         for run in records.chunk_by(|a, b| a.partition == b.partition) {
             let partition = run[0].partition;
@@ -114,7 +118,11 @@ impl LakeLane {
             while let Some(reject) = rejects.next_if(|reject| reject.record < end) {
                 rejected.push(records[reject.record].offset);
             }
-            let rows = row..row + run.len() - rejected.len();
+            let mut empty = Vec::new();
+            while let Some(index) = empties.next_if(|index| **index < end) {
+                empty.push(records[*index].offset);
+            }
+            let rows = row..row + run.len() - rejected.len() - empty.len();
             (index, row) = (end, rows.end);
             let Some((_, floor)) = from.iter().find(|(p, _)| *p == partition) else { continue };
             let offsets: Vec<i64> =
@@ -123,12 +131,14 @@ impl LakeLane {
                 continue;
             }
             rejected.retain(|offset| *offset >= floor.0);
+            empty.retain(|offset| *offset >= floor.0);
             let below = all_offsets[rows.clone()].partition_point(|offset| *offset < floor.0);
             let rows = rows.start + below..rows.end;
             let run = Run {
                 bytes: bytes * offsets.len(),
                 offsets,
                 rejected,
+                empty,
                 good: all_offsets[rows.clone()].to_vec(),
                 event_times: decoded.event_times[rows.clone()].to_vec(),
                 rows: decoded.rows.slice(rows.start, rows.len()),
@@ -158,6 +168,7 @@ impl LakeLane {
             run.good.iter().map(|offset| twice.binary_search(offset).is_err()).collect();
         let mut counted = Counted::default();
         counted.fates.dead = run.rejected.len() as u64;
+        counted.fates.filtered = run.empty.len() as u64;
         counted.fates.accepted = fresh.iter().filter(|fresh| **fresh).count() as u64;
         counted.fates.duplicate = fresh.len() as u64 - counted.fates.accepted;
         counted.event_time_max = run.event_times.iter().copied().max();

@@ -32,3 +32,4 @@ mod tables;
 mod take;
 
 pub use report::{PartitionStatus, TopicStatus};
+pub use tables::References;

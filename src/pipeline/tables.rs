@@ -2,24 +2,45 @@
 //!
 //! Owns: the open cut's yield and counts. Does not own: when it ends (`worker`).
 
-use super::{counting, driver::Job, held, worker::Move};
+use super::{counting, held, worker::Move};
 use crate::{
     catalog::{Model, Topic},
     compute::{
         Counted, Refusal, Tables,
+        lookup::Version,
         unique::{Hashing, Judge, KEY_BYTES, Memory},
     },
-    cut::{Cut, DeadLetter, Yield},
+    cut::{Cut, DeadLetter, ReferenceUse, Yield},
     decode::Decoded,
     error::Result,
     record::{EventTime, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// The newest version of each reference. A cut looks up in what was the newest when it began.
+#[derive(Clone, Default)]
+pub struct References(Arc<RwLock<BTreeMap<Arc<str>, Arc<Version>>>>);
+
+impl References {
+    /// Gives the version before.
+    pub fn publish(&self, version: Arc<Version>) -> Option<Arc<Version>> {
+        let mut newest = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(version.reference.name.clone(), version)
+    }
+
+    pub fn newest(&self) -> Vec<Arc<Version>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
 
 pub struct TablesLane {
     topic: Arc<str>,
+    references: References,
     keep_raw: bool,
     tables: Tables,
     /// Of a topic with `unique`.
@@ -29,16 +50,23 @@ pub struct TablesLane {
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
     records: BTreeMap<Partition, u64>,
-    rows: u64,
 }
 
 impl TablesLane {
     /// `keys_memory`: bytes for the keys that `unique` remembers.
-    pub fn new(topic: &Topic, models: &[Arc<Model>], keys_memory: usize) -> Result<Self> {
+    pub fn new(
+        topic: &Topic,
+        models: &[Arc<Model>],
+        references: References,
+        keys_memory: usize,
+    ) -> Result<Self> {
+        let mut tables = Tables::new(topic, models)?;
+        references.newest().iter().for_each(|version| tables.look_up_in(version));
         Ok(Self {
             topic: topic.name.clone(),
+            references,
             keep_raw: topic.keep_raw,
-            tables: Tables::new(topic, models)?,
+            tables,
             judge: topic.unique.as_ref().map(|unique| {
                 Judge::new(unique.within, topic.max_disorder, keys_memory / KEY_BYTES)
             }),
@@ -46,7 +74,6 @@ impl TablesLane {
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
-            rows: 0,
         })
     }
 
@@ -65,11 +92,19 @@ impl TablesLane {
         self.dead_letters.clear();
         self.dead_bytes = 0;
         self.records.clear();
-        self.rows = 0;
         if let Some(judge) = &mut self.judge {
             judge.abandon();
         }
-        self.tables.abandon()
+        self.tables.abandon()?;
+        self.renew_references();
+        Ok(())
+    }
+
+    /// Between two cuts.
+    fn renew_references(&mut self) {
+        for version in self.references.newest() {
+            self.tables.look_up_in(&version);
+        }
     }
 
     /// Of the open cut.
@@ -119,7 +154,7 @@ impl TablesLane {
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<()> {
-        self.rows += counting::add(&mut self.records, records, from);
+        counting::add(&mut self.records, records, from);
         let duplicates = match (&mut self.judge, &self.hashing) {
             (Some(judge), Some(hashing)) => judge.judge(hashing, decoded, from)?,
             (Some(_), None) | (None, _) => Vec::new(),
@@ -144,6 +179,19 @@ impl TablesLane {
             let counted = sealed.counts.remove(&key).unwrap_or_default();
             counts.insert(key, counted);
         }
+        let mut uses = Vec::new();
+        for (output, version) in self.tables.versions() {
+            uses.extend(moves.iter().filter(|moved| moved.output == output).map(|moved| {
+                ReferenceUse {
+                    output: output.clone(),
+                    partition: moved.partition,
+                    from: moved.span.from,
+                    reference: version.reference.name.clone(),
+                    version: version.id.clone(),
+                }
+            }));
+        }
+        self.renew_references();
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
@@ -157,9 +205,49 @@ impl TablesLane {
                 yields.push(Yield::Verdicts { keys, duplicates });
             }
         }
+        if !uses.is_empty() {
+            yields.push(Yield::References(uses));
+        }
         self.dead_bytes = 0;
         let cut = Cut { topic: self.topic.clone(), advances, yields };
-        Ok(Job { cut, late: sealed.late, rows: std::mem::take(&mut self.rows) })
+        Ok(Job { cut, late: sealed.late, misses: sealed.misses })
+    }
+}
+
+/// One cut of the tables, ready to commit.
+pub struct Job {
+    pub cut: Cut,
+    pub late: BTreeMap<Arc<str>, u64>,
+    pub misses: BTreeMap<Arc<str>, u64>,
+}
+
+impl Job {
+    /// What the metrics count of it once it is committed.
+    pub fn count(&self) {
+        let topic = self.cut.topic.to_string();
+        for (model, rows) in &self.late {
+            metrics::counter!("highwater_late_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for (model, rows) in &self.misses {
+            metrics::counter!("highwater_reference_misses_total", "topic" => topic.clone(),
+                "model" => model.to_string())
+            .increment(*rows);
+        }
+        for advance in &self.cut.advances {
+            if let Output::Model(model) = &advance.output
+                && advance.fates.filtered > 0
+            {
+                metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
+                    "model" => model.to_string())
+                .increment(advance.fates.filtered);
+            }
+            if advance.output == Output::DeadLetters && advance.fates.duplicate > 0 {
+                metrics::counter!("highwater_duplicates_total", "topic" => topic.clone())
+                    .increment(advance.fates.duplicate);
+            }
+        }
     }
 }
 
@@ -185,7 +273,7 @@ fn dead_letter(
     }
 }
 
-/// What the lake counts: it takes every good record.
+/// What the lake counts: it takes every good record, and leaves out what says nothing of a row.
 pub fn lake_counts(
     counts: &mut BTreeMap<(Output, Partition), Counted>,
     records: &[RawRecord<'_>],
@@ -193,6 +281,7 @@ pub fn lake_counts(
     from: &[(Partition, Offset)],
 ) {
     let mut rejects = decoded.rejects.iter().peekable();
+    let mut empty = decoded.empty.iter().peekable();
     let (mut index, mut row) = (0, 0);
     for run in records.chunk_by(|a, b| a.partition == b.partition) {
         let partition = run[0].partition;
@@ -200,9 +289,12 @@ pub fn lake_counts(
         let mut counted = Counted::default();
         for record in run {
             let rejected = rejects.next_if(|r| r.record == index).is_some();
+            let is_empty = empty.next_if(|e| **e == index).is_some();
             if floor.is_some_and(|floor| record.offset >= floor) {
                 if rejected {
                     counted.fates.dead += 1;
+                } else if is_empty {
+                    counted.fates.filtered += 1;
                 } else {
                     counted.fates.accepted += 1;
                     let time = Some(decoded.event_times[row]);
@@ -210,7 +302,7 @@ pub fn lake_counts(
                 }
             }
             index += 1;
-            row += usize::from(!rejected);
+            row += usize::from(!rejected && !is_empty);
         }
         if counted != Counted::default() {
             held::add(counts, partition, counted);

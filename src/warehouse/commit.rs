@@ -15,6 +15,7 @@ use super::{
     Claim, Warehouse,
     encode::{Elements, Instant},
     postgres::{Parameter, Row, Session},
+    references,
     tables::Table,
     unique,
 };
@@ -133,6 +134,7 @@ impl Warehouse {
             Yield::Files(_) => (0, ""),
             Yield::DeadLetters(_) => (1, ""),
             Yield::Verdicts { .. } | Yield::Judged => (2, ""),
+            Yield::References(_) => (2, ""),
             Yield::Table { model, .. } => (3, model as &str),
         });
         for one in yields {
@@ -145,6 +147,9 @@ impl Warehouse {
                     unique::remember(&session, &doing, &cut.topic, keys, duplicates).await?;
                 }
                 Yield::Judged => unique::prove(&session, &doing, cut).await?,
+                Yield::References(uses) => {
+                    references::add_uses(&session, &doing, &cut.topic, uses).await?
+                }
                 Yield::Table { model, rows } => {
                     self.merge(&session, &*self.table(model)?, rows).await?
                 }

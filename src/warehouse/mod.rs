@@ -20,6 +20,7 @@
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `unique` | keys and duplicates of topics with `unique` |
+//! | `references` | versions of references, and who was looked up in which |
 //! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
@@ -32,6 +33,7 @@ pub mod tables;
 mod commit;
 mod listing;
 mod manifest;
+pub mod references;
 mod schema;
 pub mod snapshot;
 mod tls;

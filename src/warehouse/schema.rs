@@ -37,7 +37,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 9] = migrations![
+static MIGRATIONS: [Migration; 11] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -47,6 +47,8 @@ static MIGRATIONS: [Migration; 9] = migrations![
     "0007_lake_file_ranges_by_path"
     "0019_duplicates"
     "0020_unique_keys"
+    "0021_reference_versions"
+    "0022_reference_uses"
 ];
 
 impl Migration {

@@ -192,6 +192,10 @@ impl Snapshot {
         Ok((count, rows.iter().map(|row| row.get(0)).collect()))
     }
 
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
     pub async fn end(self) -> Result<()> {
         self.session.roll_back("end verifying").await
     }

@@ -7,6 +7,7 @@ mod http;
 mod lake;
 mod oyster;
 mod proxy;
+mod references;
 mod refusing;
 mod retention;
 mod simulation;

@@ -27,7 +27,12 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
         ("SELECT n AS _n FROM events", 2, "reserved"),
         ("SELECT n AS \"N\" FROM events", 2, "not snake_case"),
         ("SELECT n AS ctid FROM events", 2, "PostgreSQL's own"),
-        ("SELECT name\nFROM events\nJOIN taps ON true", 4, "JOIN is not supported yet"),
+        ("SELECT name\nFROM events\nJOIN taps ON true", 4, "an inner JOIN would lose"),
+        ("SELECT name\nFROM events\nFULL JOIN taps ON true", 4, "such a join is not supported"),
+        ("SELECT name\nFROM events\nLEFT JOIN taps USING (n)", 4, "a JOIN without ON"),
+        ("SELECT name\nFROM events\nLEFT JOIN t ON events.n > t.n", 4, "ON n > t.n"),
+        ("SELECT name\nFROM events\nLEFT JOIN t ON n = 5", 4, "ON n = 5"),
+        ("SELECT name\nFROM events\nLEFT JOIN t ON n = t.n", 4, "topics/t.toml"),
         ("SELECT name\nFROM events,\n taps", 4, "a second table after FROM"),
         ("SELECT name\nFROM (SELECT 1)", 3, "a subquery after FROM"),
         ("SELECT name FROM events\nUNION SELECT name FROM events", 3, "UNION is not supported"),
@@ -294,4 +299,82 @@ fn the_mistakes_of_one_statement_are_told_together() {
     );
     let lines: Vec<&str> = told.iter().map(|m| &m[..2]).collect();
     assert_eq!(lines, ["2:", "3:", "4:", "5:", "7:"], "{told:#?}");
+}
+
+const PLACES: &str = "reference = \"lake:places.csv\"\nprimary_key = [\"code\"]\n\
+                      [columns]\ncode = \"text\"\nlevel = \"integer\"\n";
+
+/// As `model_mistakes`, with the reference `places` beside the topic.
+fn mistakes_with_places(text: &str) -> Vec<String> {
+    let topics = [source("topics/events.toml", EVENTS), source("topics/places.toml", PLACES)];
+    match check(&topics, &[source("sql/models/m.sql", text)]) {
+        Ok(_) => Vec::new(),
+        Err(mistakes) => mistakes.iter().map(|m| format!("{}: {}", m.line, m.what)).collect(),
+    }
+}
+
+#[test]
+fn mistakes_in_a_join_have_their_lines() {
+    let select =
+        |what: &str, on: &str| view(&format!("SELECT {what}\nFROM events\nLEFT JOIN {on}"));
+    assert_eq!(
+        mistakes_with_places(&select("name, p.level", "places p ON p.code = name")),
+        [""; 0]
+    );
+    assert_each(
+        [
+            (select("name", "plaices ON plaices.code = name"), 4, "did you mean `places`?"),
+            (select("name", "places ON places.level = n"), 4, "leaves out `code`"),
+            (select("name", "places ON places.code = n"), 4, "Allowed: the same type"),
+            (select("name", "places ON places.code = nme"), 4, "did you mean `name`?"),
+            (
+                select("name", "places ON places.code = name AND places.level = n"),
+                4,
+                "more than the primary key",
+            ),
+            (
+                select("name, places.lvel", "places ON places.code = name"),
+                2,
+                "did you mean `level`?",
+            ),
+            (select("name, level", "places ON places.code = name"), 2, "column of topic `events`"),
+            (select("n, x.name", "places p ON p.code = name"), 2, "Allowed: events and p"),
+        ],
+        mistakes_with_places,
+    );
+}
+
+#[test]
+fn mistakes_in_a_reference_have_their_lines() {
+    fn mistakes(text: &str) -> Vec<String> {
+        let topics = [source("topics/events.toml", EVENTS), source("topics/places.toml", text)];
+        match check(&topics, &[]) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes.iter().map(|m| format!("{}: {}", m.line, m.what)).collect(),
+        }
+    }
+    assert_eq!(mistakes(PLACES), [""; 0]);
+    assert_each(
+        [
+            (PLACES.replace("lake:places.csv", "s3://x"), 1, "no place of a reference"),
+            (PLACES.replace("lake:places.csv", "lake:../places.csv"), 1, "no place of a reference"),
+            (PLACES.replace("primary_key = [\"code\"]\n", ""), 1, "`primary_key` is missing"),
+            (PLACES.replace("[\"code\"]", "[\"cod\"]"), 2, "did you mean `code`?"),
+            (PLACES.replace("[\"code\"]", "[\"code\", \"code\"]"), 2, "twice"),
+            (
+                PLACES.replace("\"text\"", "{ type = \"text\", optional = true }"),
+                2,
+                "which is optional",
+            ),
+            (PLACES.replace("\"text\"", "\"jsonb\""), 2, "not told apart"),
+            (
+                PLACES.replace("\"text\"", "{ type = \"text\", pii = \"hash\" }"),
+                1,
+                "personal data in a reference",
+            ),
+            (PLACES.replace("[columns]", "refresh = \"1ms\"\n[columns]"), 3, "1s or more"),
+            (PLACES.replace("[columns]", "format = \"csv\"\n[columns]"), 3, "unknown key `format`"),
+        ],
+        mistakes,
+    );
 }

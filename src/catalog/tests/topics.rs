@@ -311,3 +311,72 @@ fn mistakes_of_unique_have_their_line() {
         assert!(told[0].contains(text), "{rest}: {told:?}");
     }
 }
+
+const CHANGES: &str = "topic = \"t\"\nformat = \"debezium-json\"\n";
+
+#[test]
+fn a_topic_of_changes_has_the_columns_of_its_changes() {
+    let t = topic(&format!(
+        "{CHANGES}[changes]\nkey = [\"id\"]\nbefore = \"full\"\ndecimals = \"string\"\n\
+         [columns]\nid = \"bigint\"\nat = {{ type = \"timestamptz\", encoding = \"timestamp-us\" }}\n"
+    ));
+    let names: Vec<&str> = t.schema.fields().iter().map(|f| f.name().as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "id",
+            "at",
+            "_op",
+            "_before",
+            "_unchanged",
+            "_source_position",
+            "_source_time",
+            "_partition",
+            "_offset",
+            "_timestamp"
+        ]
+    );
+    assert!(t.schema.field(0).is_nullable(), "a truncate has no key");
+    assert_eq!(t.event_time_name(), "_source_time");
+    assert_eq!(t.kept("_before"), Some(PgType::Jsonb));
+    let changes = t.changes.as_ref().unwrap();
+    assert_eq!((&changes.key[..], changes.before), (&[0][..], true));
+    assert_eq!(changes.decimals, Decimals::Text);
+    assert_eq!(t.columns[1].encoding, Encoding::Instant(Unit::Micros));
+}
+
+#[test]
+fn mistakes_in_a_topic_of_changes_have_their_lines() {
+    let columns = "[columns]\nid = \"bigint\"\nx = { type = \"jsonb\", optional = true }\n";
+    let cases = [
+        (format!("{CHANGES}{columns}"), 1, "[changes] is missing"),
+        (format!("{CHANGES}[changes]\n{columns}"), 3, "`changes.key` is missing"),
+        (format!("{CHANGES}[changes]\nkey = [\"di\"]\n{columns}"), 4, "unknown column"),
+        (format!("{CHANGES}[changes]\nkey = [\"x\"]\n{columns}"), 4, "not told apart"),
+        (format!("{CHANGES}[changes]\nkey = [\"id\", \"id\"]\n{columns}"), 4, "twice"),
+        (
+            format!("{CHANGES}[changes]\nkey = []\ntombstones = \"delete\"\n{columns}"),
+            5,
+            "need the key",
+        ),
+        (
+            format!("{CHANGES}[changes]\nkey = []\nbefore = \"old\"\n{columns}"),
+            5,
+            "Allowed: full, key",
+        ),
+        (
+            format!("{CHANGES}unique = [\"id\"]\nwithin = \"1h\"\n[changes]\nkey = []\n{columns}"),
+            3,
+            "not for topics of changes",
+        ),
+        (format!("{CHANGES}event_time = \"id\"\n[changes]\nkey = []\n{columns}"), 3, "source made"),
+        (with(&format!("[changes]\nkey = []\n{columns}")), 3, "is for topics of changes"),
+        (
+            with("[columns]\nn = { type = \"bigint\", encoding = \"days\" }\n"),
+            4,
+            "the encoding of a date column",
+        ),
+        (with("[columns]\nd = { type = \"date\", encoding = \"weeks\" }\n"), 4, "unknown encoding"),
+    ];
+    assert_each(cases, topic_mistakes);
+}

@@ -1,11 +1,12 @@
 //! What the stage promises, by tables of good and bad inputs and by a slow oracle (`oracle`).
 
+mod debezium;
 mod oracle;
 mod types;
 
 use super::{Decoded, Decoder, RejectClass, Secret};
 use crate::{
-    catalog::{Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
+    catalog::{Encoding, Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
     record::{EventTime, Partition, RawRecord},
 };
 use arrow::{
@@ -29,6 +30,7 @@ pub fn column(name: &str, pg: PgType) -> TopicColumn {
         path_is_default: true,
         optional: false,
         pii: None,
+        encoding: Encoding::Plain,
     }
 }
 
@@ -60,6 +62,7 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         stop_above: None,
         keep_raw: true,
         unique: None,
+        changes: None,
         schema: Arc::new(Schema::new(fields)),
     }
 }

@@ -3,7 +3,12 @@
 
 mod taps;
 
-use super::{metrics, run, service::Service, table};
+use super::{
+    metrics, run,
+    service::{Resources, Service},
+    table,
+};
+use crate::pipeline::References;
 use crate::{
     catalog,
     config::Config,
@@ -59,8 +64,12 @@ pub fn demo(mut config: Config, keep: bool) -> Result<()> {
     let (warehouse, store) = runtime.block_on(run::open(&catalog, &config))?;
     let running = Instant::now();
     let handle = runtime.handle().clone();
-    let mut service =
-        Service::start(&catalog, &config, warehouse.clone(), store.clone(), true, &handle)?;
+    let resources = Resources {
+        warehouse: warehouse.clone(),
+        store: store.clone(),
+        references: References::default(),
+    };
+    let mut service = Service::start(&catalog, &config, resources, true, &handle)?;
     let waited = runtime.block_on(wait(&mut service));
     let took = running.elapsed();
     service.end(Duration::from_secs(8))?;

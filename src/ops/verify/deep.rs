@@ -4,15 +4,18 @@
 //! offset order, into tables beside the kept ones; then both are compared. Only offsets below a
 //! model's mark count for it. Memory: the rows of one cut.
 
-use super::{Report, shallow::Evidence};
+use super::{super::references::restored, Report, shallow::Evidence};
 use crate::{
     catalog::{Catalog, Model, Topic},
-    compute::{Tables, places},
+    compute::{Tables, lookup::Version, places},
     decode::Decoded,
     error::{Error, Result},
     lake::reader,
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
-    warehouse::snapshot::{ManifestFile, Snapshot},
+    warehouse::{
+        references,
+        snapshot::{ManifestFile, Snapshot},
+    },
 };
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch, UInt32Array},
@@ -50,6 +53,8 @@ struct RebuildModel {
     duplicates: BTreeMap<Partition, VecDeque<(i64, EventTime)>>,
     /// The highest event time so far.
     reached: BTreeMap<Partition, EventTime>,
+    /// Of a model with a reference: from which offset on which version was used.
+    uses: BTreeMap<(Partition, Offset), Arc<Version>>,
 }
 
 impl Rebuild {
@@ -78,8 +83,8 @@ impl Rebuild {
                 .map(|(model, marks)| {
                     let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
                     tables.adopt(&at_first(&tables.outputs(), &marks));
-                    let (duplicates, reached) = Default::default();
-                    Ok(RebuildModel { model, tables, marks, duplicates, reached })
+                    let (duplicates, reached, uses) = Default::default();
+                    Ok(RebuildModel { model, tables, marks, duplicates, reached, uses })
                 })
                 .collect();
             match built {
@@ -99,12 +104,32 @@ impl Rebuild {
         Self { topics }
     }
 
-    pub async fn begin(&mut self, snapshot: &mut Snapshot) -> Result<()> {
+    pub async fn begin(&mut self, snapshot: &mut Snapshot, evidence: &Evidence) -> Result<()> {
         for (name, topic) in &mut self.topics {
             let duplicates = snapshot.duplicates_of(name).await?;
             for model in &mut topic.models {
                 model.duplicates.clone_from(&duplicates);
-                snapshot.shadow(&model.model).await?;
+            }
+        }
+        for (topic, model) in
+            self.topics.iter_mut().flat_map(|(name, t)| t.models.iter_mut().map(move |m| (name, m)))
+        {
+            snapshot.shadow(&model.model).await?;
+            let Some(join) = &model.model.join else { continue };
+            let output = Output::Model(model.model.name.clone());
+            let mut versions: BTreeMap<Arc<str>, Arc<Version>> = BTreeMap::new();
+            let of_model = evidence.references.iter();
+            for (_, used) in of_model.filter(|(t, used)| t == topic && used.output == output) {
+                let version = match versions.get(&used.version) {
+                    Some(version) => version.clone(),
+                    None => {
+                        let (name, id) = (&join.reference.name, &used.version);
+                        let content = references::content(snapshot, name, id).await?;
+                        let version = restored(&join.reference, id, &content)?;
+                        versions.entry(id.clone()).or_insert(Arc::new(version)).clone()
+                    }
+                };
+                model.uses.insert((used.partition, used.from), version);
             }
         }
         Ok(())
@@ -146,7 +171,9 @@ impl Rebuild {
         for start in (0..rows.num_rows()).step_by(ROWS) {
             let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
             for model in &mut topic.models {
-                model.add(&topic.topic, &piece)?;
+                for piece in model.by_version(&piece) {
+                    model.add(&topic.topic, &piece)?;
+                }
             }
         }
         for model in &mut topic.models {
@@ -216,6 +243,33 @@ impl RebuildTopic {
 }
 
 impl RebuildModel {
+    /// Pieces whose rows were looked up in one version.
+    fn by_version(&self, rows: &RecordBatch) -> Vec<RecordBatch> {
+        if self.uses.is_empty() {
+            return vec![rows.clone()];
+        }
+        let (partitions, offsets) = places(rows);
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        let version =
+            |row: usize| self.version_at(Partition(partitions[row]), Offset(offsets[row]));
+        for row in 1..=rows.num_rows() {
+            let same = |a: Option<&Arc<Version>>, b: Option<&Arc<Version>>| {
+                a.map(|version| &version.id) == b.map(|version| &version.id)
+            };
+            if row == rows.num_rows() || !same(version(row), version(start)) {
+                pieces.push(rows.slice(start, row - start));
+                start = row;
+            }
+        }
+        pieces
+    }
+
+    fn version_at(&self, partition: Partition, offset: Offset) -> Option<&Arc<Version>> {
+        let mut before = self.uses.range((partition, Offset(0))..=(partition, offset));
+        before.next_back().map(|(_, version)| version)
+    }
+
     /// Rows below the model's marks.
     fn add(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(rows);
@@ -225,6 +279,20 @@ impl RebuildModel {
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
         let rows = filter_record_batch(rows, &mask)
             .map_err(|e| Error::halt("filter rows of the lake").because(e))?;
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        if self.model.join.is_some() {
+            let (partitions, offsets) = places(&rows);
+            let version = self.version_at(Partition(partitions[0]), Offset(offsets[0]));
+            let version = version.cloned().ok_or_else(|| {
+                Error::halt(format!(
+                    "no version of its reference is noted for {} from {}/{}@{}",
+                    self.model.name, topic.name, partitions[0], offsets[0]
+                ))
+            })?;
+            self.tables.look_up_in(&version);
+        }
         let event_times = event_times(topic, &rows);
         let (partitions, offsets) = places(&rows);
         let mut start = 0;
@@ -273,6 +341,8 @@ impl RebuildModel {
             rows: rows.clone(),
             event_times: event_times.to_vec(),
             rejects: Vec::new(),
+            empty: Vec::new(),
+            before: None,
             unknown_fields: 0,
         };
         // What a model refuses, it refused then: those stand in the dead letters.

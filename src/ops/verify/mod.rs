@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     lake::store::Store,
-    warehouse::{Warehouse, WarehouseSettings},
+    warehouse::{Warehouse, WarehouseSettings, references},
 };
 use serde::Serialize;
 
@@ -110,6 +110,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
         duplicates: snapshot.duplicates().await?,
+        references: references::uses(&snapshot).await?,
     };
     shallow::counts(&evidence, &mut report);
     shallow::manifest(&evidence, &mut report);
@@ -118,7 +119,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         Some(store) => {
             let mut visit = deep.then(|| deep::Rebuild::new(catalog, &evidence, &mut report));
             if let Some(rebuild) = &mut visit {
-                rebuild.begin(&mut snapshot).await?;
+                rebuild.begin(&mut snapshot, &evidence).await?;
             }
             shallow::objects(&evidence, store, &mut report, visit.as_mut(), &snapshot).await?;
             if let Some(rebuild) = visit {
@@ -128,6 +129,6 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         None => report.note("no --lake is given: files were not looked at"),
     }
     snapshot.end().await?;
-    shallow::orphans(&warehouse, store.as_ref(), &mut report).await?;
+    shallow::orphans(&warehouse, store.as_ref(), catalog, &mut report).await?;
     Ok(report)
 }

@@ -2,12 +2,13 @@
 
 use super::{Report, deep::Rebuild};
 use crate::{
+    catalog::{Catalog, Place},
     error::Result,
     lake::{reader, store::Store},
     ops::status::Ends,
     record::{Output, Partition, Span},
     warehouse::{
-        MarkRow, Warehouse,
+        MarkRow, Warehouse, references,
         snapshot::{Counts, ManifestFile, Snapshot},
     },
 };
@@ -23,6 +24,8 @@ pub struct Evidence {
     pub files: Vec<ManifestFile>,
     pub dead_letters: Counts,
     pub duplicates: Counts,
+    /// In order of topic, output, partition, offset.
+    pub references: Vec<references::Use>,
 }
 
 impl Evidence {
@@ -284,12 +287,17 @@ async fn whole(
 pub async fn orphans(
     warehouse: &Warehouse,
     store: Option<&Store>,
+    catalog: &Catalog,
     report: &mut Report,
 ) -> Result<()> {
     let Some(store) = store else { return Ok(()) };
     let there = store.list("").await?;
     let snapshot = warehouse.snapshot().await?;
-    let known: BTreeSet<String> = snapshot.files().await?.into_iter().map(|f| f.path).collect();
+    let mut known: BTreeSet<String> = snapshot.files().await?.into_iter().map(|f| f.path).collect();
+    known.extend(catalog.references.values().filter_map(|reference| match &reference.place {
+        Place::Lake { path, .. } => Some(path.clone()),
+        Place::Table(_) => None,
+    }));
     snapshot.end().await?;
     for (path, bytes) in there.into_iter().filter(|(path, _)| !known.contains(path)) {
         report.finding("V-3", format!("{path} ({bytes} bytes) is in no manifest: readers count its rows twice, or rows that nobody committed"));

@@ -23,6 +23,7 @@ fn model(name: &str, kind: ModelKind, columns: Vec<(&str, PgType, Role)>) -> Mod
         name: name.into(),
         file: PathBuf::from(format!("sql/models/{name}.sql")),
         topic: TOPIC.into(),
+        join: None,
         filter: None,
         kind,
         columns: columns

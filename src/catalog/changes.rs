@@ -1,0 +1,283 @@
+//! What a topic of changes (CDC) declares besides its columns: the source's key, what its images
+//! hold, how the connector writes numbers and times.
+//!
+//! Owns: `[changes]` of a topic file and the `encoding` of a column. Does not own: how a message
+//! is taken apart (`decode`), what becomes of an operation (`compute`).
+
+use super::{
+    Format, PgType, TopicColumn,
+    mistake::unknown,
+    toml_table::{Found, Table},
+};
+use std::collections::BTreeSet;
+
+/// A topic whose records are operations on the rows of a source's table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeSpec {
+    /// The source's primary key: indexes in `Topic::columns`. Empty: it has none, and no table of
+    /// rows can be kept by it.
+    pub key: Vec<usize>,
+    /// Whether an update or a delete brings the whole row as it was before (PostgreSQL's REPLICA
+    /// IDENTITY FULL, MySQL's binlog_row_image=FULL). Without it only the key counts there:
+    /// connectors fill the rest.
+    pub before: bool,
+    pub images: Images,
+    pub decimals: Decimals,
+    /// What orders two operations on one key.
+    pub order: Order,
+    /// Flattened by Debezium's ExtractNewRecordState: the record is the row, with `__op` and others.
+    pub unwrapped: bool,
+    /// What a record without a value is: nothing (it follows a delete), or the delete itself.
+    pub tombstones: Tombstones,
+}
+
+/// What an update's image holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    /// Every column.
+    Full,
+    /// Only what changed: NULL means unchanged.
+    Sparse,
+    /// A mask in the message says which columns it holds.
+    Mask,
+}
+
+/// Debezium's `decimal.handling.mode`, where a message does not carry its schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decimals {
+    /// Big-endian two's complement in base64; the scale is the column's.
+    Precise,
+    /// Decimal text, or JSON numbers.
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The source's own position (LSN, binlog position, change sequence): what a connector sends
+    /// again after a restart is known to be old.
+    Source,
+    /// Kafka's offset.
+    Offset,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tombstones {
+    Ignore,
+    Delete,
+}
+
+/// How a connector writes a value that JSON has no type for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// As the column's type says.
+    Plain,
+    /// Days since 1970-01-01.
+    Days,
+    /// Time of day since midnight.
+    TimeOfDay(Unit),
+    /// Since 1970-01-01 UTC.
+    Instant(Unit),
+    Duration(Unit),
+    /// Base64 of a big-endian two's complement integer, × 10^-scale.
+    Decimal(i8),
+    /// `{"scale": …, "value": base64}`.
+    VariableDecimal,
+    /// JSON in a string.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    Seconds,
+    Millis,
+    Micros,
+    Nanos,
+}
+
+const CHANGES: [&str; 7] =
+    ["key", "before", "images", "decimals", "order", "unwrapped", "tombstones"];
+
+const ENCODINGS: [(&str, Encoding); 11] = [
+    ("days", Encoding::Days),
+    ("time-ms", Encoding::TimeOfDay(Unit::Millis)),
+    ("time-us", Encoding::TimeOfDay(Unit::Micros)),
+    ("time-ns", Encoding::TimeOfDay(Unit::Nanos)),
+    ("timestamp-s", Encoding::Instant(Unit::Seconds)),
+    ("timestamp-ms", Encoding::Instant(Unit::Millis)),
+    ("timestamp-us", Encoding::Instant(Unit::Micros)),
+    ("timestamp-ns", Encoding::Instant(Unit::Nanos)),
+    ("duration-us", Encoding::Duration(Unit::Micros)),
+    ("duration-ns", Encoding::Duration(Unit::Nanos)),
+    ("decimal-base64", Encoding::Decimal(0)),
+];
+
+impl Encoding {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let names = ENCODINGS.map(|(name, _)| name);
+        let found = ENCODINGS.iter().find(|(name, _)| *name == text);
+        found.map(|(_, encoding)| *encoding).ok_or_else(|| unknown("encoding", text, &names))
+    }
+
+    /// For a column of this type; else what it may be used for.
+    pub(super) fn fitted(self, pg: PgType) -> Result<Self, &'static str> {
+        match (self, pg) {
+            (Self::Days, PgType::Date)
+            | (Self::TimeOfDay(_) | Self::Duration(_), PgType::Text)
+            | (Self::Instant(_), PgType::Timestamptz)
+            | (Self::Plain | Self::VariableDecimal | Self::Json, _) => Ok(self),
+            (Self::Decimal(_), PgType::Numeric(_, scale)) => Ok(Self::Decimal(scale)),
+            (Self::Days, _) => Err("a date column"),
+            (Self::TimeOfDay(_) | Self::Duration(_), _) => Err("a text column"),
+            (Self::Instant(_), _) => Err("a timestamptz column"),
+            (Self::Decimal(_), _) => Err("a numeric(p,s) column"),
+        }
+    }
+}
+
+impl Format {
+    /// Whether its records are operations on rows.
+    pub fn is_change(self) -> bool {
+        match self {
+            Self::Json => false,
+            Self::DebeziumJson => true,
+        }
+    }
+}
+
+/// Reads `[changes]`; None for a format whose records are no operations.
+pub(super) fn read(
+    top: &Table<'_>,
+    format: Format,
+    columns: &[TopicColumn],
+    unsure: &BTreeSet<String>,
+    found: &mut Found,
+) -> Option<ChangeSpec> {
+    if !format.is_change() {
+        if let Some(row) = top.row("changes") {
+            found.push((
+                row.byte,
+                format!(
+                    "[changes] is for topics of changes, and the format is {}. Allowed: such as \
+                     format = \"debezium-json\"",
+                    format.as_str()
+                ),
+            ));
+        }
+        return None;
+    }
+    let mut spec = ChangeSpec {
+        key: Vec::new(),
+        before: false,
+        images: Images::Full,
+        decimals: Decimals::Precise,
+        order: Order::Source,
+        unwrapped: false,
+        tombstones: Tombstones::Ignore,
+    };
+    let Some(table) = top.table("changes", found) else {
+        if !top.has("changes") {
+            found.push((
+                0,
+                "the table [changes] is missing. Allowed: [changes] with key = [\"…\"], the \
+                 source's primary key (key = [] where it has none)"
+                    .into(),
+            ));
+        }
+        return Some(spec);
+    };
+    table.only(&CHANGES, found);
+    match table.texts("key", found) {
+        Some(names) => spec.key = key(&names, columns, unsure, found),
+        None if !table.has("key") => found.push((
+            table.byte,
+            "the key `changes.key` is missing. Allowed: key = [\"…\"], the source's primary key \
+             (key = [] where it has none)"
+                .into(),
+        )),
+        None => {}
+    }
+    let before = |text: &str| match text {
+        "full" => Ok(true),
+        "key" => Ok(false),
+        _ => Err(unknown("kind of before-image", text, &["full", "key"])),
+    };
+    let images = |text: &str| match text {
+        "full" => Ok(Images::Full),
+        "sparse" => Ok(Images::Sparse),
+        "mask" => Ok(Images::Mask),
+        _ => Err(unknown("kind of images", text, &["full", "sparse", "mask"])),
+    };
+    let decimals = |text: &str| match text {
+        "precise" => Ok(Decimals::Precise),
+        "string" | "double" => Ok(Decimals::Text),
+        _ => Err(unknown("kind of decimals", text, &["precise", "string", "double"])),
+    };
+    let order = |text: &str| match text {
+        "source" => Ok(Order::Source),
+        "offset" => Ok(Order::Offset),
+        _ => Err(unknown("order", text, &["source", "offset"])),
+    };
+    let tombstones = |text: &str| match text {
+        "ignore" => Ok(Tombstones::Ignore),
+        "delete" => Ok(Tombstones::Delete),
+        _ => Err(unknown("meaning of tombstones", text, &["ignore", "delete"])),
+    };
+    spec.before = table.parsed("before", before, found).unwrap_or(spec.before);
+    spec.images = table.parsed("images", images, found).unwrap_or(spec.images);
+    spec.decimals = table.parsed("decimals", decimals, found).unwrap_or(spec.decimals);
+    spec.order = table.parsed("order", order, found).unwrap_or(spec.order);
+    spec.unwrapped = table.boolean("unwrapped", found).unwrap_or(false);
+    spec.tombstones = table.parsed("tombstones", tombstones, found).unwrap_or(spec.tombstones);
+    if spec.tombstones == Tombstones::Delete && spec.key.is_empty() {
+        found.push((
+            table.byte("tombstones"),
+            "tombstones that delete need the key of what they delete. Allowed: a key, or \
+             tombstones = \"ignore\""
+                .into(),
+        ));
+    }
+    Some(spec)
+}
+
+fn key(
+    names: &[(usize, String)],
+    columns: &[TopicColumn],
+    unsure: &BTreeSet<String>,
+    found: &mut Found,
+) -> Vec<usize> {
+    let mut key = Vec::new();
+    for (byte, name) in names {
+        if unsure.contains(name) {
+            continue;
+        }
+        let Some(place) = columns.iter().position(|column| column.name == *name) else {
+            let known: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            found.push((*byte, unknown("column in changes.key", name, &known)));
+            continue;
+        };
+        let column = &columns[place];
+        if key.contains(&place) {
+            found.push((*byte, format!("changes.key has `{name}` twice. Allowed: each once")));
+        } else if column.kept().is_none() {
+            found.push((
+                *byte,
+                format!(
+                    "changes.key has `{name}`, which pii = \"drop\" leaves out. Allowed: a kept \
+                     column (hashed ones too)"
+                ),
+            ));
+        } else if let PgType::Real | PgType::Double | PgType::Jsonb = column.pg {
+            found.push((
+                *byte,
+                format!(
+                    "changes.key has the {} column `{name}`, whose values are not told apart \
+                     safely. Allowed: any other type",
+                    column.pg
+                ),
+            ));
+        } else {
+            key.push(place);
+        }
+    }
+    key
+}

@@ -1,0 +1,334 @@
+//! Debezium's events: captured ones, in every mode of the connector, and broken ones.
+//!
+//! The captured ones lie outside of the repository (`HIGHWATER_TEST_DATA`).
+
+use super::shown;
+use crate::{
+    catalog::{self, Topic},
+    decode::{Decoded, Decoder},
+    record::{EventTime, Partition, RawRecord},
+};
+use std::sync::Arc;
+
+/// A topic of changes as its file declares it.
+fn topic(changes: &str, columns: &str) -> Arc<Topic> {
+    let text = format!(
+        "topic = \"t\"\nformat = \"debezium-json\"\n[changes]\n{changes}\n[columns]\n{columns}\n"
+    );
+    let catalog = catalog::check(&[("topics/t.toml".into(), text)], &[]);
+    let catalog = catalog.unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    catalog.topics["t"].clone()
+}
+
+struct Message {
+    offset: i64,
+    key: Option<String>,
+    value: Option<String>,
+}
+
+/// The captured messages of one topic.
+fn captured(file: &str, topic: &str) -> Option<Vec<Message>> {
+    let Some(folder) = std::env::var_os("HIGHWATER_TEST_DATA") else {
+        println!("skipped: HIGHWATER_TEST_DATA is not set");
+        return None;
+    };
+    let path = std::path::Path::new(&folder).join("debezium").join(file);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON"));
+    let of_topic = lines.filter(|line: &serde_json::Value| line["topic"] == topic);
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let message = |line: serde_json::Value| Message {
+        offset: line["offset"].as_i64().expect("an offset"),
+        key: text(&line["key"]),
+        value: text(&line["value"]),
+    };
+    Some(of_topic.map(message).collect())
+}
+
+fn decode(topic: &Arc<Topic>, messages: &[Message]) -> Decoded {
+    let record = |message: &Message| RawRecord {
+        partition: Partition(0),
+        offset: message.offset,
+        timestamp: EventTime(super::KAFKA_US),
+        // The borrow of what the caller keeps.
+        key: None,
+        value: None,
+    };
+    let records: Vec<_> = messages
+        .iter()
+        .map(|m| RawRecord {
+            key: m.key.as_deref().map(str::as_bytes),
+            value: m.value.as_deref().map(str::as_bytes),
+            ..record(m)
+        })
+        .collect();
+    Decoder::new(topic.clone(), None).decode(&records)
+}
+
+/// One line per row: the named columns, NULL as `-`.
+fn lines(decoded: &Decoded, columns: &[&str]) -> Vec<String> {
+    let rows = 0..decoded.rows.num_rows();
+    rows.map(|row| {
+        let value = |name: &&str| {
+            let array = decoded.rows.column_by_name(name).expect("a column");
+            shown(array.as_ref(), row).unwrap_or_else(|| "-".into())
+        };
+        columns.iter().map(value).collect::<Vec<_>>().join(" ")
+    })
+    .collect()
+}
+
+const CUSTOMERS: &str = "id = \"integer\"\nfirst_name = \"text\"\nemail = { type = \"text\", optional = true }
+balance = { type = \"numeric(12,2)\", optional = true }\nvip = \"boolean\"\ncreated_at = \"timestamptz\"";
+
+/// Inserts, updates, a changed key (delete and insert), deletes; the unscaled balance.
+const CUSTOMER_CHANGES: [&str; 11] = [
+    "0 read 1 Sally 1050 true 1704164645678901",
+    "1 read 2 George -325 false 1709251199000000",
+    "2 read 3 Zoë \"Z\" 9999999999 false 946598400000000",
+    "3 insert 4 Ann 1 true 1717200000000000",
+    "4 update 1 Sally 1160 true 1704164645678901",
+    "5 update 4 Ann 1 false 1717200000000000",
+    "6 delete 4 - - - -",
+    "8 insert 1004 Ann 1 false 1717200000000000",
+    "9 delete 2 - - - -",
+    "11 insert 5 New 0 false 1719792000000000",
+    "12 update 1 Sally 1160 true 1704164645678901",
+];
+
+const MODES: [(&str, &str, &str); 4] = [
+    ("postgres_json.jsonl", "pgplain", ""),
+    ("postgres_json_schemas.jsonl", "pgschema", ""),
+    ("postgres_tx_strings.jsonl", "pgtx", "decimals = \"string\""),
+    ("postgres_unwrapped.jsonl", "pgunwrap", "decimals = \"double\"\nunwrapped = true"),
+];
+
+#[test]
+fn captured_changes_are_the_same_operations_in_every_mode_of_the_connector() {
+    for (file, prefix, changes) in MODES {
+        let name = format!("{prefix}.inventory.customers");
+        let Some(messages) = captured(file, &name) else { return };
+        let topic = topic(&format!("key = [\"id\"]\n{changes}"), CUSTOMERS);
+        let decoded = decode(&topic, &messages);
+        let columns = ["_offset", "_op", "id", "first_name", "balance", "vip", "created_at"];
+        assert_eq!(lines(&decoded, &columns), CUSTOMER_CHANGES, "{file}");
+        // The tombstones after the deletes of 4 and 2.
+        assert_eq!(decoded.empty, [7, 10], "{file}");
+        // From offset 13 the source has no column `vip` any more.
+        assert!(decoded.rejects.iter().all(|r| r.record >= 13), "{file}");
+        assert!(decoded.rejects.iter().all(|r| r.column.as_deref() == Some("vip")), "{file}");
+        // Positions ascend with what happened; the deletion and insertion of a changed key share one.
+        let positions = lines(&decoded, &["_source_position"]);
+        assert!(positions.is_sorted() && positions.iter().all(|p| p.len() == 20), "{positions:?}");
+    }
+}
+
+const ALL_TYPES: &str = r#"
+id = "bigint"
+c_smallint = { type = "smallint", optional = true }
+c_real = { type = "real", optional = true }
+c_double = { type = "double precision", optional = true }
+c_numeric = { type = "numeric(38,9)", optional = true }
+c_numeric_p = { type = "numeric(20,4)", optional = true }
+c_bytea = { type = "bytea", optional = true }
+c_date = { type = "date", optional = true }
+c_time = { type = "text", optional = true, encoding = "time-us" }
+c_ts = { type = "timestamptz", optional = true, encoding = "timestamp-us" }
+c_ts3 = { type = "timestamptz", optional = true, encoding = "timestamp-ms" }
+c_tstz = { type = "timestamptz", optional = true }
+c_interval = { type = "text", optional = true, encoding = "duration-us" }
+c_json = { type = "jsonb", optional = true }
+c_uuid = { type = "uuid", optional = true }
+c_enum = { type = "text", optional = true }
+c_int_arr = { type = "jsonb", optional = true }
+c_money = { type = "numeric(10,2)", optional = true }
+"#;
+
+#[test]
+fn every_type_of_a_captured_table_comes_out_whole_with_and_without_schemas() {
+    let whole = "1 -32768 1.5 0.1 12345678901234567890123456789 12345678901234 [0, 255, 16] 19782 \
+                 12:34:56.789012 1709210096789012 1709210096789000 1709202896789012 PT10303H5M6.7S \
+                 {\"a\": 1, \"b\": [true, null]} 123e4567-e89b-12d3-a456-426614174000 happy \
+                 [1,null,3] 1234";
+    let nothing = " -".repeat(17);
+    for (file, prefix) in
+        [("postgres_json.jsonl", "pgplain"), ("postgres_json_schemas.jsonl", "pgschema")]
+    {
+        let name = format!("{prefix}.inventory.alltypes");
+        let Some(messages) = captured(file, &name) else { return };
+        let topic = topic("key = [\"id\"]", ALL_TYPES);
+        let decoded = decode(&topic, &messages);
+        let columns: Vec<&str> = topic.columns.iter().map(|column| column.name.as_str()).collect();
+        let columns = [&["_op"], &columns[..]].concat();
+        let expected = [
+            format!("read {whole}"),
+            format!("read 2{nothing}"),
+            format!("update {whole}"),
+            format!("delete 2{nothing}"),
+        ];
+        assert_eq!(lines(&decoded, &columns), expected, "{file}");
+        // Infinity is a timestamptz of PostgreSQL's and no instant.
+        let [infinite] = &decoded.rejects[..] else { panic!("{file}: {:?}", decoded.rejects) };
+        assert_eq!((infinite.record, infinite.column.as_deref()), (2, Some("c_tstz")));
+    }
+}
+
+#[test]
+fn a_value_stored_out_of_line_and_not_changed_is_said_to_be_unchanged() {
+    let columns = "id = \"integer\"\ntitle = \"text\"\nbody = { type = \"text\", optional = true }";
+    for (file, prefix, changes) in MODES {
+        let name = format!("{prefix}.inventory.docs");
+        let Some(messages) = captured(file, &name) else { return };
+        let decoded = decode(&topic(&format!("key = [\"id\"]\n{changes}"), columns), &messages);
+        assert_eq!(decoded.rejects, [], "{file}");
+        let found = lines(&decoded, &["_op", "id", "title", "_unchanged"]);
+        assert!(found.contains(&"update 1 big2 [\"body\"]".to_owned()), "{file}: {found:?}");
+        let truncated = found.contains(&"truncate - - -".to_owned());
+        // The SMT swallows truncates.
+        assert_eq!(truncated, prefix != "pgunwrap", "{file}: {found:?}");
+    }
+}
+
+#[test]
+fn before_images_are_rows_where_the_topic_says_that_they_are_whole() {
+    let columns = "tenant = \"text\"\norder_id = \"integer\"\nitem = \"text\"\nqty = \"integer\"";
+    let Some(messages) = captured("postgres_json.jsonl", "pgplain.inventory.orders") else {
+        return;
+    };
+    let changes = "key = [\"tenant\", \"order_id\"]\nbefore = \"full\"";
+    let decoded = decode(&topic(changes, columns), &messages);
+    assert_eq!(decoded.rejects, []);
+    let before = decoded.before.clone().expect("the topic has them");
+    let rows = lines(&decoded, &["_op", "tenant", "order_id", "qty", "_before"]);
+    let there: Vec<bool> = before.there.iter().map(|there| there == Some(true)).collect();
+    for (row, line) in rows.iter().enumerate() {
+        let has = line.starts_with("update") || line.starts_with("delete");
+        assert_eq!(there[row], has, "{line}");
+        assert_eq!(line.ends_with('}'), has, "{line}");
+    }
+    let updated = rows.iter().position(|line| line.starts_with("update acme")).expect("an update");
+    let column =
+        |name| shown(before.rows.column_by_name(name).expect("a column").as_ref(), updated);
+    assert_eq!(column("qty").as_deref(), Some("3"));
+    assert!(rows[updated].contains(r#""qty":3"#), "{}", rows[updated]);
+}
+
+#[test]
+fn captured_mariadb_changes_go_by_the_place_in_the_binlog() {
+    let columns = "id = \"integer\"\nname = \"text\"\nprice = { type = \"numeric(10,2)\", optional = true }
+made = { type = \"date\", optional = true }\nt = { type = \"text\", optional = true, encoding = \"time-us\" }
+dt = { type = \"timestamptz\", optional = true, encoding = \"timestamp-us\" }
+ts = { type = \"timestamptz\", optional = true }";
+    for (file, prefix) in
+        [("mariadb_json.jsonl", "maplain"), ("mariadb_json_schemas.jsonl", "maschema")]
+    {
+        let topic = topic("key = [\"id\"]\nbefore = \"full\"", columns);
+        let Some(messages) = captured(file, &format!("{prefix}.shop.items")) else { return };
+        let decoded = decode(&topic, &messages);
+        assert_eq!(decoded.rejects, [], "{file}");
+        let found = lines(&decoded, &["_op", "id", "name", "price", "made", "t", "dt", "ts"]);
+        assert_eq!(
+            found[0], "read 1 pen 150 19782 -01:02:03.004 1709210096789012 1709210096789000",
+            "{file}"
+        );
+        let operations: Vec<&str> =
+            found.iter().map(|line| line.split(' ').next().unwrap_or("")).collect();
+        assert_eq!(
+            operations,
+            [
+                "read", "read", "insert", "update", "delete", "insert", "delete", "insert",
+                "insert", "update", "truncate"
+            ],
+            "{file}"
+        );
+        assert!(lines(&decoded, &["_source_position"]).is_sorted(), "{file}");
+
+        // The topic of changes of the schema: nothing about a row.
+        let Some(messages) = captured(file, prefix) else { return };
+        let decoded = decode(&topic, &messages);
+        assert_eq!((decoded.rows.num_rows(), decoded.rejects.len()), (0, 0), "{file}");
+        assert_eq!(decoded.empty.len(), messages.len());
+    }
+}
+
+#[test]
+fn borders_of_transactions_and_messages_in_the_log_say_nothing_about_a_row() {
+    let topic = topic("key = [\"id\"]", "id = \"integer\"");
+    for name in ["pgtx.transaction", "pgtx.message"] {
+        let Some(messages) = captured("postgres_tx_strings.jsonl", name) else { return };
+        let decoded = decode(&topic, &messages);
+        assert_eq!(decoded.empty.len(), messages.len(), "{name}: {:?}", decoded.rejects);
+    }
+}
+
+fn message(key: Option<&str>, value: Option<&str>) -> [Message; 1] {
+    [Message { offset: 0, key: key.map(str::to_owned), value: value.map(str::to_owned) }]
+}
+
+#[test]
+fn a_tombstone_deletes_only_where_the_topic_says_so() {
+    let columns = "id = \"integer\"\nname = \"text\"";
+    let tombstone = message(Some(r#"{"id":7}"#), None);
+    assert_eq!(decode(&topic("key = [\"id\"]", columns), &tombstone).empty, [0]);
+    let deleting = topic("key = [\"id\"]\ntombstones = \"delete\"\norder = \"offset\"", columns);
+    let decoded = decode(&deleting, &tombstone);
+    assert_eq!(lines(&decoded, &["_op", "id", "name"]), ["delete 7 -"]);
+    let nameless = decode(&deleting, &message(None, None));
+    assert!(nameless.rejects[0].reason.contains("not what is deleted"), "{:?}", nameless.rejects);
+}
+
+#[test]
+fn what_is_no_change_event_is_refused_with_its_remedy() {
+    let plain = topic("key = [\"id\"]", "id = \"integer\"");
+    for (value, reason) in [
+        (r#"{"id":1}"#, "changes.unwrapped = true"),
+        (r#"{"op":"x","after":{"id":1},"source":{"lsn":1}}"#, "none of c, u, d, r, t, m"),
+        (r#"{"op":"c","after":{"id":1},"source":{}}"#, "changes.order = \"offset\""),
+        (r#"{"op":"c","source":{"lsn":1}}"#, "without `after`"),
+        (r#"{"op":"d","source":{"lsn":1}}"#, "without `before` and without a key"),
+        (r#"{"op":"c","after":[1],"source":{"lsn":1}}"#, "not an object"),
+        (r#"{"op":"c","after":{"id":1}"#, "ends too early"),
+        ("7", "not an object"),
+    ] {
+        let decoded = decode(&plain, &message(None, Some(value)));
+        let [reject] = &decoded.rejects[..] else { panic!("{value}: {:?}", decoded.rows) };
+        assert!(reject.reason.contains(reason), "{value}: {}", reject.reason);
+    }
+}
+
+/// Every captured message cut at any byte, or with any byte altered, is a row, a reject, or says
+/// nothing; never a panic, and the same one by one as in a batch.
+#[test]
+fn captured_messages_cut_or_altered_anywhere_are_decoded_without_a_panic() {
+    let topic = topic("key = [\"id\"]", ALL_TYPES);
+    for (file, name) in [
+        ("postgres_json.jsonl", "pgplain.inventory.alltypes"),
+        ("postgres_json_schemas.jsonl", "pgschema.inventory.alltypes"),
+    ] {
+        let Some(messages) = captured(file, name) else { return };
+        let mut decoder = Decoder::new(topic.clone(), None);
+        let mut broken = 0;
+        for message in messages.iter().filter(|m| m.value.is_some()).take(2) {
+            let value = message.value.as_deref().expect("filtered").as_bytes();
+            for at in 0..value.len() {
+                let mut altered = value.to_vec();
+                altered[at] = altered[at].wrapping_add(1 + (at % 200) as u8);
+                for bytes in [&value[..at], &altered] {
+                    let record = RawRecord {
+                        partition: Partition(0),
+                        offset: 0,
+                        timestamp: EventTime(0),
+                        key: None,
+                        value: Some(bytes),
+                    };
+                    let decoded = decoder.decode(&[record]);
+                    broken += decoded.rejects.len();
+                    let all = decoded.rows.num_rows() + decoded.rejects.len() + decoded.empty.len();
+                    assert_eq!(all, 1, "D-1");
+                }
+            }
+            // Whatever is cut is broken.
+            assert!(broken >= value.len(), "{broken} of {}", value.len());
+        }
+    }
+}
