@@ -8,21 +8,18 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// Adds the records at or above `from`; gives how many those were.
+/// Adds the records at or above `from`.
 pub fn add(
     counts: &mut BTreeMap<Partition, u64>,
     records: &[RawRecord<'_>],
     from: &[(Partition, Offset)],
-) -> u64 {
-    let mut added = 0;
+) {
     for run in records.chunk_by(|a, b| a.partition == b.partition) {
         let partition = run[0].partition;
         let Some((_, floor)) = from.iter().find(|(p, _)| *p == partition) else { continue };
         let count = run.iter().filter(|r| r.offset >= floor.0).count() as u64;
         *counts.entry(partition).or_default() += count;
-        added += count;
     }
-    added
 }
 
 /// The marks to move, with a fate for each offset: what no record stands at is absent.
