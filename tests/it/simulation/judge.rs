@@ -27,6 +27,8 @@ struct Row {
     partition: i32,
     forget_at: i64,
     life: Life,
+    /// By a cut that its process had given up: it does not know.
+    given_up: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +96,7 @@ impl Records {
         for new in &commit.keys {
             let Some(row) = self.keys.get(&new.key) else { continue };
             if !is_over(row.partition, row.forget_at) {
-                let own = row.life == commit.life && !given_up;
+                let own = row.life == commit.life && !given_up && !row.given_up;
                 assert!(!own, "U-1: a key is taken twice by the same life, {new:?} {row:?}");
                 self.conflicts += 1;
                 return false;
@@ -105,7 +107,8 @@ impl Records {
             let (key, time) = logs[partition as usize].record(offset);
             assert_eq!(new.key, Key(u128::from(key)), "another record's key");
             assert_eq!(new.forget_at.0, time + remember(), "forgotten at another time");
-            let row = Row { partition, forget_at: new.forget_at.0, life: commit.life };
+            let (forget_at, life) = (new.forget_at.0, commit.life);
+            let row = Row { partition, forget_at, life, given_up };
             self.keys.insert(new.key, row);
         }
         for duplicate in &commit.duplicates {
