@@ -99,14 +99,14 @@
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
 //! | C-1 | `span.from` of a cut equals the mark it moves | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
-//! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs`, killed at random | |
+//! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs` and `tests/it/outages`, killed at random | |
 //! | L-1 | one file per hive path and cut, several open at once | `lake/writer_tests.rs` | `0002_lake_files.sql`: primary key `path` |
 //! | L-2 | files of a path, by name, hold a partition's offsets in order | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | |
 //! | L-3 | an upload is whole before its cut is committed, and gets its name only afterwards | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
 //! | L-4 | memory does not grow with the size of files | `lake/writer_tests.rs` | |
 //! | W-1 | a commit moves each of its marks at our epoch, or changes nothing | `warehouse/commit.rs` counts what moved | `move_marks.sql`: `WHERE epoch = …`; `bump_epochs.sql` |
 //! | W-2 | keys and marks are written in sorted order: no deadlock | `compute` sorts deltas; `warehouse/tests/merging.rs` | `lock_marks.sql`, `lock_lane.sql`, `insert_marks.sql`: `ORDER BY` |
-//! | W-3 | a lost reply to COMMIT is `Unknown`: take anew, which waits for the old transaction, and believe the marks | `warehouse/sqlstate.rs`; `warehouse/tests/protocol.rs` kills connections | `lock_lane.sql`: `FOR UPDATE` |
+//! | W-3 | a lost reply to COMMIT is `Unknown`: take anew, which waits for the old transaction, and believe the marks | `warehouse/sqlstate.rs`; `warehouse/tests/protocol.rs` kills connections; `tests/it/outages/database.rs` loses answers | `lock_lane.sql`: `FOR UPDATE` |
 //! | W-4 | a file is committed only by removing its upload's note, at the note's epoch | `warehouse/commit.rs` counts the notes | `claim_uploads.sql`, `abandoned_uploads.sql` |
 //! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |

@@ -222,8 +222,15 @@ impl Store {
             Place::Local(directory) => blocking(directory, Directory::probe).await,
             Place::Remote(remote) => {
                 let path = format!(".highwater/probe/{}", Uuid::new_v4());
-                let upload = remote.begin(&path).await?;
-                remote.abort(&path, &upload).await
+                let probed = async {
+                    let upload = remote.begin(&path).await?;
+                    remote.abort(&path, &upload).await
+                };
+                // What was never allowed is a mistake in the settings.
+                probed.await.map_err(|e| match e.context.contains(remote.credentials) {
+                    true => Error { kind: Kind::Halt, ..e },
+                    false => e,
+                })
             }
         }
     }
@@ -261,10 +268,13 @@ impl Remote {
         let parts = tags.iter().map(|tag| PartId { content_id: tag.clone() }).collect();
         let sealed = self.store.complete_multipart(&staged, &id, parts).await;
         sealed.map(drop).map_err(|e| {
+            // Where the first answer was lost, the client's own second try finds it ended.
+            let is_gone = is_absent(&e);
             let error = self.judged(format!("upload of {path} not ended"), e);
             match error.kind {
                 // Nothing is committed yet: the cut begins anew, with another upload.
                 Kind::Unknown | Kind::Fenced => Error { kind: Kind::Retry, ..error },
+                Kind::Halt if is_gone => Error { kind: Kind::Retry, ..error },
                 Kind::Retry | Kind::Halt | Kind::Config => error,
             }
         })
@@ -360,8 +370,10 @@ impl Remote {
             _ if text.contains("configured region") || text.contains("MalformedRegion") => {
                 halt("the bucket is in another region, set AWS_REGION")
             }
+            // Keys are rotated and rights given back; and MinIO says AccessDenied when it cleans up
+            // an emptied folder in the instant that it is written to (minio issue 15157).
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-                halt(self.credentials)
+                Error::retry(format!("{doing}: {}, lake={lake}", self.credentials))
             }
             StoreError::NotFound { .. } => halt("it is not there"),
             StoreError::InvalidPath { .. }

@@ -199,6 +199,26 @@ async fn a_probe_says_what_to_do_about_a_missing_bucket_and_a_wrong_key() {
 }
 
 #[tokio::test]
+async fn an_upload_that_was_ended_or_aborted_before_is_begun_anew() {
+    if let Some(store) = s3(&bucket(), None) {
+        let upload = store.begin("ended").await.unwrap();
+        let tag = store.put_part("ended", &upload, 0, Bytes::from_static(b"x")).await.unwrap();
+        store.abort("ended", &upload).await.unwrap();
+        let error = store.seal("ended", &upload, &[tag]).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Retry, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn access_that_is_denied_while_running_may_be_given_again() {
+    if let Some(store) = s3(&bucket(), Some("wrong")) {
+        let error = store.begin("x").await.unwrap_err();
+        assert_eq!(error.kind, Kind::Retry, "{error}");
+        assert!(error.to_string().contains("check AWS_ACCESS_KEY_ID"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_is_tried_again_later() {
     let options = [
         ("AWS_ENDPOINT", "http://127.0.0.1:1"),

@@ -56,7 +56,7 @@ async fn scrape(State(site): State<Site>) -> impl IntoResponse {
 
 async fn ready(State(site): State<Site>) -> impl IntoResponse {
     match site.health.why_not_ready() {
-        None => (StatusCode::OK, "ready\n".to_owned()),
+        None => (StatusCode::OK, format!("ready\n{}", site.health.tried_again())),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }

@@ -82,6 +82,14 @@ impl Health {
         None
     }
 
+    /// A line for each topic whose last commit failed and is tried again: what waits for a person
+    /// (a full disk) is told long before it counts as not ready.
+    pub fn tried_again(&self) -> String {
+        let line =
+            |topic: TopicStatus| Some(format!("topic {}: {}\n", topic.topic, topic.last_error?));
+        self.topics().into_iter().filter_map(line).collect()
+    }
+
     pub fn status(&self) -> Status {
         let process = Process::now();
         Status {

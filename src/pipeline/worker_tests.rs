@@ -329,6 +329,18 @@ fn after_a_failure_all_is_dropped_and_taken_anew() {
 }
 
 #[test]
+fn a_lane_that_fails_does_not_hold_the_reader_at_its_marks() {
+    let mut desk = desk(BOTH);
+    desk.assigned(&[0]);
+    desk.taken(Lane::Tables, 1, &[own(Lane::Tables, 0, 10)]);
+    desk.taken(Lane::Lake, 2, &[lake(0, 4, 0)]);
+    assert_eq!(desk.arrived(0, 6, 2), ["open lake 1 number 1: 0@4 e1", "admit lake: 0@4"]);
+    assert_eq!(desk.failed(Lane::Lake, 1, Kind::Retry), ["abandon lake", "seek 0@10"]);
+    assert_eq!(desk.arrived(0, 9, 3), nothing(), "left over from before");
+    assert_eq!(desk.arrived(0, 12, 2), ["open tables 2 number 0: 0@10 e1", "admit tables: 0@10"]);
+}
+
+#[test]
 fn a_cut_that_fails_while_it_is_open_is_dropped_as_well() {
     let mut desk = reading(LAKE);
     desk.arrived(0, 5, 5);

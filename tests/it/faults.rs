@@ -8,17 +8,20 @@ use crate::{
 use std::time::{Duration, Instant};
 
 /// More than a service of this size ever needs, and far less than a backlog would fill.
-const RESIDENT_MIB_MAX: u64 = 256;
+pub const RESIDENT_MIB_MAX: u64 = 256;
 
 /// Small cuts and small files, so that faults meet every step of many.
-fn hurried(name: &str, lake: Lake) -> Option<World> {
-    let world = taps::world(name, 3, lake)?;
-    let small = "[lake]\nroll = { bytes = \"1MiB\", age = \"100ms\" }";
-    world.declare("taps", &taps::TOPIC.replace("[lake]", small));
-    Some(world)
+pub fn hurried(name: &str, lake: Lake) -> Option<World> {
+    taps::world(name, 3, lake).map(hurry)
 }
 
-const HURRY: [(&str, &str); 3] = [
+pub fn hurry(world: World) -> World {
+    let small = "[lake]\nroll = { bytes = \"1MiB\", age = \"100ms\" }";
+    world.declare("taps", &taps::TOPIC.replace("[lake]", small));
+    world
+}
+
+pub const HURRY: [(&str, &str); 3] = [
     ("HIGHWATER_COMMIT_INTERVAL", "40ms"),
     ("HIGHWATER_CATCH_UP_INTERVAL", "40ms"),
     ("HIGHWATER_MEMORY", "64MiB"),
@@ -113,9 +116,9 @@ fn a_database_behind_a_bad_network_changes_nothing() {
 const FAULTY: i64 = 50_000;
 /// A fault lasts so long at least.
 const FAULT: Duration = Duration::from_millis(700);
-const REFUSED: &str = "highwater_commits_refused_total";
+pub const REFUSED: &str = "highwater_commits_refused_total";
 
-fn refused(service: &mut Running) -> f64 {
+pub fn refused(service: &mut Running) -> f64 {
     crate::http::total(&service.get("/metrics").1, REFUSED)
 }
 
@@ -153,7 +156,7 @@ fn meet_faults(world: &World, service: &mut Running, proxy: &Proxy) {
 }
 
 /// A proxy to PostgreSQL, and the world's warehouse through it.
-fn to_postgres(world: &World) -> (Proxy, String) {
+pub fn to_postgres(world: &World) -> (Proxy, String) {
     let direct = world.warehouse();
     let (_, rest) = direct.rsplit_once('@').expect("user@host");
     let (host, _) = rest.split_once('/').expect("host/database");
@@ -163,7 +166,7 @@ fn to_postgres(world: &World) -> (Proxy, String) {
 }
 
 /// A proxy to the store, and its endpoint.
-fn to_store(world: &World) -> (Proxy, String) {
+pub fn to_store(world: &World) -> (Proxy, String) {
     let host = world.services.s3.trim_start_matches("http://").trim_end_matches('/');
     let proxy = Proxy::start(&world.runtime, host);
     let endpoint = format!("http://{}", proxy.address);

@@ -5,6 +5,7 @@ mod faults;
 mod following;
 mod http;
 mod lake;
+mod outages;
 mod oyster;
 mod proxy;
 mod references;

@@ -27,15 +27,39 @@ pub enum Fault {
     Mute,
     /// 503 to everything.
     Unavailable,
+    /// A thin line: some hundred KB a second.
+    Slow,
+    /// Delays, half messages, and cuts at random.
+    Rough,
+    /// Of four COMMITs of cuts in PostgreSQL's protocol three lose their answers: see [`Commits`].
+    Ambiguous,
+}
+
+/// What became of the COMMITs whose answers were lost.
+#[derive(Default)]
+pub struct Commits {
+    /// Done, and the answer lost.
+    pub done: AtomicU64,
+    /// Done when the client was long gone.
+    pub late: AtomicU64,
+    /// Never heard by the server, which rolled back.
+    pub never: AtomicU64,
 }
 
 /// Bytes of requests that a connection carries before it is cut.
 const CUT_AFTER: usize = 3_000;
+const SLOW_PIECE: usize = 4 << 10;
+const SLOW_WAIT: Duration = Duration::from_millis(10);
+/// So long a COMMIT is late.
+const LATE: Duration = Duration::from_millis(400);
+/// How PostgreSQL is asked for it.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
 pub struct Proxy {
     pub address: SocketAddr,
     fault: watch::Sender<Fault>,
     met: Arc<AtomicU64>,
+    pub commits: Arc<Commits>,
 }
 
 impl Proxy {
@@ -46,9 +70,10 @@ impl Proxy {
         let address = listener.local_addr().expect("address");
         let (fault, heard) = watch::channel(Fault::None);
         let met = Arc::new(AtomicU64::new(0));
-        let way = Way { service: service.into(), met: met.clone() };
+        let commits = Arc::new(Commits::default());
+        let way = Way { service: service.into(), met: met.clone(), commits: commits.clone() };
         runtime.spawn(serve(listener, address, way, heard));
-        Self { address, fault, met }
+        Self { address, fault, met, commits }
     }
 
     pub fn set(&self, fault: Fault) {
@@ -65,6 +90,7 @@ impl Proxy {
 struct Way {
     service: Arc<str>,
     met: Arc<AtomicU64>,
+    commits: Arc<Commits>,
 }
 
 impl Way {
@@ -112,6 +138,7 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
     let mut server = TcpStream::connect(&*way.service).await.ok()?;
     let (mut request, mut answer) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut carried = 0;
+    let mut takes = false;
     loop {
         let now = *fault.borrow_and_update();
         match now {
@@ -126,7 +153,12 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
                 drop(client);
                 return linger(server).await;
             }
-            Fault::None | Fault::Cut | Fault::Mute => {}
+            Fault::None
+            | Fault::Cut
+            | Fault::Mute
+            | Fault::Slow
+            | Fault::Rough
+            | Fault::Ambiguous => {}
         }
         tokio::select! {
             changed = fault.changed() => changed.ok()?,
@@ -137,7 +169,15 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
                     way.meet();
                     return None;
                 }
-                server.write_all(&request[..read]).await.ok()?;
+                let bytes = &request[..read];
+                if now == Fault::Ambiguous && ends_cut(bytes, &mut takes) {
+                    // The fourth goes through, so that all goes on.
+                    let turn = way.met.fetch_add(1, Ordering::Relaxed) % 4;
+                    if turn < 3 {
+                        return lose_commit(turn, way, client, server, bytes).await;
+                    }
+                }
+                pass(&mut server, bytes, now, &way).await?;
             }
             read = server.read(&mut answer) => {
                 let read = read.ok().filter(|n| *n > 0)?;
@@ -145,9 +185,80 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
                     way.meet();
                     return None;
                 }
-                client.write_all(&answer[..read]).await.ok()?;
+                pass(&mut client, &answer[..read], now, &way).await?;
             }
         }
+    }
+}
+
+async fn pass(to: &mut TcpStream, bytes: &[u8], now: Fault, way: &Way) -> Option<()> {
+    match now {
+        Fault::Slow => {
+            way.meet();
+            for piece in bytes.chunks(SLOW_PIECE) {
+                tokio::time::sleep(SLOW_WAIT).await;
+                to.write_all(piece).await.ok()?;
+            }
+            Some(())
+        }
+        Fault::Rough => {
+            let (dice, wait) = (rand::random::<u8>(), rand::random::<u8>());
+            if dice < 2 {
+                way.meet();
+                let _ = to.write_all(&bytes[..bytes.len() / 2]).await;
+                return None;
+            }
+            if dice < 32 {
+                tokio::time::sleep(Duration::from_millis(wait.into())).await;
+            }
+            to.write_all(bytes).await.ok()
+        }
+        _ => to.write_all(bytes).await.ok(),
+    }
+}
+
+/// Whether this is the COMMIT of a cut. A transaction that takes partitions names their owner,
+/// which begins with the host's name; `takes` remembers that from message to message.
+fn ends_cut(bytes: &[u8], takes: &mut bool) -> bool {
+    let host = std::fs::read("/proc/sys/kernel/hostname").expect("a host name");
+    let owner = [host.trim_ascii(), b"/"].concat();
+    *takes |= bytes.windows(owner.len()).any(|window| window == owner);
+    bytes.ends_with(COMMIT) && !std::mem::take(takes)
+}
+
+async fn lose_commit(
+    turn: u64,
+    way: Way,
+    client: TcpStream,
+    mut server: TcpStream,
+    bytes: &[u8],
+) -> Option<()> {
+    let commits = &way.commits;
+    match turn {
+        0 => {
+            server.write_all(bytes).await.ok()?;
+            count_if_done(&mut server, &commits.done).await;
+            drop(client);
+        }
+        1 => {
+            drop(client);
+            tokio::time::sleep(LATE).await;
+            server.write_all(bytes).await.ok()?;
+            count_if_done(&mut server, &commits.late).await;
+        }
+        _ => {
+            commits.never.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Some(())
+}
+
+/// A COMMIT is answered with its own name, or with ROLLBACK or an error.
+async fn count_if_done(server: &mut TcpStream, done: &AtomicU64) {
+    let mut answer = [0; 1024];
+    let read = server.read(&mut answer).await.unwrap_or(0);
+    if answer[..read].windows(7).any(|window| window == b"COMMIT\0") {
+        done.fetch_add(1, Ordering::Relaxed);
     }
 }
 

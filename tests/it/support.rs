@@ -1,5 +1,7 @@
 //! The real parts a test runs against, and the binary under test.
 
+pub mod servers;
+
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -22,8 +24,11 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the services are; `tests/run` starts them and says so.
+#[derive(Clone)]
 pub struct Services {
     pub kafka: String,
+    /// Brokers that hold each partition.
+    pub replicas: i32,
     pub postgres: String,
     pub s3: String,
     pub bucket: String,
@@ -33,6 +38,7 @@ pub struct Services {
 pub fn services() -> Option<Services> {
     Some(Services {
         kafka: variable("HIGHWATER_TEST_KAFKA")?,
+        replicas: 1,
         postgres: variable("HIGHWATER_TEST_POSTGRES")?,
         s3: variable("HIGHWATER_TEST_S3_ENDPOINT")?,
         bucket: variable("HIGHWATER_TEST_S3_BUCKET")?,
@@ -119,10 +125,15 @@ impl World {
 
     /// A Kafka topic, a database, a lake, and nothing declared yet.
     pub fn empty(name: &str, partitions: i32, lake: Lake) -> Option<Self> {
-        let services = services()?;
+        Some(Self::on(services()?, name, partitions, lake))
+    }
+
+    /// The same on services that are not the shared ones.
+    pub fn on(services: Services, name: &str, partitions: i32, lake: Lake) -> Self {
         let runtime = runtime();
         let kafka_topic = unique(name);
-        runtime.block_on(create_topic(&services.kafka, &kafka_topic, partitions));
+        let made = create_replicated(&services.kafka, &kafka_topic, partitions, services.replicas);
+        runtime.block_on(made);
         let database = unique("highwater_test");
         runtime.block_on(async {
             let client = connect(&services.postgres).await;
@@ -139,7 +150,7 @@ impl World {
             Lake::S3 => format!("s3://{}/{kafka_topic}", services.bucket),
         };
         let group = kafka_topic.clone();
-        Some(Self { services, runtime, kafka_topic, database, lake, folder, group })
+        Self { services, runtime, kafka_topic, database, lake, folder, group }
     }
 
     /// Writes `NAME.toml`; `{topic}` in it stands for this world's topic.
@@ -257,7 +268,10 @@ impl Drop for World {
         let name = self.database.clone();
         let url = self.services.postgres.clone();
         self.runtime.block_on(async {
-            let client = connect(&url).await;
+            // A test that failed may have left it stopped.
+            let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
+            let Ok((client, connection)) = connected else { return };
+            tokio::spawn(connection);
             let _ = client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
         });
     }
@@ -271,9 +285,13 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
 }
 
 pub async fn create_topic(brokers: &str, topic: &str, partitions: i32) {
+    create_replicated(brokers, topic, partitions, 1).await;
+}
+
+async fn create_replicated(brokers: &str, topic: &str, partitions: i32, replicas: i32) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers).create().expect("admin");
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas));
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
     let made = admin.create_topics([&new], &options).await.expect("create topic");
     made[0].as_ref().expect("create topic");
@@ -410,6 +428,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let printed = self.printed();
+            let lines: Vec<_> = printed.lines().collect();
+            println!("its last words:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
         if self.is_running() {
             self.signal(libc::SIGKILL);
             let _ = self.child.wait();
@@ -418,10 +441,14 @@ impl Drop for Running {
 }
 
 /// Waits for something that happens in its own time.
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually(what: &str, done: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, done);
+}
+
+pub fn eventually_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !done() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -49,6 +49,21 @@ impl Worker {
         state.failures += 1;
         self.abandon(lane);
         self.lane(lane).flight = Flight::Backoff { until };
+        self.skip_what_others_have();
+    }
+
+    /// What was read for the lane that failed is of no use to the others, which would never come to
+    /// the log's end while a long outage has the reader thrown back to the failing lane's marks.
+    fn skip_what_others_have(&mut self) {
+        for (&partition, reader) in &mut self.readers {
+            let lowest = self.lanes.iter().filter_map(|lane| lane.position(partition)).min();
+            if let Some(lowest) = lowest
+                && *reader < lowest
+            {
+                *reader = lowest;
+                self.effects.push_back(Effect::Seek { partition, to: lowest });
+            }
+        }
     }
 
     pub(super) fn stop(&mut self, why: String) {

@@ -272,6 +272,8 @@ impl Kafka {
             // The default of one second stalls a consumer whose queue was full.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.wait.max.ms", "100")
+            // The default of ten seconds is how long everything would stand when brokers are back.
+            .set("reconnect.backoff.max.ms", "2000")
             .set("statistics.interval.ms", "5000")
             .set("socket.keepalive.enable", "true");
         for (key, value) in &settings.properties {

@@ -1,0 +1,403 @@
+//! Servers of one test's own, which it may stop, kill and start again: from what `tests/run`
+//! installed and names by variables, on free loopback ports, in a folder that goes with them.
+//!
+//! Each ends by its own id with its handle, also when the test fails; should the tests be killed
+//! outright, the kernel ends it.
+
+use super::{Services, eventually, runtime, services, variable};
+use crate::proxy::Proxy;
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+};
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A process that ends and starts again at the same place.
+pub struct Server {
+    name: &'static str,
+    arguments: Vec<String>,
+    variables: Vec<(&'static str, String)>,
+    folder: PathBuf,
+    /// What ends it in good order with its children, if it has any.
+    last_signal: libc::c_int,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Starts it and waits until it is ready.
+    pub fn start(&mut self, is_ready: impl Fn(&Self) -> bool) {
+        let started = Instant::now();
+        let before = self.log().len();
+        self.spawn();
+        eventually(self.name, || {
+            if self.child.as_mut().is_some_and(|c| c.try_wait().expect("wait").is_some()) {
+                let said = self.log().split_off(before);
+                // What was killed may hold its memory or port for a moment.
+                let again = ["already in use", "still in use", "lock file"];
+                assert!(again.iter().any(|words| said.contains(words)), "{}: {said}", self.name);
+                self.spawn();
+            }
+            is_ready(self)
+        });
+        println!("{} is ready after {:?}", self.name, started.elapsed());
+    }
+
+    fn spawn(&mut self) {
+        let log = self.folder.join("log");
+        let log = OpenOptions::new().create(true).append(true).open(log).expect("log");
+        let mut command = Command::new(&self.arguments[0]);
+        command
+            .args(&self.arguments[1..])
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log);
+        self.child = Some(command.spawn().expect(self.name));
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        if let Some(child) = &self.child {
+            // SAFETY: a signal to our own child, which is not waited for yet.
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+        }
+    }
+
+    /// Ends it by a signal and waits for its end.
+    pub fn end(&mut self, signal: libc::c_int) {
+        self.signal(signal);
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("wait");
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read(self.folder.join("log"))
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.signal(libc::SIGCONT);
+        self.end(self.last_signal);
+    }
+}
+
+/// Below the folder of this run of the tests, for everybody to enter: PostgreSQL is another user.
+fn folder(name: &str) -> tempfile::TempDir {
+    let run = std::env::var_os("HIGHWATER_TEST_RUN").map(PathBuf::from);
+    let run = run.filter(|run| run.is_dir()).unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new().prefix(name).tempdir_in(run).expect("a folder");
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), all).expect("permissions");
+    folder
+}
+
+/// Below the range that the system gives to whoever connects: it stays free while its server is
+/// away.
+fn free_port() -> u16 {
+    loop {
+        let port = 10_000 + rand::random::<u16>() % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn answers(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+pub struct Postgres {
+    pub server: Server,
+    port: u16,
+    programs: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Postgres {
+    pub fn start() -> Option<Self> {
+        let programs = PathBuf::from(variable("HIGHWATER_TEST_POSTGRES_BIN")?);
+        let (folder, port) = (folder("postgres"), free_port());
+        // SAFETY: asks who we are.
+        let is_root = unsafe { libc::geteuid() } == 0;
+        // It refuses to run as root.
+        let user = match is_root {
+            true => "--reuid postgres --regid postgres --init-groups --pdeathsig QUIT --",
+            false => "--pdeathsig QUIT --",
+        };
+        if is_root {
+            run(Command::new("chown").arg("postgres").arg(folder.path()));
+        }
+        let make = "-D data -U postgres -A trust -E UTF8 --locale=C.UTF-8 -N";
+        run(Command::new("setpriv")
+            .args(words(user))
+            .arg(programs.join("initdb"))
+            .args(words(make))
+            .current_dir(folder.path()));
+        // What is answered outlives the process; it need not outlive the machine.
+        let settings = format!(
+            "-D data -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} \
+             -c max_connections=100 -c fsync=off",
+            folder.path().display()
+        );
+        let mut arguments = words(&format!("setpriv {user}"));
+        arguments.push(programs.join("postgres").display().to_string());
+        arguments.extend(words(&settings));
+        let server = Server {
+            name: "PostgreSQL",
+            arguments,
+            variables: Vec::new(),
+            folder: folder.path().to_owned(),
+            last_signal: libc::SIGQUIT,
+            child: None,
+        };
+        let mut postgres = Self { server, port, programs, _folder: folder };
+        postgres.start_again();
+        Some(postgres)
+    }
+
+    pub fn start_again(&mut self) {
+        let (programs, port) = (&self.programs, self.port.to_string());
+        self.server.start(|_| {
+            let asked = Command::new(programs.join("pg_isready"))
+                .args(["-q", "-h", "127.0.0.1", "-U", "postgres", "-p", &port])
+                .status();
+            asked.expect("pg_isready").success()
+        });
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("a program");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+pub struct Minio {
+    pub server: Server,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Minio {
+    /// With the bucket and the keys of the shared one.
+    pub fn start() -> Option<Self> {
+        let program = variable("HIGHWATER_TEST_MINIO")?;
+        let (folder, port) = (folder("minio"), free_port());
+        let bucket = variable("HIGHWATER_TEST_S3_BUCKET")?;
+        // A directory is a bucket.
+        std::fs::create_dir_all(folder.path().join("data").join(bucket)).expect("bucket");
+        let mut arguments = words("setpriv --pdeathsig KILL --");
+        arguments.push(program);
+        arguments.extend(words(&format!("server --quiet --address 127.0.0.1:{port} data")));
+        let variables = vec![
+            ("HOME", folder.path().display().to_string()),
+            ("MINIO_ROOT_USER", variable("AWS_ACCESS_KEY_ID")?),
+            ("MINIO_ROOT_PASSWORD", variable("AWS_SECRET_ACCESS_KEY")?),
+            ("MINIO_BROWSER", "off".to_owned()),
+            ("MINIO_UPDATE", "off".to_owned()),
+        ];
+        let server = Server {
+            name: "MinIO",
+            arguments,
+            variables,
+            folder: folder.path().to_owned(),
+            last_signal: libc::SIGKILL,
+            child: None,
+        };
+        let mut minio = Self { server, port, _folder: folder };
+        minio.start_again();
+        Some(minio)
+    }
+
+    pub fn start_again(&mut self) {
+        let port = self.port;
+        self.server.start(|_| {
+            let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+            stream.set_read_timeout(Some(Duration::from_secs(5))).expect("time limit");
+            let ask = b"GET /minio/health/ready HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n";
+            let mut answer = [0; 12];
+            let answered = stream.write_all(ask).and_then(|()| stream.read_exact(&mut answer));
+            answered.is_ok() && answer.ends_with(b"200")
+        });
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Kafka brokers, each a controller too, and a proxy to each: who is given the proxies' addresses
+/// at first is sent to proxies by the brokers themselves.
+pub struct Kafka {
+    pub brokers: Vec<Broker>,
+    _runtime: tokio::runtime::Runtime,
+    _folder: tempfile::TempDir,
+}
+
+pub struct Broker {
+    pub server: Server,
+    pub proxy: Proxy,
+    port: u16,
+}
+
+/// A death is noticed after seconds, and small files are enough.
+const KAFKA_SETTINGS: &str = "
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+controller.quorum.fetch.timeout.ms=1500
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+group.min.session.timeout.ms=1000
+";
+
+impl Kafka {
+    pub fn start(count: usize) -> Option<Self> {
+        let home = PathBuf::from(variable("HIGHWATER_TEST_KAFKA_HOME")?);
+        let (folder, runtime) = (folder("kafka"), runtime());
+        let controllers: Vec<_> = (0..count).map(|_| free_port()).collect();
+        let voters = controllers.iter().enumerate();
+        let voters: Vec<_> =
+            voters.map(|(n, port)| format!("{}@127.0.0.1:{port}", n + 1)).collect();
+        let mut brokers = Vec::new();
+        for (n, controller) in controllers.iter().enumerate() {
+            let (port, inner) = (free_port(), free_port());
+            let proxy = Proxy::start(&runtime, &format!("127.0.0.1:{inner}"));
+            let own = folder.path().join(format!("{}", n + 1));
+            let settings = format!(
+                "{}\nnode.id={id}\ncontroller.quorum.voters={voters}\nlog.dirs={data}
+listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{inner},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://{proxy}
+default.replication.factor={count}\noffsets.topic.replication.factor={count}
+transaction.state.log.replication.factor={count}\nmin.insync.replicas={alive}\n{KAFKA_SETTINGS}",
+                std::fs::read_to_string(home.join("format.properties")).expect("settings"),
+                id = n + 1,
+                voters = voters.join(","),
+                data = own.join("data").display(),
+                proxy = proxy.address,
+                alive = count.div_ceil(2),
+            );
+            formatted(&home, &own, n + 1);
+            std::fs::write(own.join("server.properties"), settings).expect("settings");
+            brokers.push(Broker { server: broker(&home, own), proxy, port });
+        }
+        let mut kafka = Self { brokers, _runtime: runtime, _folder: folder };
+        for broker in &mut kafka.brokers {
+            broker.server.spawn();
+        }
+        let started = Instant::now();
+        for broker in &mut kafka.brokers {
+            broker.await_ready(0);
+        }
+        println!("{count} brokers are ready after {:?}", started.elapsed());
+        Some(kafka)
+    }
+
+    /// Addresses of the brokers themselves.
+    pub fn direct(&self) -> String {
+        let all: Vec<_> = self.brokers.iter().map(|b| format!("127.0.0.1:{}", b.port)).collect();
+        all.join(",")
+    }
+
+    /// Addresses of the proxies.
+    pub fn proxied(&self) -> String {
+        let all: Vec<_> = self.brokers.iter().map(|b| b.proxy.address.to_string()).collect();
+        all.join(",")
+    }
+
+    /// The other services as they are, and this in place of the shared Kafka.
+    pub fn services(&self) -> Option<Services> {
+        let replicas = self.brokers.len() as i32;
+        Some(Services { kafka: self.direct(), replicas, ..services()? })
+    }
+
+    /// Whether every partition of every topic is on every broker.
+    pub fn is_whole(&self) -> bool {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", self.direct())
+            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
+        let client: BaseConsumer = config.create().expect("client");
+        let Ok(metadata) = client.fetch_metadata(None, Duration::from_secs(5)) else {
+            return false;
+        };
+        let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
+        let count = self.brokers.len();
+        metadata.brokers().len() == count && partitions.into_iter().all(|p| p.isr().len() == count)
+    }
+}
+
+impl Broker {
+    pub fn start_again(&mut self) {
+        let before = self.server.log().len();
+        self.server.spawn();
+        self.await_ready(before);
+    }
+
+    fn await_ready(&mut self, before: usize) {
+        eventually("a broker", || {
+            let child = self.server.child.as_mut().expect("started");
+            let ended = child.try_wait().expect("wait");
+            let log = self.server.log().split_off(before);
+            assert!(ended.is_none(), "a broker died: {log}");
+            log.contains("Kafka Server started") && answers(self.port)
+        });
+    }
+}
+
+/// The directory that the installation formatted, under another number.
+fn formatted(home: &Path, own: &Path, id: usize) {
+    let data = own.join("data");
+    std::fs::create_dir_all(&data).expect("data");
+    let from = home.join("data");
+    std::fs::copy(from.join("bootstrap.checkpoint"), data.join("bootstrap.checkpoint"))
+        .expect("bootstrap.checkpoint");
+    let mut text = String::new();
+    File::open(from.join("meta.properties"))
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .expect("meta.properties");
+    let lines = text.lines().map(|line| match line.split_once('=') {
+        Some(("node.id", _)) => format!("node.id={id}"),
+        // 16 bytes in base64, of which the first characters are all that differs.
+        Some(("directory.id", of_one)) => format!("directory.id=N{id}{}", &of_one[2..]),
+        Some(_) | None => line.to_owned(),
+    });
+    let lines: Vec<_> = lines.collect();
+    std::fs::write(data.join("meta.properties"), lines.join("\n")).expect("meta.properties");
+}
+
+fn broker(home: &Path, own: PathBuf) -> Server {
+    let mut arguments = words(
+        "setpriv --pdeathsig KILL -- java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+    );
+    arguments.push(format!("-Dlog4j2.configurationFile={}", home.join("log4j2.xml").display()));
+    arguments.push("-cp".to_owned());
+    arguments.push(format!("{}/*", home.join("libs").display()));
+    arguments.extend(words("kafka.Kafka server.properties"));
+    Server {
+        name: "Kafka",
+        arguments,
+        variables: Vec::new(),
+        folder: own,
+        last_signal: libc::SIGKILL,
+        child: None,
+    }
+}
