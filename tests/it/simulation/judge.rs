@@ -117,7 +117,7 @@ impl Records {
             let (_, time) = logs[place.0 as usize].record(place.1);
             assert_eq!(duplicate.event_time.0, time);
         }
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             self.keys.retain(|_, row| !is_over(row.partition, row.forget_at));
         }
         self.look_again(commit, logs, number, &is_over);
