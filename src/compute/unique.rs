@@ -132,9 +132,6 @@ impl Keys {
     }
 
     /// Whether the record is a duplicate; if not, its key is taken. Then it raises the watermark.
-    ///
-    /// A record that comes back from the dead letters is judged like any other, by the place it
-    /// has: whoever took its key meanwhile came first.
     pub fn judge(
         &mut self,
         partition: Partition,

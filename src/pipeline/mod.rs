@@ -16,9 +16,6 @@
 //! P-5  A revoked partition is released only when nothing of it is open or in flight.
 //! J-1  The lake's cuts of a judged topic end at or below the mark of the dead letters (`worker`'s
 //!      `follow`).
-//!
-//! A record that is put back from the dead letters passes the judge of its topic as any other
-//! (`compute::unique::Keys::judge`), in the lane of tables, where its verdict is recorded.
 
 pub mod driver;
 pub mod worker;

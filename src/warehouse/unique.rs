@@ -117,7 +117,9 @@ async fn verdicts(
     Ok(rows.iter().map(|row| (Partition(row.get(0)), Offset(row.get(1)), row.get(2))).collect())
 }
 
-/// U-1, U-2: keys that the cut takes and verdicts that it gives.
+/// U-1, U-2: keys that the cut takes and verdicts that it gives. A record that is taken out of
+/// order, below the judge's mark, goes through here as well: `Retry` then says that its key was
+/// taken, so it is a duplicate, and a judge that does not know of it meets it in the same way.
 ///
 /// # Errors
 /// `Retry`: another process took one of the keys first.
