@@ -72,6 +72,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         max_future: Some(Duration::from_secs(600)),
         lake: None,
         stop_above: None,
+        forward: None,
         changes: None,
         keep_raw: true,
         unique: None,

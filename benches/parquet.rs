@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use highwater::catalog::{
     Format, LakeSpec, PartitionBy, PartitionFunction, Topic, types::timestamp,
 };
-use highwater::lake::layout::FileName;
+use highwater::lake::layout::{FileName, Origin};
 use highwater::lake::writer::{LakeWriter, WriterSettings};
 use highwater::record::{Epoch, EventTime, Offset, Partition};
 use parquet::arrow::ArrowWriter;
@@ -62,6 +62,7 @@ fn topic() -> Arc<Topic> {
             time_zone: chrono_tz::Europe::London,
         }),
         stop_above: None,
+        forward: None,
         changes: None,
         keep_raw: true,
         unique: None,
@@ -124,7 +125,13 @@ fn corpus(topic: &Topic, hours: i64) -> Vec<(RecordBatch, Vec<EventTime>)> {
 
 /// Bytes and files that one cut of the corpus makes.
 fn cut(topic: &Arc<Topic>, corpus: &[(RecordBatch, Vec<EventTime>)]) -> (u64, usize) {
-    let name = FileName { sequence: 1, partition: Partition(3), from: Offset(0), epoch: Epoch(1) };
+    let name = FileName {
+        sequence: 1,
+        partition: Partition(3),
+        from: Offset(0),
+        epoch: Epoch(1),
+        origin: Origin::Cut,
+    };
     let mut writer = LakeWriter::new(topic.clone(), WriterSettings::default(), name);
     for (rows, event_times) in corpus {
         writer.append(rows, event_times).expect("rows of the topic");

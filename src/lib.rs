@@ -71,12 +71,16 @@
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
 //! | part | of an aggregate: count, sum, min or max, which merge. Of an upload: a piece of a file |
-//! | window | tumbling: `[start, start + size)` of event time, aligned to 1970-01-01 UTC |
+//! | window | a span of event time, start included: tumbling windows follow each other, from 1970-01-01 UTC on or by the clock of a zone; those of hop overlap; a session is as long as its events follow each other |
+//! | session | events of a key with at most the gap between one and the next; ends a gap after the last |
+//! | pane | what windows of hop are put together from when a cut ends: events are aggregated once per pane |
 //! | watermark | a partition's highest event time minus the topic's `max_disorder` |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
 //! | judge | of a topic with `unique`: says which records are duplicates, once, in the lane of tables |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |
 //! | dead letter | a reject as it is stored, with the whole record |
+//! | refusal | that an output counts a record as dead; its letter holds the record |
+//! | retry | dead letters decoded again and taken by the outputs that had refused them |
 //!
 //! # Invariants
 //! Each is checked in two places far apart where it can be: in code, and by a `WHERE` or a `CHECK` in
@@ -87,7 +91,7 @@
 //! | --- | --- | --- | --- |
 //! | I-1 | an offset is always the next one to read | [`record::Offset::after`], the only `+ 1` | `insert_marks.sql` begins at the oldest offset |
 //! | I-2 | a span is half open; spans of an output and partition follow each other without gap | [`record::Span::new`] | `move_marks.sql`: `WHERE next_offset = from_offset` |
-//! | I-3 | each offset of a span has exactly one fate | `warehouse/commit.rs`, before anything is sent | `0001_marks.sql`: `CHECK each_offset_has_one_fate`; `insert_dead_letters.sql`: primary key; `proof.sql` |
+//! | I-3 | each offset of a span has exactly one fate | `warehouse/commit.rs`, before anything is sent | `0001_marks.sql`: `CHECK each_offset_has_one_fate`; `insert_refusals.sql`: primary key; `change_fates.sql`; `proof.sql` |
 //! | D-1 | each record is one row, or one reject, or says nothing about a row; in order | `decode/rows.rs`; its oracle in `decode/tests` | |
 //! | D-2 | no number is wrapped or rounded in silence, no code loses its zeros | `decode/number.rs`; the oracle | |
 //! | D-3 | the same records and topic decode to the same | no clock and no randomness below `decode` | |
@@ -95,13 +99,13 @@
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
 //! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
-//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` |
+//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `sessions.rs`; `lock_sessions.sql` |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
-//! | C-1 | `span.from` of a cut equals the mark it moves | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
+//! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
 //! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs` and `tests/it/outages`, killed at random | |
 //! | L-1 | one file per hive path and cut, several open at once | `lake/writer_tests.rs` | `0002_lake_files.sql`: primary key `path` |
-//! | L-2 | files of a path, by name, hold a partition's offsets in order | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | |
+//! | L-2 | files of a path, by name, hold a partition's offsets in order; those of retries stand beside, `-retry` by name | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | `0008_refusals.sql`: `lake_files.origin` |
 //! | L-3 | an upload is whole before its cut is committed, and gets its name only afterwards | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
 //! | L-4 | memory does not grow with the size of files | `lake/writer_tests.rs` | |
 //! | W-1 | a commit moves each of its marks at our epoch, or changes nothing | `warehouse/commit.rs` counts what moved | `move_marks.sql`: `WHERE epoch = …`; `bump_epochs.sql` |
@@ -110,7 +114,7 @@
 //! | W-4 | a file is committed only by removing its upload's note, at the note's epoch | `warehouse/commit.rs` counts the notes | `claim_uploads.sql`, `abandoned_uploads.sql` |
 //! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
-//! | U-1 | a key is taken once until it is forgotten; within a partition by its own records alone, between partitions by who commits first | `compute/unique.rs`; its oracle in `compute/tests/unique.rs`; `tests/it/simulation/judge.rs` | `insert_unique_keys.sql`: primary key of `0020_unique_keys.sql`, `WHERE … event_time_max >= forget_at` |
+//! | U-1 | a key is taken once until it is forgotten; within a partition by its own records alone, between partitions by who commits first; a retried record is judged as of its retry | `compute/unique.rs`, `compute/unique/retried.rs`; its oracle in `compute/tests/unique.rs`; `tests/it/simulation/judge.rs` | `insert_unique_keys.sql`: primary key of `0020_unique_keys.sql`, `WHERE … event_time_max >= forget_at` |
 //! | U-2 | a verdict is given once, recorded with the mark of the dead letters, and believed below it | `compute/unique.rs`, `Judge` | `0019_duplicates.sql`: primary key |
 //! | U-3 | what the lake leaves out are the verdicts recorded | `pipeline/held.rs`, `follow` | `unproved_duplicates.sql` |
 //! | J-1 | the lake of a judged topic ends its cuts at or below the dead letters' mark | `pipeline/worker/follow.rs`; `tests/it/simulation` | `unproved_duplicates.sql` |
@@ -119,6 +123,10 @@
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |
 //! | P-4 | after any failure a lane's partitions are taken anew and read from the marks | `pipeline/worker.rs`, `recover`; `tests/it/simulation` | `bump_epochs.sql` fences what is still under way |
 //! | P-5 | a revoked partition is released when nothing of it is open or in flight | `pipeline/worker.rs`, `release_what_is_free`; `tests/it/simulation` | |
+//! | R-1 | a dead letter is applied only by removing it, in the transaction that changes the fates | `warehouse/retry.rs` counts the letters and the refusals; `tests/it/dead_letters.rs`, killed at random | `claim_letters.sql`, `settle_refusals.sql` |
+//! | R-2 | a retried record is judged by what was taken before its place, and raises no watermark | `compute/tests/retried.rs`; `ops/verify/deep.rs` judges it again | `refusals.event_time_max` |
+//! | R-3 | a retry gives a record to those that refused it, and only when no output is still to read it | `pipeline/retry.rs`, `waits_for`; `tests/it/dead_letters.rs` | `settle_refusals.sql`: `retried_at IS NULL` |
+//! | R-4 | a committed letter is sent on until Kafka has confirmed it, in order per partition | `pipeline/forward.rs`; `tests/it/dead_letters.rs` | `letters_to_forward.sql` |
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |

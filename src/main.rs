@@ -5,7 +5,10 @@ use clap::{Parser, Subcommand};
 use highwater::{
     config::{LogFormat, Options},
     error::Result,
-    ops,
+    ops::{
+        self,
+        dead_letters::{Filter, Place},
+    },
 };
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -45,8 +48,51 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What was refused and why; taken after all when topic file or models were mended.
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLetters,
+    },
     /// Marks, lag and totals per output and partition; the service may be down.
     Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum DeadLetters {
+    /// The newest letters and how many there are; of all topics, or of those that --topic names.
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// Letters to list.
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: u32,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Everything of one record: letters, key, value and headers, who refuses it.
+    Show {
+        /// As `list` prints it.
+        #[arg(value_name = "TOPIC/PARTITION@OFFSET")]
+        place: Place,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Decode again under today's topic file and models, and take what is good now, once.
+    Retry {
+        #[command(flatten)]
+        filter: Filter,
+        /// Only these records.
+        #[arg(value_name = "TOPIC/PARTITION@OFFSET")]
+        places: Vec<Place>,
+        /// Say what would become of each, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -73,7 +119,10 @@ fn dispatch(cli: Cli) -> Result<()> {
             "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool_postgres=off".to_owned()
         }
         Command::Run { .. } => config.log_level.clone(),
-        Command::Check | Command::Status { .. } | Command::Verify { .. } => "warn".to_owned(),
+        Command::Check
+        | Command::Status { .. }
+        | Command::Verify { .. }
+        | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
     match cli.command {
@@ -82,6 +131,15 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
         Command::Check => ops::check::check(&config),
         Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),
+        Command::DeadLetters { command } => match command {
+            DeadLetters::List { filter, limit, json } => {
+                ops::dead_letters::list(&config, &filter, limit, json)
+            }
+            DeadLetters::Show { place, json } => ops::dead_letters::show(&config, &place, json),
+            DeadLetters::Retry { filter, places, dry_run, json } => {
+                ops::dead_letters::retry::retry(&config, &filter, &places, dry_run, json)
+            }
+        },
         Command::Status { json } => ops::status::status(&config, json),
     }
 }

@@ -13,7 +13,7 @@ use highwater::{
     compute::Tables,
     decode::Decoder,
     lake::{
-        layout::FileName,
+        layout::{FileName, Origin},
         writer::{LakeWriter, WriterSettings},
     },
     record::{Epoch, EventTime, Fates, Mark, Offset, Partition, RawRecord},
@@ -168,7 +168,8 @@ impl Stages {
         let writer = self.writer.get_or_insert_with(|| {
             self.cuts += 1;
             let (partition, from, epoch) = (Partition(0), Offset(0), Epoch(1));
-            let name = FileName { sequence: self.cuts, partition, from, epoch };
+            let name =
+                FileName { sequence: self.cuts, partition, from, epoch, origin: Origin::Cut };
             LakeWriter::new(self.topic.clone(), WriterSettings::default(), name)
         });
         writer.append(rows, event_times).expect("rows of the topic");

@@ -1,2 +1,7 @@
--- What marks.dead must equal: stored refusals per output and partition.
-SELECT topic, output, partition, count(*) FROM highwater.dead_letters GROUP BY 1, 2, 3
+-- What marks.dead must equal: refusals per output and partition that stand, and whose letter is there.
+SELECT r.topic, r.output, r.partition, count(*)
+FROM highwater.refusals r
+JOIN highwater.dead_letters d
+  ON d.topic = r.topic AND d.partition = r.partition AND d."offset" = r."offset" AND d.output = r.letter
+WHERE r.retried_at IS NULL
+GROUP BY 1, 2, 3

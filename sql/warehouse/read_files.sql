@@ -1,5 +1,6 @@
 -- The manifest, file by file in order of their cuts, with the ranges of each.
 SELECT f.topic, f.path, f.bytes, f.rows, f.checksum, f.schema, f.sequence, f.completed_at IS NOT NULL,
+       f.origin = 'retry',
        array_agg(r.partition ORDER BY r.partition),
        array_agg(r.from_offset ORDER BY r.partition),
        array_agg(r.to_offset ORDER BY r.partition),

@@ -1,15 +1,14 @@
 //! The function calls that are ours, not DataFusion's: windows and aggregates.
 //!
 //! Owns: which of them there are, how each is written, why the others are refused. Does not own:
-//! what is kept for them (see `decompose`).
+//! what is kept for them (see `decompose`), what windows mean (see `window`).
 
-use super::sql::{line_of, text_of};
-use crate::record::quantity::duration;
+use super::{Shape, sql::line_of, window};
 use datafusion::sql::sqlparser::ast::{
     DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
     visit_expressions,
 };
-use std::{ops::ControlFlow, time::Duration};
+use std::ops::ControlFlow;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aggregate {
@@ -45,7 +44,8 @@ pub(super) struct Call {
 /// What a function's name says that it is.
 enum Meaning {
     Aggregate(Aggregate),
-    Tumble,
+    /// Of the event time, with what reads the call.
+    Window(fn(&Function) -> Result<Shape, String>),
     /// A call that cannot stand in a model, with the reason.
     Refused(&'static str),
     /// DataFusion's.
@@ -58,7 +58,8 @@ const EVERY_VALUE: &str = "cannot be merged: it needs every value of the group a
                            group is kept. Allowed: count, sum, min, max, avg";
 const GROWS: &str = "cannot be merged: its result depends on the order of all rows and grows without limit. Allowed: \
                      count, sum, min, max, avg";
-const OTHER_WINDOW: &str = "is not supported yet. Allowed: tumble(interval '…')";
+const OTHER_WINDOW: &str = "is not supported. Allowed: tumble(interval '…'), hop(interval '…', interval '…'), \
+                            session(interval '…'); columns NAME_start and NAME_end follow";
 const RANKING: &str =
     "is a window function, which is not supported. Allowed: tumble(interval '…') with GROUP BY";
 
@@ -69,8 +70,11 @@ fn meaning(function: &Function) -> Meaning {
         "min" => Meaning::Aggregate(Aggregate::Min),
         "max" => Meaning::Aggregate(Aggregate::Max),
         "avg" | "mean" => Meaning::Aggregate(Aggregate::Avg),
-        "tumble" => Meaning::Tumble,
-        "hop" | "session" | "tumble_start" | "tumble_end" => Meaning::Refused(OTHER_WINDOW),
+        "tumble" => Meaning::Window(window::tumble),
+        "hop" => Meaning::Window(window::hop),
+        "session" => Meaning::Window(window::session),
+        "tumble_start" | "tumble_end" | "hop_start" | "hop_end" | "session_start"
+        | "session_end" => Meaning::Refused(OTHER_WINDOW),
         "stddev" | "stddev_pop" | "stddev_samp" | "variance" | "var" | "var_pop" | "var_samp"
         | "var_sample" | "covar_pop" | "covar_samp" | "corr" | "first_value" | "last_value"
         | "nth_value" | "first" | "last" | "any_value" | "approx_distinct" | "bit_and"
@@ -161,33 +165,12 @@ fn unbracketed(expr: &Expr) -> Expr {
 }
 
 /// The window that this very expression is: `tumble(interval '5 minutes')`.
-pub(super) fn tumble(expr: &Expr) -> Option<Result<Duration, String>> {
+pub(super) fn window(expr: &Expr) -> Option<Result<Shape, String>> {
     let Expr::Function(function) = expr else { return None };
-    matches!(meaning(function), Meaning::Tumble).then(|| tumble_size(function))
-}
-
-fn tumble_size(function: &Function) -> Result<Duration, String> {
-    let allowed = "Allowed: tumble(interval '5 minutes'), of the topic's event time";
-    let FunctionArguments::List(list) = &function.args else {
-        return Err(format!("tumble without its size. {allowed}"));
-    };
-    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Interval(interval)))] =
-        list.args.as_slice()
-    else {
-        return Err(format!("tumble takes one interval and nothing else. {allowed}"));
-    };
-    let Some(text) = text_of(&interval.value) else {
-        return Err(format!("the window's size is not a literal. {allowed}"));
-    };
-    let text = match &interval.leading_field {
-        Some(unit) => format!("{text} {unit}"),
-        None => text.to_owned(),
-    };
-    let size = duration(&text).map_err(|what| format!("the window's size: {what}"))?;
-    if size < Duration::from_millis(1) {
-        return Err(format!("the window's size is {text}. Allowed: one millisecond or more"));
+    match meaning(function) {
+        Meaning::Window(read) => Some(read(function)),
+        Meaning::Aggregate(_) | Meaning::Refused(_) | Meaning::Scalar => None,
     }
-    Ok(size)
 }
 
 /// Whether there is an aggregate anywhere in the expression.
@@ -198,8 +181,8 @@ pub(super) fn has_aggregate(expr: &Expr) -> bool {
     })
 }
 
-pub(super) fn has_tumble(expr: &Expr) -> bool {
-    found(expr, |e| tumble(e).is_some())
+pub(super) fn has_window(expr: &Expr) -> bool {
+    found(expr, |e| window(e).is_some())
 }
 
 fn found(expr: &Expr, is: impl Fn(&Expr) -> bool) -> bool {
@@ -228,7 +211,7 @@ pub(super) fn refused(expr: &Expr, line: usize) -> Vec<(usize, String)> {
                         function.name
                     ),
                 )),
-                Meaning::Scalar | Meaning::Aggregate(_) | Meaning::Tumble => {}
+                Meaning::Scalar | Meaning::Aggregate(_) | Meaning::Window(_) => {}
             },
             Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
                 all.push((

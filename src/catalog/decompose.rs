@@ -5,7 +5,7 @@
 
 use super::{
     Column, Late, Model, ModelKind, PgType, Role, Rows,
-    calls::{has_aggregate, has_tumble},
+    calls::{has_aggregate, has_window},
     grouped,
     mistake::{Page, check_name, unknown},
     scalar::Scalars,
@@ -62,17 +62,17 @@ pub(super) fn model(
         }
     }
     let aggregated = statement.items.iter().any(|item| has_aggregate(&item.expr));
-    let tumbled = statement.items.iter().any(|item| has_tumble(&item.expr));
+    let windowed = statement.items.iter().any(|item| has_window(&item.expr));
     let made = if statement.group_by.is_some() {
         grouped::aggregate(page, &statement, scalars)
     } else if aggregated {
         page.line(statement.line, "an aggregate without GROUP BY would be a table of one row without a key. Allowed: \
             GROUP BY a column or window; for one row over everything, SELECT 'all' AS scope, … GROUP BY scope");
         None
-    } else if tumbled {
+    } else if windowed {
         page.line(
             statement.line,
-            "tumble without GROUP BY. Allowed: GROUP BY window, with at least one aggregate",
+            "a window without GROUP BY. Allowed: GROUP BY window, with at least one aggregate",
         );
         None
     } else {
@@ -124,7 +124,7 @@ fn check_aliases(page: &mut Page<'_>, statement: &Statement) {
     for item in &statement.items {
         let Some(name) = item.name() else {
             // A window has a name by default.
-            if !has_tumble(&item.expr) {
+            if !has_window(&item.expr) {
                 page.line(
                     item.line,
                     format!(

@@ -4,7 +4,7 @@
 
 use super::{
     Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Place, Reference,
-    Role, Topic,
+    Role, Shape, Topic,
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
@@ -56,6 +56,9 @@ impl Topic {
             ),
             None => writeln!(out, "  stops        never, however many dead letters there are"),
         };
+        if let Some(to) = &self.forward {
+            let _ = writeln!(out, "  forwards     dead letters to the Kafka topic {to}");
+        }
         out
     }
 
@@ -114,15 +117,16 @@ impl Model {
                         Late::Amend => "taken, and counted as amended",
                         Late::Drop => "left out, and counted as late",
                     };
-                    let after = match window.allowed_lateness {
-                        Duration::ZERO => "once its window has ended".to_owned(),
-                        d => format!("{} after its window's end", show_duration(d)),
+                    let allowed = show_duration(window.allowed_lateness);
+                    let after = match (&window.shape, window.allowed_lateness) {
+                        (Shape::Session { .. }, _) => {
+                            format!("{} behind the watermark", show_duration(window.closes_after()))
+                        }
+                        (_, Duration::ZERO) => "once its window has ended".to_owned(),
+                        (_, _) => format!("{allowed} after its window's end"),
                     };
-                    let size = show_duration(window.size);
-                    writeln!(
-                        out,
-                        "one row per window of {size} and key; a record {after} is {late}"
-                    )
+                    let shape = &window.shape;
+                    writeln!(out, "one row per {shape} and key; a record {after} is {late}")
                 }
                 None => writeln!(out, "one row per key"),
             },
@@ -142,7 +146,9 @@ impl Model {
 
     fn merges(&self, column: &Column) -> String {
         match &column.role {
+            Role::WindowStart if self.is_of_sessions() => "key; the first event".to_owned(),
             Role::WindowStart | Role::Key => "key".to_owned(),
+            Role::WindowEnd if self.is_of_sessions() => "the last event and the gap".to_owned(),
             Role::WindowEnd => "follows from the key".to_owned(),
             Role::Part(Merge::Add) if column.pg == PgType::Double => {
                 "adds (its last digits depend on the order of arrival)".to_owned()

@@ -7,8 +7,8 @@
 //! SELECT item that is that very part, else in a hidden column whose name begins with `_`.
 
 use super::{
-    Aggregate, Column, Key, Merge, ModelKind, Part, PartFunction, PgType, Role, Window,
-    calls::{self, Call, has_aggregate, has_tumble, tumble},
+    Aggregate, Column, Key, Merge, ModelKind, Part, PartFunction, PgType, Role, Shape, Window,
+    calls::{self, Call, has_aggregate, has_window},
     decompose::{KEYS_MAX, Options, fit_for_key},
     generated::{Generator, Leaves, Piece, Wrong, quoted, quotient, unbracketed},
     mistake::{Page, unknown},
@@ -48,18 +48,18 @@ pub(super) fn aggregate(
     for item in &statement.items {
         let text = item.expr.to_string();
         let grouped = group_by.iter().any(|(key, _)| *key == text);
-        if let Some(size) = tumble(&item.expr) {
+        if let Some(shape) = calls::window(&item.expr) {
             let name = item.name().unwrap_or("window").to_owned();
-            match size {
+            match shape {
                 Err(what) => page.line(item.line, what),
                 Ok(_) if !grouped => page.line(
                     item.line,
-                    format!("tumble is not in GROUP BY. Allowed: GROUP BY {name}"),
+                    format!("the window is not in GROUP BY. Allowed: GROUP BY {name}"),
                 ),
                 Ok(_) if window.is_some() => {
-                    page.line(item.line, "a second window. Allowed: one tumble per model")
+                    page.line(item.line, "a second window. Allowed: one window per model")
                 }
-                Ok(size) => window = Some((name.clone(), size)),
+                Ok(shape) => window = Some((name.clone(), shape)),
             }
             selected.insert(text);
             slots.push(Slot::Window(name));
@@ -142,15 +142,15 @@ pub(super) fn aggregate(
     }
 
     let mut options = Options::new(&statement.options);
-    let grouped_by_window = group_by.iter().any(|(key, _)| key.starts_with("tumble("));
+    let windowed = statement.items.iter().any(|item| has_window(&item.expr));
     let window = match window {
-        Some((name, size)) => {
+        Some((name, shape)) => {
             let (allowed_lateness, late) = options.lateness(page);
             options.finish(page, &["allowed_lateness", "late"], "a windowed model");
-            Some(Window { name, size, allowed_lateness, late })
+            Some(Window { name, shape, allowed_lateness, late })
         }
         // A window that is wrong is still one: its options are not.
-        None if grouped_by_window || page.mistakes.len() > before => None,
+        None if windowed || page.mistakes.len() > before => None,
         None => {
             options.finish(page, &[], "a model with GROUP BY but without a window");
             None
@@ -204,7 +204,7 @@ fn group_by(
                     item.alias.as_deref() == Some(&ident.value)
                         || item.alias.is_none()
                             && ident.value == "window"
-                            && tumble(&item.expr).is_some()
+                            && calls::window(&item.expr).is_some()
                 });
                 match alias {
                     Some(item) => item_of(item),
@@ -228,12 +228,10 @@ fn group_by(
             );
             continue;
         }
-        if has_tumble(&expr) && tumble(&expr).is_none() {
+        if has_window(&expr) && calls::window(&expr).is_none() {
             page.line(
                 line,
-                format!(
-                    "GROUP BY {key} computes with a window. Allowed: tumble(interval '…') alone"
-                ),
+                format!("GROUP BY {key} computes with a window. Allowed: the window alone"),
             );
             continue;
         }
@@ -350,7 +348,7 @@ impl Parts<'_, '_> {
         ast: &Ast,
         keys: &[Key],
         key_texts: &[String],
-        window: &Option<(String, std::time::Duration)>,
+        window: &Option<(String, Shape)>,
     ) -> Option<Column> {
         let line = line_of(ast, 1);
         let refused = calls::refused(ast, line);
@@ -476,7 +474,7 @@ struct Found<'f, 'p, 's, 't> {
     alias: &'f str,
     keys: &'f [Key],
     key_texts: &'f [String],
-    window: &'f Option<(String, std::time::Duration)>,
+    window: &'f Option<(String, Shape)>,
 }
 
 impl Found<'_, '_, '_, '_> {

@@ -11,6 +11,7 @@
 //!                                          ├─► decompose ─► Model      each with all mistakes
 //! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
 //!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
+//!                                                ├ window     what windows there are
 //!                                                └ generated  what PostgreSQL computes from parts
 //! ```
 
@@ -34,19 +35,22 @@ mod sql;
 mod tests;
 mod toml_table;
 mod topic_file;
+mod topic_letters;
 mod unique;
+mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{
-    Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows, Window,
+    Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows,
 };
 pub use reference::{FileKind, Join, Place, Reference};
 pub use scalar::scalar_context;
 pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
 pub use types::PgType;
 pub use unique::UniqueSpec;
+pub use window::{Grid, Hop, Shape, Window};
 
 use mistake::{Page, unknown};
 use reference::ReferenceDraft;

@@ -7,12 +7,13 @@
 //!
 //! Merging: `Add` of two NULLs is NULL (a sum of nothing), of one NULL the other; `Least` and
 //! `Greatest` leave NULLs out. Text compares by its bytes everywhere (`COLLATE "C"` in PostgreSQL).
+//! Sessions of a key that touch become one row, their parts merging the same way.
 //! A NULL in a key is a key like any other (`NULLS NOT DISTINCT`), as GROUP BY has it.
 
-use super::{Join, PgType, fingerprint::sha256};
+use super::{Join, PgType, Shape, Window, fingerprint::sha256};
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 /// One `sql/models/NAME.sql`.
 #[derive(Debug, Clone)]
@@ -38,6 +39,16 @@ impl Model {
     pub fn fingerprint(&self) -> String {
         sha256(&self.declaration)
     }
+
+    /// Whether its rows are sessions, which grow and join where windows else stand still.
+    pub fn is_of_sessions(&self) -> bool {
+        match &self.kind {
+            ModelKind::Aggregate(Aggregate { window: Some(window), .. }) => {
+                matches!(window.shape, Shape::Session { .. })
+            }
+            ModelKind::Aggregate(_) | ModelKind::Rows(_) => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -54,17 +65,6 @@ pub struct Aggregate {
     pub keys: Vec<Key>,
     /// Distinct parts; several columns may share one.
     pub parts: Vec<Part>,
-}
-
-/// `tumble(interval '…')`: windows `[start, start + size)` aligned to 1970-01-01 UTC.
-#[derive(Debug, Clone)]
-pub struct Window {
-    /// Its alias; columns `NAME_start` and `NAME_end`.
-    pub name: String,
-    pub size: Duration,
-    /// How long after its end a window still changes.
-    pub allowed_lateness: Duration,
-    pub late: Late,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -152,6 +152,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         max_future: None,
         lake: None,
         stop_above: None,
+        forward: None,
         keep_raw: false,
         unique: None,
         changes: None,

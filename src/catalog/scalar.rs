@@ -14,7 +14,7 @@
 
 use super::{
     Join, PgType, Topic,
-    calls::{has_aggregate, has_tumble, refused},
+    calls::{has_aggregate, has_window, refused},
     mistake::{Page, unknown},
     sql::line_of,
     topic_file::Draft,
@@ -129,12 +129,10 @@ impl<'t> Scalars<'t> {
                 format!("an aggregate inside {place}. Allowed: columns and scalar functions there"),
             );
         }
-        if has_tumble(ast) {
+        if has_window(ast) {
             page.line(
                 line,
-                format!(
-                    "tumble inside {place}. Allowed: tumble as a column of SELECT and in GROUP BY"
-                ),
+                format!("a window inside {place}. Allowed: as a column of SELECT and in GROUP BY"),
             );
         }
         let sure = self.check_columns(page, ast, line);

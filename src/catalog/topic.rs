@@ -40,6 +40,8 @@ pub struct Topic {
     pub keep_raw: bool,
     /// None: every good record is taken.
     pub unique: Option<UniqueSpec>,
+    /// The Kafka topic that dead letters are sent on to.
+    pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
     /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; then

@@ -10,9 +10,10 @@ use super::{
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
+    topic_letters,
     unique::unique,
 };
-use crate::record::quantity::{duration, percent};
+use crate::record::quantity::duration;
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use toml::de::{DeTable, DeValue};
 
@@ -30,7 +31,6 @@ const TOP: [&str; 11] = [
     "dead_letters",
 ];
 const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
-const DEAD_LETTERS: [&str; 2] = ["stop_above", "keep_raw"];
 const LATER_FORMATS: [&str; 7] =
     ["csv", "avro", "debezium-avro", "qlik", "cloudevents", "maxwell", "canal"];
 
@@ -153,26 +153,18 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         stop_above: Some(STOP_ABOVE),
         keep_raw: false,
         unique: None,
+        forward: None,
         changes,
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
     topic.unique = unique(top, &topic, &unsure, blind, found);
     topic.lake = lake_file::read(top, &topic, &unsure, blind, found);
-    if let Some(table) = top.table("dead_letters", found) {
-        table.only(&DEAD_LETTERS, found);
-        if let Some(share) = table.parsed("stop_above", percent, found) {
-            // More than all of them is never reached.
-            topic.stop_above = (share < 1.0).then_some(share);
-        }
-        if let Some(keep) = table.boolean("keep_raw", found) {
-            topic.keep_raw = keep;
-        }
-    }
+    topic_letters::read(top, &mut topic, found);
     Draft { topic, line, unsure, blind }
 }
 
-fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
+pub(super) fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if topic.is_empty()
         || topic.len() > 249

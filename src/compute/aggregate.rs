@@ -3,25 +3,33 @@
 //! Owns: the groups of the open cut and their partial counts, sums, minima and maxima.
 //! Does not own: merging them with stored rows, windows as a notion (`event_time`).
 
-use super::plan::{Input, Plan};
+use super::{
+    combine::Combined,
+    plan::{Input, Plan},
+    sessions::Sessions,
+};
 use crate::{
-    catalog::{Aggregate, Model, PartFunction, Role, types::timestamp},
+    catalog::{Aggregate, Late, Model, PartFunction, Role, types::timestamp},
     error::{Error, Result},
-    event_time::window_starts,
+    event_time::{Verdict, Windows},
 };
 use arrow::{
-    array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray},
+    array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array},
     compute::{SortColumn, lexsort_to_indices, take},
     datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType},
 };
 use datafusion::{
+    error::DataFusionError,
     functions_aggregate::{
         count::count_udaf,
         min_max::{max_udaf, min_udaf},
         sum::sum_udaf,
     },
     logical_expr::{EmitTo, GroupsAccumulator},
-    physical_expr::{aggregate::AggregateExprBuilder, expressions::Column},
+    physical_expr::{
+        aggregate::{AggregateExprBuilder, AggregateFunctionExpr},
+        expressions::Column,
+    },
     physical_plan::{
         PhysicalExpr,
         aggregates::{
@@ -32,9 +40,16 @@ use datafusion::{
 };
 use std::sync::Arc;
 
+/// Rows that are made of panes at a time.
+const COMBINED_ROWS: usize = 65_536;
+
 pub struct Deltas {
-    window_us: Option<i64>,
-    keys: usize,
+    windows: Option<Windows>,
+    /// None but of sessions.
+    sessions: Option<Sessions>,
+    /// Whether rows come with windows that are final for them and must not take them.
+    drops: bool,
+    keys: SchemaRef,
     groups: Box<dyn GroupValues>,
     parts: Vec<OpenPart>,
     /// The delta's columns: where each comes from.
@@ -44,10 +59,18 @@ pub struct Deltas {
     indexes: Vec<usize>,
 }
 
-struct OpenPart {
-    accumulator: Box<dyn GroupsAccumulator>,
+pub struct OpenPart {
+    expr: AggregateFunctionExpr,
+    pub accumulator: Box<dyn GroupsAccumulator>,
     has_arg: bool,
     has_filter: bool,
+}
+
+impl OpenPart {
+    /// An accumulator of the same kind that holds nothing.
+    pub fn fresh(&self) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
+        self.expr.create_groups_accumulator()
+    }
 }
 
 /// Where a column of the delta comes from.
@@ -59,40 +82,59 @@ enum From {
     Part(usize),
 }
 
+/// The groups of a delta, unsorted: keys, after the window's start where there is one, and parts.
+struct Grouped {
+    keys: Vec<ArrayRef>,
+    /// Of windows.
+    ends: Option<ArrayRef>,
+    parts: Vec<ArrayRef>,
+}
+
+fn group_values(keys: &Schema, before: usize) -> Result<Box<dyn GroupValues>, DataFusionError> {
+    let instants = (0..before).map(|i| Arc::new(Field::new(format!("_{i}"), timestamp(), false)));
+    let fields: Vec<_> = instants.chain(keys.fields().iter().cloned()).collect();
+    new_group_values(Arc::new(Schema::new(fields)), &GroupOrdering::None)
+}
+
+fn instants(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+}
+
 impl Deltas {
     pub fn new(model: &Model, aggregate: &Aggregate, plan: &Plan) -> Result<Self> {
         let refused = |e| Error::config(format!("plan model {}", model.name)).because(e);
-        let window = aggregate.window.as_ref().map(|w| w.size.as_micros() as i64);
-        let mut keys: Vec<Field> = Vec::new();
-        if window.is_some() {
-            keys.push(Field::new("window", timestamp(), false));
-        }
-        for key in &aggregate.keys {
-            keys.push(Field::new(&key.name, key.pg.arrow(), true));
-        }
-        let groups =
-            new_group_values(Arc::new(Schema::new(keys)), &GroupOrdering::None).map_err(refused)?;
+        let keys = aggregate.keys.iter().map(|k| Field::new(&k.name, k.pg.arrow(), true));
+        let keys = Schema::new(keys.collect::<Vec<_>>());
+        let windows = aggregate.window.as_ref().map(|w| Windows::new(&w.shape));
+        let groups = group_values(&keys, before(windows.as_ref())).map_err(refused)?;
         let mut next = aggregate.keys.len();
         let mut parts = Vec::new();
         let mut types = Vec::new();
         for part in &aggregate.parts {
-            let (accumulator, result) = match &part.arg {
-                Some(_) => accumulator(part.function, plan.type_of(next)?),
-                None => accumulator(part.function, DataType::Int64),
+            let expr = match &part.arg {
+                Some(_) => accumulated(part.function, plan.type_of(next)?),
+                None => accumulated(part.function, DataType::Int64),
             }
             .map_err(refused)?;
             next += usize::from(part.arg.is_some()) + usize::from(part.filter.is_some());
-            types.push(result);
+            types.push(expr.field().data_type().clone());
             parts.push(OpenPart {
-                accumulator,
+                accumulator: expr.create_groups_accumulator().map_err(refused)?,
+                expr,
                 has_arg: part.arg.is_some(),
                 has_filter: part.filter.is_some(),
             });
         }
         let (layout, fields) = layout(model, aggregate, &types);
+        let sessions = match &windows {
+            Some(Windows::Session(gap)) => Some(Sessions::new(*gap)),
+            Some(Windows::Tumble(_) | Windows::Hop(_)) | None => None,
+        };
         Ok(Self {
-            window_us: window,
-            keys: aggregate.keys.len(),
+            windows,
+            sessions,
+            drops: aggregate.window.as_ref().is_some_and(|w| w.late == Late::Drop),
+            keys: Arc::new(keys),
             groups,
             parts,
             layout,
@@ -101,21 +143,47 @@ impl Deltas {
         })
     }
 
-    /// Adds evaluated rows.
-    pub fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    /// Adds evaluated rows; `verdicts` go by the rows of the batch that they were.
+    pub fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         if input.rows == 0 {
             return Ok(());
         }
         let failed = |e| Error::halt("aggregate a batch").because(e);
-        let mut keys = Vec::with_capacity(self.keys + 1);
-        if let Some(size) = self.window_us {
-            let starts = TimestampMicrosecondArray::from(window_starts(&input.event_times, size));
-            keys.push(Arc::new(starts.with_timezone("UTC")) as ArrayRef);
+        let key_count = self.keys.fields().len();
+        let mut keys = Vec::with_capacity(key_count + 2);
+        let times = || input.event_times.iter();
+        match &mut self.windows {
+            None | Some(Windows::Session(_)) => {}
+            Some(Windows::Tumble(edges)) => {
+                keys.push(instants(times().map(|t| edges.around(t.0).0)));
+            }
+            Some(Windows::Hop(hops)) => {
+                keys.push(instants(times().map(|t| hops.pane(t.0))));
+                // Mostly the same for every row: no window of theirs is final.
+                let verdicts = if self.drops { verdicts } else { &[] };
+                let from = (0..input.rows).map(|row| match verdicts.get(input.origin_of(row)) {
+                    Some(Verdict::From(start)) => start.0,
+                    Some(Verdict::InTime | Verdict::Late) | None => i64::MIN,
+                });
+                keys.push(instants(from));
+            }
         }
-        keys.extend_from_slice(&input.columns[..self.keys]);
-        self.groups.intern(&keys, &mut self.indexes).map_err(failed)?;
-        let groups = self.groups.len();
-        let mut next = self.keys;
+        keys.extend_from_slice(&input.columns[..key_count]);
+        match keys.is_empty() {
+            true => self.indexes = vec![0; input.rows],
+            false => self.groups.intern(&keys, &mut self.indexes).map_err(failed)?,
+        }
+        let groups = match &mut self.sessions {
+            None => self.groups.len(),
+            // From here on a row's group is its piece of a session of its key.
+            Some(sessions) => {
+                for (index, t) in self.indexes.iter_mut().zip(input.event_times.iter()) {
+                    *index = sessions.piece(*index, t.0);
+                }
+                sessions.pieces()
+            }
+        };
+        let mut next = key_count;
         for part in &mut self.parts {
             let values: ArrayRef = match part.has_arg {
                 true => {
@@ -137,19 +205,21 @@ impl Deltas {
     }
 
     pub fn memory(&self) -> usize {
-        self.groups.size() + self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>()
+        let parts = self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>();
+        self.groups.size() + parts + self.sessions.as_ref().map_or(0, Sessions::memory)
     }
 
     /// The cut's delta: one row per group, sorted by key.
     pub fn finish(&mut self) -> Result<RecordBatch> {
-        let failed = |e| Error::halt("finish an aggregate").because(e);
-        if self.groups.is_empty() {
+        let pieces = self.sessions.as_ref().map_or(0, Sessions::pieces);
+        if self.groups.is_empty() && pieces == 0 {
             return Ok(RecordBatch::new_empty(self.schema.clone()));
         }
-        let keys = self.groups.emit(EmitTo::All).map_err(failed)?;
-        self.groups.clear_shrink(0);
-        let parts = self.parts.iter_mut().map(|p| p.accumulator.evaluate(EmitTo::All));
-        let parts = parts.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let Grouped { keys, ends, parts } = match self.windows {
+            Some(Windows::Hop(_)) => self.windows_of_panes()?,
+            Some(Windows::Session(_)) => self.sessions_of_pieces()?,
+            Some(Windows::Tumble(_)) | None => self.as_they_are()?,
+        };
         let sorted = |e| Error::halt("sort a delta by key").because(e);
         let by_key: Vec<_> = keys
             .iter()
@@ -157,18 +227,10 @@ impl Deltas {
             .collect();
         let order = lexsort_to_indices(&by_key, None).map_err(sorted)?;
         let in_order = |array: &ArrayRef| take(array, &order, None).map_err(sorted);
-        let first_key = usize::from(self.window_us.is_some());
+        let first_key = usize::from(self.windows.is_some());
         let columns = self.layout.iter().map(|from| match from {
             From::WindowStart => in_order(&keys[0]),
-            From::WindowEnd => {
-                let size = self.window_us.unwrap_or_default();
-                let starts = in_order(&keys[0])?;
-                let ends = starts
-                    .as_primitive::<TimestampMicrosecondType>()
-                    .unary(|t| t.saturating_add(size));
-                let ends: TimestampMicrosecondArray = ends;
-                Ok(Arc::new(ends.with_timezone("UTC")) as ArrayRef)
-            }
+            From::WindowEnd => in_order(ends.as_ref().expect("an end is of a window")),
             From::Key(i) => in_order(&keys[first_key + i]),
             From::Part(i) => in_order(&parts[*i]),
         });
@@ -176,14 +238,96 @@ impl Deltas {
         RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| Error::halt("build a delta").because(e))
     }
+
+    fn emit(&mut self) -> Result<Vec<ArrayRef>> {
+        let keys = self.groups.emit(EmitTo::All);
+        self.groups.clear_shrink(0);
+        keys.map_err(|e| Error::halt("finish an aggregate").because(e))
+    }
+
+    fn as_they_are(&mut self) -> Result<Grouped> {
+        let failed = |e| Error::halt("finish an aggregate").because(e);
+        let keys = self.emit()?;
+        let ends = match &mut self.windows {
+            Some(Windows::Tumble(edges)) => {
+                let starts = keys[0].as_primitive::<TimestampMicrosecondType>().values();
+                Some(instants(starts.iter().map(|start| edges.around(*start).1)))
+            }
+            Some(Windows::Hop(_) | Windows::Session(_)) | None => None,
+        };
+        let parts = self.parts.iter_mut().map(|p| p.accumulator.evaluate(EmitTo::All));
+        Ok(Grouped { keys, ends, parts: parts.collect::<Result<Vec<_>, _>>().map_err(failed)? })
+    }
+
+    /// Pieces that turned out to be of one session go together.
+    fn sessions_of_pieces(&mut self) -> Result<Grouped> {
+        let failed = |e| Error::halt("put sessions together").because(e);
+        let values = match self.keys.fields().is_empty() {
+            true => Vec::new(),
+            false => self.emit()?,
+        };
+        let sessions = self.sessions.as_mut().expect("pieces are of sessions").take();
+        let mut combined = Combined::new(&mut self.parts)?;
+        let sources = UInt32Array::from_iter_values(0..sessions.session_of_piece.len() as u32);
+        combined.add(&sources, &sessions.session_of_piece, sessions.keys.len())?;
+        let rows = UInt32Array::from(sessions.keys);
+        let mut keys = vec![instants(sessions.starts)];
+        for key in &values {
+            keys.push(take(key, &rows, None).map_err(failed)?);
+        }
+        Ok(Grouped { keys, ends: Some(instants(sessions.ends)), parts: combined.finish()? })
+    }
+
+    /// Each pane's group goes into the windows that the pane is of, less those that were final for
+    /// its rows. Once per pane, key and window, however many rows there were.
+    fn windows_of_panes(&mut self) -> Result<Grouped> {
+        let failed = |e| Error::halt("put panes together").because(e);
+        let panes = self.emit()?;
+        let mut combined = Combined::new(&mut self.parts)?;
+        let mut windows = group_values(&self.keys, 1).map_err(failed)?;
+        let Some(Windows::Hop(hops)) = &mut self.windows else { unreachable!("panes are of hop") };
+        let values = |i: usize| panes[i].as_primitive::<TimestampMicrosecondType>().values();
+        let (mut sources, mut starts): (Vec<u32>, Vec<i64>) = (Vec::new(), Vec::new());
+        let count = panes[0].len();
+        for (source, (pane, from)) in values(0).iter().zip(values(1)).enumerate() {
+            for (start, _) in hops.of(*pane).iter().filter(|(start, _)| start >= from) {
+                sources.push(source as u32);
+                starts.push(*start);
+            }
+            if sources.len() < COMBINED_ROWS && source + 1 < count {
+                continue;
+            }
+            let rows = UInt32Array::from(std::mem::take(&mut sources));
+            let mut keys = vec![instants(std::mem::take(&mut starts))];
+            for key in &panes[2..] {
+                keys.push(take(key, &rows, None).map_err(|e| failed(e.into()))?);
+            }
+            windows.intern(&keys, &mut self.indexes).map_err(failed)?;
+            combined.add(&rows, &self.indexes, windows.len())?;
+        }
+        let keys = windows.emit(EmitTo::All).map_err(failed)?;
+        let starts = keys[0].as_primitive::<TimestampMicrosecondType>().values();
+        let ends = Some(instants(starts.iter().map(|start| hops.end(*start))));
+        Ok(Grouped { keys, ends, parts: combined.finish()? })
+    }
 }
 
-type Accumulator = (Box<dyn GroupsAccumulator>, DataType);
+/// Instants that stand before the keys in a group.
+fn before(windows: Option<&Windows>) -> usize {
+    match windows {
+        // Sessions are found within their key.
+        None | Some(Windows::Session(_)) => 0,
+        // The window's start.
+        Some(Windows::Tumble(_)) => 1,
+        // The pane's, and that of the first window that takes the row.
+        Some(Windows::Hop(_)) => 2,
+    }
+}
 
-fn accumulator(
+fn accumulated(
     function: PartFunction,
     arg: DataType,
-) -> Result<Accumulator, datafusion::error::DataFusionError> {
+) -> Result<AggregateFunctionExpr, DataFusionError> {
     let function = match function {
         PartFunction::Count => count_udaf(),
         PartFunction::Sum => sum_udaf(),
@@ -192,9 +336,7 @@ fn accumulator(
     };
     let schema = Arc::new(Schema::new(vec![Field::new("arg", arg, true)]));
     let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new("arg", 0));
-    let expr =
-        AggregateExprBuilder::new(function, vec![column]).schema(schema).alias("part").build()?;
-    Ok((expr.create_groups_accumulator()?, expr.field().data_type().clone()))
+    AggregateExprBuilder::new(function, vec![column]).schema(schema).alias("part").build()
 }
 
 fn layout(model: &Model, aggregate: &Aggregate, parts: &[DataType]) -> (Vec<From>, Vec<Field>) {

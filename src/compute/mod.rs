@@ -11,9 +11,13 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+mod combine;
+mod course;
 pub mod lookup;
 mod plan;
 mod rows;
+mod runs;
+mod sessions;
 #[cfg(test)]
 mod tests;
 pub mod unique;
@@ -22,18 +26,25 @@ use crate::{
     catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
-    event_time::Lateness,
+    event_time::{Lateness, Verdict, Windows},
     record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
 };
 use aggregate::Deltas;
 use arrow::{
-    array::{AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch},
+    array::{AsArray, BooleanArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
+use course::Courses;
 use lookup::Version;
 use plan::{Failures, Input, Plan};
 use rows::LatestRows;
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use runs::{Run, choose, count_duplicates, runs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 /// All models of one topic, and its dead letters: the outputs of the lane of tables.
 pub struct Tables {
@@ -56,17 +67,20 @@ struct Standing {
 
 struct ModelState {
     model: Arc<Model>,
+    max_disorder: Duration,
     plan: Plan,
     open: OpenModel,
+    /// As the model's window says; None: it has none.
+    windows: Option<Windows>,
     standings: Standings,
-    /// Rows since the last seal that came after their window was final.
+    /// Rows since the last seal of which a window was final before they came.
     late: u64,
     /// Rows since the last seal that found nothing in the reference.
     misses: u64,
 }
 
 enum OpenModel {
-    Aggregate(Deltas),
+    Aggregate(Box<Deltas>),
     Rows(LatestRows),
 }
 
@@ -75,8 +89,11 @@ enum OpenModel {
 pub struct Refusal {
     /// Index in the records given to `admit`.
     pub record: usize,
-    /// `DeadLetters`: refused by decode, so by every output.
+    /// `DeadLetters`: refused by decode; else the one model.
     pub output: Output,
+    /// Whose dead it is now (those that have passed it before are not among them), and the highest
+    /// event time that each had seen before it.
+    pub refused_by: Vec<(Output, Option<EventTime>)>,
     pub class: RejectClass,
     pub column: Option<String>,
     pub reason: String,
@@ -87,7 +104,7 @@ pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
     pub tables: Vec<(Arc<str>, RecordBatch)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows that came after their window was final (taken or dropped).
+    /// Per model: rows of which a window was final before they came (taken or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
     /// Per model with a reference: rows that found nothing in it.
     pub misses: BTreeMap<Arc<str>, u64>,
@@ -189,9 +206,10 @@ impl Tables {
         from: &[(Partition, Offset)],
         duplicates: &[bool],
     ) -> Result<Vec<Refusal>> {
-        let mut refusals = self.admit_rejects(records, decoded, from);
         self.admit_empty(records, decoded, from);
         let runs = runs(&decoded.rows, from);
+        let mut courses = Courses::new(decoded, &runs);
+        let mut refusals = self.admit_rejects(records, decoded, from, &mut courses);
         // For the dead letters a good record is one that they leave out.
         for run in &runs {
             let standing = standing(&mut self.dead_letters, run.partition);
@@ -203,14 +221,38 @@ impl Tables {
             }
         }
         for state in &mut self.models {
-            let failures = state.admit(decoded, &runs, duplicates)?;
-            refusals.extend(failures.into_iter().map(|(row, reason)| Refusal {
-                record: record_of(row, decoded),
-                output: state.output(),
-                class: RejectClass::Model,
-                column: None,
-                reason,
-            }));
+            let before = state.event_time_maxima(&runs);
+            let failures = state.admit(decoded, &runs, duplicates, None)?;
+            for (row, reason) in failures {
+                let record = record_of(row, decoded);
+                let (partition, offset) = (records[record].partition, records[record].offset);
+                let floor = standing(&mut state.standings, partition).floor;
+                let in_batch = courses.highest(partition, floor, offset);
+                let seen = before.get(&partition).copied().flatten().max(in_batch);
+                refusals.push(refused_by_model(state.output(), record, seen, reason));
+            }
+        }
+        Ok(refusals)
+    }
+
+    /// Adds rows that were refused in their place, each with the highest event time that its
+    /// partition had there: its lateness is judged by that, and it raises no watermark. Rows are
+    /// sorted by partition and offset; all of them count, wherever the marks stand.
+    pub fn admit_retried(
+        &mut self,
+        decoded: &Decoded,
+        before: &[Option<EventTime>],
+    ) -> Result<Vec<Refusal>> {
+        assert_eq!(decoded.event_times.len(), before.len(), "each row has its judge");
+        let partitions: BTreeSet<i32> = partitions(&decoded.rows).iter().copied().collect();
+        let from: Vec<_> = partitions.into_iter().map(|p| (Partition(p), Offset(0))).collect();
+        let runs = runs(&decoded.rows, &from);
+        let mut refusals = Vec::new();
+        for state in &mut self.models {
+            for (row, reason) in state.admit(decoded, &runs, &[], Some(before))? {
+                let record = record_of(row, decoded);
+                refusals.push(refused_by_model(state.output(), record, before[row], reason));
+            }
         }
         Ok(refusals)
     }
@@ -220,6 +262,7 @@ impl Tables {
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
+        courses: &mut Courses<'_>,
     ) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         for reject in &decoded.rejects {
@@ -227,13 +270,21 @@ impl Tables {
             if !is_wanted(record, from) {
                 continue;
             }
-            for state in &mut self.models {
-                standing(&mut state.standings, record.partition).refuse(record.offset);
+            let mut refused_by = Vec::new();
+            let models = self.models.iter_mut().map(|s| (s.output(), &mut s.standings));
+            let all = std::iter::once((Output::DeadLetters, &mut self.dead_letters)).chain(models);
+            for (output, standings) in all {
+                let standing = standing(standings, record.partition);
+                if standing.refuse(record.offset) {
+                    let in_batch = courses.highest(record.partition, standing.floor, record.offset);
+                    refused_by.push((output, standing.lateness.watermark.max().max(in_batch)));
+                }
             }
-            if standing(&mut self.dead_letters, record.partition).refuse(record.offset) {
+            if !refused_by.is_empty() {
                 refusals.push(Refusal {
                     record: reject.record,
                     output: Output::DeadLetters,
+                    refused_by,
                     class: reject.class,
                     column: reject.column.clone(),
                     reason: reject.reason.clone(),
@@ -289,6 +340,16 @@ impl Tables {
     }
 }
 
+fn refused_by_model(
+    output: Output,
+    record: usize,
+    seen: Option<EventTime>,
+    reason: String,
+) -> Refusal {
+    let refused_by = vec![(output.clone(), seen)];
+    Refusal { record, output, refused_by, class: RejectClass::Model, column: None, reason }
+}
+
 fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
     from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
 }
@@ -331,7 +392,18 @@ impl ModelState {
         let plan = Plan::new(topic, model)?;
         let open = OpenModel::new(model, &plan)?;
         let standings = Standings::new();
-        Ok(Self { model: model.clone(), plan, open, standings, late: 0, misses: 0 })
+        let mut state = Self {
+            model: model.clone(),
+            max_disorder: topic.max_disorder,
+            plan,
+            open,
+            windows: None,
+            standings,
+            late: 0,
+            misses: 0,
+        };
+        state.windows = state.window().map(|window| Windows::new(&window.shape));
+        Ok(state)
     }
 
     fn output(&self) -> Output {
@@ -340,11 +412,21 @@ impl ModelState {
 
     /// A row's way: the floor, the judge's verdict, WHERE, lateness, the model's expressions. Where it ends is its
     /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
-    fn admit(&mut self, decoded: &Decoded, runs: &[Run], duplicates: &[bool]) -> Result<Failures> {
+    /// With `retried`, each row is judged by the event time given for it.
+    fn admit(
+        &mut self,
+        decoded: &Decoded,
+        runs: &[Run],
+        duplicates: &[bool],
+        retried: Option<&[Option<EventTime>]>,
+    ) -> Result<Failures> {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let late = self.judge(&decoded.event_times, &runs);
+        let verdicts = match retried {
+            None => self.judge(&decoded.event_times, &runs),
+            Some(before) => self.judge_retried(&decoded.event_times, before),
+        };
 
         let chosen = choose(&runs, decoded.rows.num_rows(), duplicates);
         let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
@@ -356,7 +438,7 @@ impl ModelState {
             self.fates(run).filtered += run.len() - passed - twice;
             self.fates(run).duplicate += twice;
         }
-        let input = self.meet_late(input, &late, &runs)?;
+        let input = self.meet_late(input, &verdicts, &runs)?;
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
@@ -364,7 +446,7 @@ impl ModelState {
             self.fates(run).accepted += input.count_within(&run.rows);
             self.fates(run).dead += count_within(&failures, &run.rows);
         }
-        self.open.add(&input)?;
+        self.open.add(&input, &verdicts)?;
         Ok(failures)
     }
 
@@ -379,44 +461,69 @@ impl ModelState {
         }
     }
 
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives for each
-    /// row of the batch whether its window was final before it came; empty: none was.
-    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<bool> {
-        let Some(window) = self.window() else {
-            for run in runs {
-                standing(&mut self.standings, run.partition).observe(&times[run.rows.clone()]);
-            }
-            return Vec::new();
-        };
-        let size = window.size.as_micros() as i64;
-        let allowed = window.allowed_lateness.as_micros() as i64;
-        let (mut late, mut count) = (Vec::new(), 0);
+    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives what was
+    /// final before each row of the batch came; empty: nothing of any.
+    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
         for run in runs {
-            late.resize(run.rows.start, false);
             let lateness = &mut standing(&mut self.standings, run.partition).lateness;
-            count += lateness.judge(&times[run.rows.clone()], size, allowed, &mut late);
+            let of_run = &times[run.rows.clone()];
+            match (&mut self.windows, allowed) {
+                (Some(windows), Some(allowed)) => {
+                    lateness.judge(of_run, windows, allowed, run.rows.start, &mut verdicts);
+                }
+                _ => of_run.iter().max().into_iter().for_each(|max| lateness.observe(*max)),
+            }
         }
-        late.resize(if count == 0 { 0 } else { times.len() }, false);
-        late
+        if !verdicts.is_empty() {
+            verdicts.resize(times.len(), Verdict::InTime);
+        }
+        verdicts
     }
 
-    /// Counts the late rows, and takes them out where the model says so.
+    /// As [`Self::judge`], by what was seen before each row; nothing is raised.
+    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
+        let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else { return verdicts };
+        for (row, (time, before)) in times.iter().zip(before).enumerate() {
+            let mut lateness = Lateness::new(*before, self.max_disorder);
+            lateness.judge(std::slice::from_ref(time), windows, allowed, row, &mut verdicts);
+        }
+        if !verdicts.is_empty() {
+            verdicts.resize(times.len(), Verdict::InTime);
+        }
+        verdicts
+    }
+
+    fn event_time_maxima(&self, runs: &[Run]) -> BTreeMap<Partition, Option<EventTime>> {
+        let max = |run: &Run| {
+            let standing = self.standings.get(&run.partition).expect(ADOPTED);
+            (run.partition, standing.lateness.watermark.max())
+        };
+        runs.iter().map(max).collect()
+    }
+
+    /// Counts the rows of which something was final, and takes the late ones out where the model
+    /// says so.
     fn meet_late<'d>(
         &mut self,
         input: Input<'d>,
-        late: &[bool],
+        verdicts: &[Verdict],
         runs: &[Run],
     ) -> Result<Input<'d>> {
-        if late.is_empty() {
+        if verdicts.is_empty() {
             return Ok(input);
         }
-        let in_time: BooleanArray =
-            (0..input.rows).map(|row| Some(!late[input.origin_of(row)])).collect();
-        self.late += in_time.false_count() as u64;
+        let verdict = |row| verdicts[input.origin_of(row)];
+        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
         if self.window().is_none_or(|window| window.late == Late::Amend) {
             return Ok(input);
         }
-        let kept = input.keep(&in_time)?;
+        let taken: BooleanArray =
+            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
+        let kept = input.keep(&taken)?;
         for run in runs {
             self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
         }
@@ -428,15 +535,15 @@ impl OpenModel {
     fn new(model: &Model, plan: &Plan) -> Result<Self> {
         Ok(match &model.kind {
             ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Deltas::new(model, aggregate, plan)?)
+                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
             }
             ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
         })
     }
 
-    fn add(&mut self, input: &Input<'_>) -> Result<()> {
+    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
         match self {
-            Self::Aggregate(deltas) => deltas.add(input),
+            Self::Aggregate(deltas) => deltas.add(input, verdicts),
             Self::Rows(rows) => rows.add(input),
         }
     }
@@ -456,42 +563,6 @@ impl OpenModel {
     }
 }
 
-/// Neighbouring rows of one partition, at least one.
-struct Run {
-    partition: Partition,
-    rows: Range<usize>,
-}
-
-impl Run {
-    fn len(&self) -> u64 {
-        self.rows.len() as u64
-    }
-
-    /// Its rows at or above the floor: offsets ascend within a run.
-    fn above(&self, batch: &RecordBatch, floor: Offset) -> Option<Self> {
-        let offsets = &offsets(batch)[self.rows.clone()];
-        let below = match offsets[0] >= floor.0 {
-            true => 0,
-            false => offsets.partition_point(|offset| *offset < floor.0),
-        };
-        let rows = self.rows.start + below..self.rows.end;
-        (!rows.is_empty()).then_some(Self { partition: self.partition, rows })
-    }
-}
-
-fn runs(batch: &RecordBatch, from: &[(Partition, Offset)]) -> Vec<Run> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    for chunk in partitions(batch).chunk_by(|a, b| a == b) {
-        let run = Run { partition: Partition(chunk[0]), rows: start..start + chunk.len() };
-        start = run.rows.end;
-        if let Some((_, floor)) = from.iter().find(|(p, _)| *p == run.partition) {
-            runs.extend(run.above(batch, *floor));
-        }
-    }
-    runs
-}
-
 /// `_partition` and `_offset` of each row.
 pub fn places(batch: &RecordBatch) -> (&[i32], &[i64]) {
     (partitions(batch), offsets(batch))
@@ -505,35 +576,6 @@ fn partitions(batch: &RecordBatch) -> &[i32] {
 /// `_offset`, by its place in every topic's schema.
 fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
-}
-
-/// The rows of these runs, of so many, without the duplicates; None: all of them.
-fn choose(runs: &[Run], rows: usize, duplicates: &[bool]) -> Option<BooleanArray> {
-    if !duplicates.is_empty() {
-        let mut chosen = vec![false; rows];
-        for row in runs.iter().flat_map(|run| run.rows.clone()) {
-            chosen[row] = !duplicates[row];
-        }
-        return Some(BooleanArray::from(chosen));
-    }
-    if runs.iter().map(|run| run.rows.len()).sum::<usize>() == rows {
-        return None;
-    }
-    let mut chosen = BooleanBufferBuilder::new(rows);
-    for run in runs {
-        chosen.append_n(run.rows.start - chosen.len(), false);
-        chosen.append_n(run.rows.len(), true);
-    }
-    chosen.append_n(rows - chosen.len(), false);
-    Some(BooleanArray::new(chosen.finish(), None))
-}
-
-/// How many of these rows are duplicates.
-fn count_duplicates(duplicates: &[bool], rows: &Range<usize>) -> u64 {
-    match duplicates.is_empty() {
-        true => 0,
-        false => duplicates[rows.clone()].iter().filter(|twice| **twice).count() as u64,
-    }
 }
 
 /// How many of the failures, which ascend, are of these rows.

@@ -21,6 +21,8 @@
 //! record: with a hundred million keys remembered and a million million records, about 3 in 10^19
 //! that it ever happens.
 
+pub mod retried;
+
 use crate::{
     catalog::Topic,
     decode::Decoded,
@@ -117,10 +119,15 @@ impl Hasher for TopBits {
     }
 }
 
+/// From a key's event time to the event time of its partition at which it is forgotten.
+fn remember_us(within: Duration, max_disorder: Duration) -> i64 {
+    let us = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+    us(within).saturating_add(us(max_disorder))
+}
+
 impl Keys {
     pub fn new(within: Duration, max_disorder: Duration) -> Self {
-        let us = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
-        let remember_us = us(within).saturating_add(us(max_disorder));
+        let remember_us = remember_us(within, max_disorder);
         Self {
             remember_us,
             step_us: (remember_us / STEPS).max(1),
@@ -406,6 +413,12 @@ impl Hashing {
         let secret: [u8; 16] = declared[..16].try_into().expect("SHA-256 has 32 bytes");
         let hasher = SipHasher24::new_with_key(&secret);
         Some(Self { columns: spec.columns.clone(), hasher })
+    }
+
+    /// Of each row.
+    pub fn keys(&self, rows: &RecordBatch) -> Result<Vec<Key>> {
+        let columns = self.columns(rows);
+        (0..rows.num_rows()).map(|row| self.key(&columns, row)).collect()
     }
 
     fn columns(&self, rows: &RecordBatch) -> Vec<ArrayRef> {

@@ -4,7 +4,8 @@
 //! Owns: the shape of a cut. Does not own: when to cut (`pipeline::worker`), how a yield is
 //! applied (`warehouse`) or written (`lake`).
 //!
-//! C-1  For each (output, partition) of a cut, `span.from` equals the mark it moves.
+//! C-1  For each (output, partition) of a cut, `span.from` equals the mark it moves. (A retry of dead
+//!      letters moves none: it changes the fates of offsets that are passed.)
 //! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
 //! C-3  A cut's yield comes from the records of its spans and nothing else.
 
@@ -73,7 +74,8 @@ pub struct ReferenceUse {
 /// One row of `highwater.dead_letters`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// What refused it: `dead_letters` (every output), or one model.
+    /// What it is a letter of: `dead_letters` for what decode refuses, or the one output that
+    /// refuses what others take.
     pub output: Output,
     pub partition: Partition,
     pub offset: i64,
@@ -81,9 +83,38 @@ pub struct DeadLetter {
     pub class: &'static str,
     pub column: Option<String>,
     pub reason: String,
+    /// As it came; None: not kept, Kafka has it.
+    pub raw: Option<Raw>,
+    /// Who counts the record as dead in this cut, and the highest event time that each had seen
+    /// before it.
+    pub refused_by: Vec<(Output, Option<EventTime>)>,
+}
+
+/// A record's own bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw {
     pub key: Option<Bytes>,
     pub value: Option<Bytes>,
     pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+impl DeadLetter {
+    /// What it costs to hold.
+    pub fn memory(&self) -> usize {
+        let raw = self.raw.as_ref().map_or(0, Raw::len);
+        raw + self.reason.len() + 64 * self.refused_by.len() + 256
+    }
+}
+
+impl Raw {
+    /// Bytes of key and value.
+    pub fn len(&self) -> usize {
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// One row of `highwater.lake_files`: uploaded whole, visible only once completed.

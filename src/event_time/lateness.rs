@@ -1,6 +1,6 @@
 //! How far a partition's event time has come, and which records come after their window was final.
 
-use super::window::bounds;
+use super::Windows;
 use crate::record::EventTime;
 use std::time::Duration;
 
@@ -41,6 +41,17 @@ impl Watermark {
     }
 }
 
+/// What became final before a record came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    InTime,
+    /// Windows that begin before this one of those that take it.
+    From(EventTime),
+    /// Every window that takes it.
+    Late,
+}
+
 /// The judge of one output in one partition. Records are given in offset order, each once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lateness {
@@ -53,37 +64,29 @@ impl Lateness {
         Self { watermark: Watermark::new(event_time_max, max_disorder) }
     }
 
-    /// Whether the record's tumbling window was final before it came; then lets it raise the
-    /// watermark. A late record raises nothing, as it is behind the watermark.
-    pub fn late(&mut self, t: EventTime, size_us: i64, allowed_lateness_us: i64) -> bool {
-        let (_, end) = bounds(t.0, size_us);
-        let late = self.watermark.is_final(end, allowed_lateness_us);
-        self.watermark.observe(t);
-        late
-    }
-
-    /// [`Self::late`] of each, in offset order; the answers are appended to `late`. Returns how
-    /// many are late.
+    /// Judges each record, in offset order, and lets it raise the watermark; a late one raises
+    /// nothing, as it is behind it. `times` are those of the rows from `first` on; verdicts go by
+    /// row, and those at the end that are missing are in time: mostly there are none.
     pub fn judge(
         &mut self,
         times: &[EventTime],
-        size_us: i64,
+        windows: &mut Windows,
         allowed_lateness_us: i64,
-        late: &mut Vec<bool>,
-    ) -> usize {
-        late.reserve(times.len());
-        let mut count = 0;
-        let (mut start, mut end) = (i64::MAX, i64::MIN);
-        for &t in times {
-            if t.0 < start || t.0 >= end {
-                (start, end) = bounds(t.0, size_us);
+        first: usize,
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        for (row, t) in times.iter().enumerate() {
+            let (first_end, last_end) = windows.ends(t.0);
+            if self.watermark.is_final(first_end, allowed_lateness_us) {
+                let is_final = |end| self.watermark.is_final(end, allowed_lateness_us);
+                verdicts.resize(first + row, Verdict::InTime);
+                verdicts.push(match is_final(last_end) {
+                    true => Verdict::Late,
+                    false => Verdict::From(EventTime(windows.first_open(t.0, is_final))),
+                });
             }
-            let is_late = self.watermark.is_final(end, allowed_lateness_us);
-            self.watermark.observe(t);
-            late.push(is_late);
-            count += usize::from(is_late);
+            self.watermark.observe(*t);
         }
-        count
     }
 
     /// A record that is not judged (no windows, or left out by WHERE) still raises the watermark.
@@ -95,6 +98,7 @@ impl Lateness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{Grid, Shape};
     use proptest::prelude::*;
 
     fn lateness(max: Option<i64>, disorder_us: u64) -> Lateness {
@@ -118,25 +122,48 @@ mod tests {
         assert_eq!(watermark.value(), Some(EventTime(i64::MIN)));
     }
 
+    fn tumbling(size_us: u64) -> Windows {
+        Windows::new(&Shape::Tumble(Grid::Fixed(Duration::from_micros(size_us))))
+    }
+
+    fn judged(
+        judge: &mut Lateness,
+        times: &[i64],
+        windows: &mut Windows,
+        allowed: i64,
+    ) -> Vec<Verdict> {
+        let times: Vec<_> = times.iter().copied().map(EventTime).collect();
+        let mut verdicts = Vec::new();
+        judge.judge(&times, windows, allowed, 0, &mut verdicts);
+        verdicts.resize(times.len(), Verdict::InTime);
+        verdicts
+    }
+
     #[test]
     fn a_record_is_late_from_the_instant_its_window_and_the_allowance_have_passed() {
         // Windows of 10, disorder 2, allowed lateness 5: [0, 10) is final at an event time of 17.
-        for (max, late) in [(None, false), (Some(16), false), (Some(17), true), (Some(99), true)] {
-            assert_eq!(lateness(max, 2).late(EventTime(9), 10, 5), late, "max={max:?}");
+        for (max, verdict) in [
+            (None, Verdict::InTime),
+            (Some(16), Verdict::InTime),
+            (Some(17), Verdict::Late),
+            (Some(99), Verdict::Late),
+        ] {
+            let verdicts = judged(&mut lateness(max, 2), &[9], &mut tumbling(10), 5);
+            assert_eq!(verdicts, [verdict], "max={max:?}");
         }
     }
 
     #[test]
     fn a_record_far_ahead_is_not_late_by_its_own_doing() {
-        let mut judge = lateness(Some(0), 0);
-        assert!(!judge.late(EventTime(1_000_000), 10, 0));
-        assert!(judge.late(EventTime(5), 10, 0));
-        assert!(!judge.late(EventTime(1_000_000), 10, 0));
+        let verdicts =
+            judged(&mut lateness(Some(0), 0), &[1_000_000, 5, 1_000_000], &mut tumbling(10), 0);
+        assert_eq!(verdicts, [Verdict::InTime, Verdict::Late, Verdict::InTime]);
     }
 
     #[test]
     fn the_first_record_of_a_partition_is_never_late() {
-        assert!(!lateness(None, 0).late(EventTime(i64::MIN), 10, 0));
+        let verdicts = judged(&mut lateness(None, 0), &[i64::MIN], &mut tumbling(10), 0);
+        assert_eq!(verdicts, [Verdict::InTime]);
     }
 
     proptest! {
@@ -148,26 +175,30 @@ mod tests {
             borders in prop::collection::vec(0usize..80, 0..6),
             size in 1i64..30, allowed in 0i64..30, disorder in 0u64..30,
         ) {
-            let slow: Vec<bool> = (0..times.len()).map(|i| {
+            let slow: Vec<Verdict> = (0..times.len()).map(|i| {
                 let end = times[i].div_euclid(size) * size + size;
                 let seen = start.iter().chain(&times[..i]).max();
-                seen.is_some_and(|max| end + allowed <= max - disorder as i64)
+                match seen.is_some_and(|max| end + allowed <= max - disorder as i64) {
+                    true => Verdict::Late,
+                    false => Verdict::InTime,
+                }
             }).collect();
 
-            let times: Vec<_> = times.into_iter().map(EventTime).collect();
+            let mut windows = tumbling(size as u64);
             let mut one = lateness(start, disorder);
-            let singly: Vec<bool> = times.iter().map(|t| one.late(*t, size, allowed)).collect();
-            prop_assert_eq!(&singly, &slow);
+            let singly = times.iter().flat_map(|t| judged(&mut one, &[*t], &mut windows, allowed));
+            prop_assert_eq!(&singly.collect::<Vec<_>>(), &slow);
 
+            let times: Vec<_> = times.into_iter().map(EventTime).collect();
             let mut borders: Vec<_> = borders.into_iter().map(|b| b.min(times.len())).collect();
             borders.extend([0, times.len()]);
             borders.sort_unstable();
-            let (mut many, mut late, mut count) = (lateness(start, disorder), Vec::new(), 0);
+            let (mut many, mut verdicts) = (lateness(start, disorder), Vec::new());
             for pair in borders.windows(2) {
-                count += many.judge(&times[pair[0]..pair[1]], size, allowed, &mut late);
+                many.judge(&times[pair[0]..pair[1]], &mut windows, allowed, pair[0], &mut verdicts);
             }
-            prop_assert_eq!(&late, &slow);
-            prop_assert_eq!(count, slow.iter().filter(|late| **late).count());
+            verdicts.resize(times.len(), Verdict::InTime);
+            prop_assert_eq!(verdicts, slow);
             prop_assert_eq!(many, one);
         }
 

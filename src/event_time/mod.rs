@@ -1,7 +1,7 @@
-//! Watermarks, lateness and tumbling windows: arithmetic on [`EventTime`]. No clock.
+//! Watermarks, lateness and windows: arithmetic on event time. No clock.
 //!
 //! Owns: how far a partition's event time has come ([`Watermark`]), which records come too late
-//! ([`Lateness`]), where windows begin ([`window_start`]). Does not own: where the state is kept
+//! ([`Lateness`]), where windows begin and end ([`Windows`]). Does not own: where the state is kept
 //! (`record::Mark` has the highest event time; the caller holds one [`Lateness`] per output and
 //! partition), nor what is done with a late record.
 //!
@@ -10,8 +10,11 @@
 //! E-2  Where one batch ends and the next begins makes no difference.
 //! E-3  A window, once final, stays final: a watermark never goes back.
 
+mod grid;
+#[cfg(test)]
+mod grid_tests;
 mod lateness;
-mod window;
+mod windows;
 
-pub use lateness::{Lateness, Watermark};
-pub use window::{window_start, window_starts};
+pub use lateness::{Lateness, Verdict, Watermark};
+pub use windows::Windows;

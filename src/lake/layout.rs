@@ -35,13 +35,27 @@ pub struct FileName {
     pub partition: Partition,
     pub from: Offset,
     pub epoch: Epoch,
+    pub origin: Origin,
+}
+
+/// What made a file. A retry of dead letters takes offsets that cuts have passed, so its files
+/// stand beside those of cuts: their names end in `-retry` and are exempt from L-2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Cut,
+    Retry,
 }
 
 impl FileName {
-    /// Zero-padded: order of name is order of sequence (L-2).
+    /// Zero-padded: order of name is order of sequence (L-2). A retry's is told from others by
+    /// its first offset, which the lake takes once.
     pub fn file(&self) -> String {
-        let Self { sequence, partition, from, epoch } = self;
-        format!("{sequence:012}-{:05}-{:019}-{}.parquet", partition.0, from.0, epoch.0)
+        let Self { sequence, partition, from, epoch, origin } = self;
+        let retry = match origin {
+            Origin::Cut => "",
+            Origin::Retry => "-retry",
+        };
+        format!("{sequence:012}-{:05}-{:019}-{}{retry}.parquet", partition.0, from.0, epoch.0)
     }
 }
 

@@ -34,7 +34,7 @@ fn paths(layout: &mut Layout, rows: &RecordBatch) -> Vec<String> {
 fn order_of_name_is_order_of_sequence() {
     let name = |sequence| {
         let (partition, from, epoch) = (Partition(3), Offset(120), Epoch(7));
-        FileName { sequence, partition, from, epoch }.file()
+        FileName { sequence, partition, from, epoch, origin: Origin::Cut }.file()
     };
     assert_eq!(name(42), "000000000042-00003-0000000000000000120-7.parquet");
     assert!(name(9) < name(10) && name(99_999) < name(100_000));

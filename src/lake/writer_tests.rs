@@ -13,7 +13,13 @@ use std::collections::BTreeMap;
 const HOUR_US: i64 = 3_600_000_000;
 
 fn name() -> FileName {
-    FileName { sequence: 7, partition: Partition(0), from: Offset(0), epoch: Epoch(2) }
+    FileName {
+        sequence: 7,
+        partition: Partition(0),
+        from: Offset(0),
+        epoch: Epoch(2),
+        origin: super::super::layout::Origin::Cut,
+    }
 }
 
 fn settings() -> WriterSettings {

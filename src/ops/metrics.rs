@@ -84,6 +84,16 @@ fn describe() {
     describe_counter!("highwater_lake_bytes_total", Unit::Bytes, "Bytes of lake files committed");
     describe_counter!("highwater_lake_rolls_total", Unit::Count, "Lake cuts sealed, by reason");
     describe_histogram!("highwater_upload_seconds", Unit::Seconds, "Duration of putting one part");
+    describe_counter!(
+        "highwater_dead_letters_forwarded_total",
+        Unit::Count,
+        "Dead letters that Kafka confirmed, at least once each"
+    );
+    describe_gauge!(
+        "highwater_dead_letters_unforwarded",
+        Unit::Count,
+        "Dead letters that wait to be sent on"
+    );
     describe_gauge!("highwater_watermark_seconds", Unit::Seconds, "Watermark, seconds since 1970");
     describe_gauge!("highwater_lag_records", Unit::Count, "Records behind the log's end, by stage");
     describe_gauge!(

@@ -3,6 +3,7 @@
 //! Owns: what an operator types and sees. Does not own: any decision about data.
 
 pub mod check;
+pub mod dead_letters;
 pub mod http;
 pub mod metrics;
 pub mod references;

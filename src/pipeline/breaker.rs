@@ -22,36 +22,40 @@ impl Breaker {
         Self { limit: (share * WINDOW as f64) as u64, seen: 0, rejects: VecDeque::new() }
     }
 
-    /// Adds a batch; `rejects` are indexes in it, ascending. True: stop.
-    pub fn add(&mut self, records: usize, rejects: impl Iterator<Item = usize>) -> bool {
-        let mut broken = false;
+    /// Adds a batch; `rejects` are indexes in it, ascending. Gives the one at which to stop: it and
+    /// what comes after it are not counted.
+    pub fn add(&mut self, records: usize, rejects: impl Iterator<Item = usize>) -> Option<usize> {
         for index in rejects {
             let number = self.seen + index as u64;
             self.rejects.push_back(number);
             while self.rejects.front().is_some_and(|first| first + WINDOW <= number) {
                 self.rejects.pop_front();
             }
-            broken |= self.rejects.len() as u64 > self.limit;
+            if self.rejects.len() as u64 > self.limit {
+                self.rejects.pop_back();
+                self.seen = number;
+                return Some(index);
+            }
         }
         self.seen += records as u64;
-        broken
+        None
     }
 }
 
-/// What a person reads who comes to look.
-pub fn sentence(topic: &Topic, records: &[RawRecord<'_>], rejects: &[Reject]) -> String {
+/// Why a topic stops before the reject of this record.
+pub fn sentence(topic: &Topic, records: &[RawRecord<'_>], rejects: &[Reject], at: usize) -> String {
     let share = topic.stop_above.unwrap_or(1.0) * 100.0;
-    let last = rejects.last().map(|reject| {
+    let last = rejects.iter().find(|reject| reject.record == at).map(|reject| {
         let record = &records[reject.record];
         let column = reject.column.as_deref().map(|c| format!(" column {c}:")).unwrap_or_default();
         format!(
-            "; the last one, {}/{}@{}:{column} {}",
+            "; it stands before {}/{}@{}:{column} {}",
             topic.kafka_topic, record.partition.0, record.offset, reject.reason
         )
     });
     format!(
         "more than {share} % of the last 10,000 records were refused{}. Mend the topic file or the \
-         producer (or raise stop_above) and start again: nothing of this batch was committed",
+         producer (or raise stop_above) and start again; those before it are in `highwater dead-letters list`",
         last.unwrap_or_default()
     )
 }
@@ -63,21 +67,32 @@ mod tests {
     #[test]
     fn it_breaks_above_the_share_and_not_at_it() {
         let mut breaker = Breaker::new(0.01);
-        assert!(!breaker.add(1000, 0..100), "100 of 10,000 is the limit itself");
-        assert!(breaker.add(1, 0..1));
+        assert_eq!(breaker.add(1000, 0..100), None, "100 of 10,000 is the limit itself");
+        assert_eq!(breaker.add(1, 0..1), Some(0));
     }
 
     #[test]
     fn old_rejects_are_forgotten() {
         let mut breaker = Breaker::new(0.01);
-        assert!(!breaker.add(10_000, 0..100));
-        assert!(!breaker.add(100, 0..100), "each new one pushes an old one out");
-        assert!(breaker.add(1, 0..1), "101 within the last 10,000");
+        assert_eq!(breaker.add(10_000, 0..100), None);
+        assert_eq!(breaker.add(100, 0..100), None, "each new one pushes an old one out");
+        assert_eq!(breaker.add(1, 0..1), Some(0), "101 within the last 10,000");
     }
 
     #[test]
     fn a_share_of_one_never_breaks() {
         let mut breaker = Breaker::new(1.0);
-        assert!(!breaker.add(50_000, 0..50_000));
+        assert_eq!(breaker.add(50_000, 0..50_000), None);
+    }
+
+    #[test]
+    fn it_says_at_which_record_it_breaks() {
+        let mut breaker = Breaker::new(0.01);
+        let rejects = (0..300).map(|n| n * 3);
+        assert_eq!(
+            breaker.add(1000, rejects),
+            Some(300),
+            "the hundred before are within the limit"
+        );
     }
 }

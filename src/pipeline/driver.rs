@@ -7,6 +7,7 @@
 use super::{
     breaker::{self, Breaker},
     encoder::LakeLane,
+    forward::Forwarder,
     report::{self, Reporter, Standing, TopicStatus},
     tables::{Job, References, TablesLane},
     take::{self, Taking},
@@ -109,6 +110,7 @@ pub struct Driver {
     breaker: Option<Breaker>,
     tables: TablesLane,
     lake: Option<LakeLane>,
+    forwarder: Option<Forwarder>,
     store: Option<Store>,
     context: Context,
     inbox: Receiver<News>,
@@ -148,9 +150,11 @@ impl Driver {
             }
             (None, _) => None,
         };
+        let forward = topic.forward.clone();
+        let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
-        report::register(&topic, &models, lanes, &KINDS.map(kind_label));
+        report::register(&topic, &models, lanes, &report::KINDS.map(report::kind_label));
         let mut worker = Worker::new(worker, lanes);
         if let Some(targets) = targets {
             worker.handle(Input::Targets(targets));
@@ -170,6 +174,7 @@ impl Driver {
             worker,
             tables,
             lake,
+            forwarder,
             store,
             context,
             inbox,
@@ -186,7 +191,7 @@ impl Driver {
             }
             self.decide(Input::Tick(self.origin.elapsed()), None)?;
             self.report();
-            if self.worker.is_drained() && self.lake.as_ref().is_none_or(|l| l.owed() == 0) {
+            if self.worker.is_drained() && self.owes_nothing() {
                 return self.end();
             }
             if self.worker.wants_records() && self.lake_is_ready() {
@@ -253,12 +258,15 @@ impl Driver {
     /// Counts an answer on its way to the worker.
     fn note(&mut self, input: Input) -> Input {
         match &input {
-            Input::Committed { lane, .. } => self.reporter.committed(*lane),
+            Input::Committed { lane, .. } => {
+                self.reporter.committed(*lane);
+                self.look_for_letters(*lane == Lane::Tables);
+            }
             Input::Failed { lane, kind, why, .. } | Input::TakeFailed { lane, kind, why, .. } => {
                 tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
                 metrics::counter!("highwater_commits_refused_total",
                     "topic" => self.topic.name.to_string(), "lane" => lane.as_str(),
-                    "kind" => kind_label(*kind))
+                    "kind" => report::kind_label(*kind))
                 .increment(1);
                 self.reporter.failed(*lane, why);
             }
@@ -284,6 +292,15 @@ impl Driver {
         self.decide(failed, batch)
     }
 
+    /// Tells who sends letters on that there may be some.
+    fn look_for_letters(&self, committed: bool) {
+        let Some(forwarder) = &self.forwarder else { return };
+        let held = self.worker.positions(Lane::Tables).into_iter().map(|(p, ..)| p).collect();
+        if committed || !forwarder.holds(&held) {
+            forwarder.look(held);
+        }
+    }
+
     fn decide(&mut self, input: Input, batch: Option<&Batch<'_>>) -> Result<()> {
         self.worker.handle(input);
         while let Some(effect) = self.worker.next_effect() {
@@ -297,15 +314,19 @@ impl Driver {
             Ok(fetched) => fetched,
             Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
         };
-        let records = fetched.records();
-        let decoded = self.decoder.decode(&records);
-        self.count(&records, &decoded);
-        if let Some(breaker) = &mut self.breaker
-            && breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
-        {
-            let why = breaker::sentence(&self.topic, &records, &decoded.rejects);
-            return self.decide(Input::Halt { why }, None);
+        let mut records = fetched.records();
+        let mut decoded = self.decoder.decode(&records);
+        let broken = self.breaker.as_mut().and_then(|breaker| {
+            breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
+        });
+        let mut broken_by = None;
+        if let Some(at) = broken {
+            broken_by = Some(breaker::sentence(&self.topic, &records, &decoded.rejects, at));
+            // What came before it is committed, so that its letters can be looked at.
+            records.truncate(at);
+            decoded = self.decoder.decode(&records);
         }
+        self.count(&records, &decoded);
         let mut arrivals = arrivals(&records);
         for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
@@ -314,7 +335,20 @@ impl Driver {
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
-        self.measure()
+        self.measure()?;
+        match broken_by {
+            None => Ok(()),
+            Some(why) => {
+                self.stopped(why);
+                self.decide(Input::Drain, None)
+            }
+        }
+    }
+
+    fn stopped(&mut self, why: String) {
+        tracing::error!(topic = %self.topic.name, "stopped: {why}");
+        metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string()).set(1.0);
+        self.reporter.stopped = Some(why);
     }
 
     fn measure(&mut self) -> Result<()> {
@@ -384,12 +418,7 @@ impl Driver {
                 self.tables.passed(&offsets);
                 self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
             }
-            Effect::Stop { why } => {
-                tracing::error!(topic = %self.topic.name, "stopped: {why}");
-                metrics::gauge!("highwater_topic_stopped", "topic" => self.topic.name.to_string())
-                    .set(1.0);
-                self.reporter.stopped = Some(why);
-            }
+            Effect::Stop { why } => self.stopped(why),
         }
         Ok(())
     }
@@ -524,10 +553,17 @@ impl Driver {
     }
 
     fn is_caught_up(&self) -> bool {
-        self.worker.is_caught_up() && self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+        self.worker.is_caught_up() && self.owes_nothing()
+    }
+
+    /// Committed files are visible, dead letters sent on (or nobody takes them).
+    fn owes_nothing(&self) -> bool {
+        self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+            && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
     }
 
     fn publish_status(&mut self) {
+        self.look_for_letters(false);
         for lane in [Lane::Tables, Lane::Lake] {
             for (partition, admitted, committed) in self.worker.positions(lane) {
                 self.reporter.stands(Standing { lane, partition, admitted, committed });
@@ -560,16 +596,4 @@ fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
         arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
-}
-
-const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];
-
-fn kind_label(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Retry => "retry",
-        Kind::Unknown => "unknown",
-        Kind::Fenced => "fenced",
-        Kind::Halt => "halt",
-        Kind::Config => "config",
-    }
 }

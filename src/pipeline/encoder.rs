@@ -20,18 +20,19 @@ use super::{
     counting,
     driver::{Context, News},
     held::{self, Held},
+    owed::publish_owed,
     report,
-    tables::lake_counts,
+    tables::{lake_counts, lake_refusals},
     worker::{Input, Move, Size},
 };
 use crate::{
     catalog::Topic,
     compute::Counted,
-    cut::{Advance, Cut, LakeFile, UploadId, Yield},
+    cut::{Advance, Cut, DeadLetter, LakeFile, UploadId, Yield},
     decode::Decoded,
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     lake::{
-        layout::FileName,
+        layout::{FileName, Origin},
         store::Store,
         writer::{Finished, LakeWriter, WriterSettings},
     },
@@ -40,7 +41,6 @@ use crate::{
 };
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -48,13 +48,13 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{sync::mpsc as channel, task::JoinSet};
 
 /// Batches that may wait for the encoder; at the limit the topic stops fetching.
 const WAITING_BATCHES: usize = 4;
-/// Files of one cut that are begun, completed or aborted at the same time.
+/// Files of one cut that are begun at the same time.
 const FILES_AT_ONCE: usize = 16;
 
 /// The driver's end of the lane.
@@ -64,6 +64,8 @@ pub struct LakeLane {
     event_time_max: BTreeMap<Partition, Option<EventTime>>,
     records: BTreeMap<Partition, u64>,
     pub(super) held: Held,
+    refused: Vec<DeadLetter>,
+    refused_bytes: usize,
     orders: mpsc::Sender<Order>,
     load: Arc<Load>,
     encoder: Option<std::thread::JoinHandle<()>>,
@@ -85,7 +87,7 @@ struct Load {
 enum Order {
     Open { cut: u64, name: FileName },
     Admit { rows: RecordBatch, event_times: Vec<EventTime> },
-    Seal { cut: u64, advances: Vec<Advance> },
+    Seal { cut: u64, advances: Vec<Advance>, refused: Vec<DeadLetter> },
     Abandon,
 }
 
@@ -116,6 +118,8 @@ impl LakeLane {
             event_time_max: BTreeMap::new(),
             records: BTreeMap::new(),
             held: Held::default(),
+            refused: Vec::new(),
+            refused_bytes: 0,
             orders,
             load,
             encoder: Some(thread),
@@ -132,6 +136,8 @@ impl LakeLane {
     pub fn abandon(&mut self) {
         self.counts.clear();
         self.records.clear();
+        self.refused.clear();
+        self.refused_bytes = 0;
         self.event_time_max.clear();
         self.held.clear();
         self.order(Order::Abandon);
@@ -145,7 +151,8 @@ impl LakeLane {
         from: Offset,
         epoch: Epoch,
     ) {
-        self.order(Order::Open { cut, name: FileName { sequence, partition, from, epoch } });
+        let name = FileName { sequence, partition, from, epoch, origin: Origin::Cut };
+        self.order(Order::Open { cut, name });
     }
 
     pub fn admit(
@@ -156,9 +163,17 @@ impl LakeLane {
     ) -> Result<()> {
         counting::add(&mut self.records, records, from);
         lake_counts(&mut self.counts, records, decoded, from);
+        for letter in lake_refusals(records, decoded, from) {
+            self.refuse(letter);
+        }
         let (rows, event_times) = held::at_or_above(decoded, from)?;
         self.encode(rows, event_times);
         Ok(())
+    }
+
+    pub(super) fn refuse(&mut self, letter: DeadLetter) {
+        self.refused_bytes += letter.memory();
+        self.refused.push(letter);
     }
 
     pub(super) fn count(&mut self, partition: Partition, records: u64, counted: Counted) {
@@ -183,12 +198,14 @@ impl LakeLane {
         }
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
-        self.order(Order::Seal { cut, advances });
+        let refused = std::mem::take(&mut self.refused);
+        self.refused_bytes = 0;
+        self.order(Order::Seal { cut, advances, refused });
     }
 
     pub fn size(&self) -> Size {
         Size {
-            memory: self.load.memory.load(Ordering::Relaxed),
+            memory: self.load.memory.load(Ordering::Relaxed) + self.refused_bytes,
             largest_file: self.load.largest_file.load(Ordering::Relaxed),
             files: self.load.files.load(Ordering::Relaxed),
         }
@@ -196,7 +213,9 @@ impl LakeLane {
 
     /// Bytes held by encoders and uploads.
     pub fn memory(&self) -> usize {
-        self.load.memory.load(Ordering::Relaxed) + self.load.uploading.load(Ordering::Relaxed)
+        let load = &self.load;
+        let encoding = load.memory.load(Ordering::Relaxed);
+        encoding + load.uploading.load(Ordering::Relaxed) + self.refused_bytes
     }
 
     pub fn is_ready(&self, uploading_limit: usize) -> bool {
@@ -277,8 +296,8 @@ impl Encoder {
                 }
                 Ok(())
             }
-            Order::Seal { cut, advances } => match self.open.take() {
-                Some(open) if open.cut == cut => self.publish(open, advances),
+            Order::Seal { cut, advances, refused } => match self.open.take() {
+                Some(open) if open.cut == cut => self.publish(open, advances, refused),
                 Some(_) | None => Ok(()),
             },
             Order::Abandon => {
@@ -288,7 +307,12 @@ impl Encoder {
         }
     }
 
-    fn publish(&mut self, open: OpenLake, advances: Vec<Advance>) -> Result<()> {
+    fn publish(
+        &mut self,
+        open: OpenLake,
+        advances: Vec<Advance>,
+        refused: Vec<DeadLetter>,
+    ) -> Result<()> {
         let OpenLake { cut, writer, mut uploads } = open;
         let finished = match writer.finish() {
             Ok(finished) => finished,
@@ -305,6 +329,7 @@ impl Encoder {
         let publication = Publication {
             cut,
             advances,
+            refused,
             finished,
             topic: self.topic.name.clone(),
             judged: self.topic.unique.is_some(),
@@ -455,6 +480,7 @@ impl UploadTarget {
 struct Publication {
     cut: u64,
     advances: Vec<Advance>,
+    refused: Vec<DeadLetter>,
     finished: Vec<Finished>,
     topic: Arc<str>,
     judged: bool,
@@ -464,7 +490,7 @@ struct Publication {
 }
 
 impl Publication {
-    async fn run(self, uploads: Uploads) {
+    async fn run(mut self, uploads: Uploads) {
         match self.commit(uploads).await {
             Ok(owed) => {
                 self.load.owed.fetch_add(owed.len(), Ordering::Relaxed);
@@ -479,7 +505,7 @@ impl Publication {
         }
     }
 
-    async fn commit(&self, uploads: Uploads) -> Result<Vec<Unfinished>> {
+    async fn commit(&mut self, uploads: Uploads) -> Result<Vec<Unfinished>> {
         let Uploads { files, mut tasks, .. } = uploads;
         // No more parts: the tasks end when they have put what they have.
         drop(files);
@@ -513,8 +539,13 @@ impl Publication {
             bytes: f.bytes,
         });
         let owed = owed.collect();
-        let files = (!files.is_empty()).then_some(Yield::Files(files));
-        let yields = files.into_iter().chain(self.judged.then_some(Yield::Judged)).collect();
+        let mut yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
+        if self.judged {
+            yields.push(Yield::Judged);
+        }
+        if !self.refused.is_empty() {
+            yields.push(Yield::DeadLetters(std::mem::take(&mut self.refused)));
+        }
         let cut = Cut { topic: self.topic.clone(), advances: self.advances.clone(), yields };
         let started = Instant::now();
         self.context.warehouse.commit(&cut).await?;
@@ -529,65 +560,4 @@ impl Publication {
             .increment(self.finished.len() as u64);
         metrics::counter!("highwater_lake_bytes_total", "topic" => topic).increment(bytes);
     }
-}
-
-/// Completes committed files, for as long as it takes: they are owed. Should the process end
-/// before, whoever takes the partition does it.
-async fn publish_owed(topic: &str, store: &Store, context: &Context, owed: Vec<Unfinished>) {
-    let mut wait = Duration::from_millis(200);
-    loop {
-        match complete(store, context, &owed).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(
-                    topic,
-                    files = owed.len(),
-                    "committed files wait to be completed: {error}"
-                );
-                if let Kind::Halt | Kind::Config = error.kind {
-                    context.tell(News::Halt(error.to_string()));
-                    return;
-                }
-            }
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(15));
-    }
-}
-
-async fn complete(store: &Store, context: &Context, owed: &[Unfinished]) -> Result<()> {
-    stream::iter(owed.to_vec())
-        .map(|file| {
-            let store = store.clone();
-            async move { store.complete(&file.path, &file.upload, file.bytes).await }
-        })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect::<Vec<()>>()
-        .await?;
-    let paths: Vec<String> = owed.iter().map(|f| f.path.clone()).collect();
-    if !paths.is_empty() {
-        context.warehouse.completed(&paths).await?;
-    }
-    Ok(())
-}
-
-/// What owners before left: committed files are completed, uploads that no cut can commit any
-/// more are aborted.
-pub async fn tidy(topic: &str, store: &Store, context: &Context) -> Result<()> {
-    let owed = context.warehouse.unfinished(topic).await?;
-    complete(store, context, &owed).await?;
-    let abandoned = context.warehouse.abandoned(topic).await?;
-    stream::iter(abandoned.clone())
-        .map(|(path, upload)| {
-            let store = store.clone();
-            async move { store.abort(&path, &upload).await }
-        })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect::<Vec<()>>()
-        .await?;
-    let uploads: Vec<UploadId> = abandoned.into_iter().map(|(_, upload)| upload).collect();
-    if !uploads.is_empty() {
-        context.warehouse.forget_uploads(&uploads).await?;
-    }
-    Ok(())
 }

@@ -4,9 +4,10 @@
 //! Owns: what waits, by partition, in offset order. Does not own: when it goes on (`worker`),
 //! verdicts (`compute::unique`).
 
-use super::encoder::LakeLane;
+use super::{encoder::LakeLane, tables::lake_refusal};
 use crate::{
     compute::Counted,
+    cut::DeadLetter,
     decode::Decoded,
     error::{Error, Result},
     record::{EventTime, Offset, Output, Partition, RawRecord},
@@ -27,7 +28,7 @@ pub struct Held {
 struct Run {
     /// Of every record, before anything looked into it: one side of C-2.
     offsets: Vec<i64>,
-    rejected: Vec<i64>,
+    refused: Vec<DeadLetter>,
     /// Of records that say nothing of a row.
     empty: Vec<i64>,
     /// Offsets of the rows, their event times, and the rows.
@@ -41,7 +42,8 @@ impl Run {
     /// Takes off what lies below `to`.
     fn split(&mut self, to: Offset) -> Self {
         let below = |offsets: &[i64]| offsets.partition_point(|offset| *offset < to.0);
-        let (records, rejects) = (below(&self.offsets), below(&self.rejected));
+        let records = below(&self.offsets);
+        let refused = self.refused.partition_point(|letter| letter.offset < to.0);
         let (empty, good) = (below(&self.empty), below(&self.good));
         let bytes = self.bytes * records / self.offsets.len().max(1);
         self.bytes -= bytes;
@@ -49,12 +51,13 @@ impl Run {
             let rest = values.split_off(at);
             std::mem::replace(values, rest)
         };
+        let later_refused = self.refused.split_off(refused);
         let later = self.event_times.split_off(good);
         let rows = self.rows.slice(0, good);
         self.rows = self.rows.slice(good, self.rows.num_rows() - good);
         Self {
             offsets: rest(&mut self.offsets, records),
-            rejected: rest(&mut self.rejected, rejects),
+            refused: std::mem::replace(&mut self.refused, later_refused),
             empty: rest(&mut self.empty, empty),
             good: rest(&mut self.good, good),
             event_times: std::mem::replace(&mut self.event_times, later),
@@ -114,15 +117,15 @@ impl LakeLane {
         for run in records.chunk_by(|a, b| a.partition == b.partition) {
             let partition = run[0].partition;
             let end = index + run.len();
-            let mut rejected = Vec::new();
+            let mut refused = Vec::new();
             while let Some(reject) = rejects.next_if(|reject| reject.record < end) {
-                rejected.push(records[reject.record].offset);
+                refused.push(lake_refusal(&records[reject.record], reject));
             }
             let mut empty = Vec::new();
             while let Some(index) = empties.next_if(|index| **index < end) {
                 empty.push(records[*index].offset);
             }
-            let rows = row..row + run.len() - rejected.len() - empty.len();
+            let rows = row..row + run.len() - refused.len() - empty.len();
             (index, row) = (end, rows.end);
             let Some((_, floor)) = from.iter().find(|(p, _)| *p == partition) else { continue };
             let offsets: Vec<i64> =
@@ -130,14 +133,14 @@ impl LakeLane {
             if offsets.is_empty() {
                 continue;
             }
-            rejected.retain(|offset| *offset >= floor.0);
+            refused.retain(|letter| letter.offset >= floor.0);
             empty.retain(|offset| *offset >= floor.0);
             let below = all_offsets[rows.clone()].partition_point(|offset| *offset < floor.0);
             let rows = rows.start + below..rows.end;
             let run = Run {
                 bytes: bytes * offsets.len(),
                 offsets,
-                rejected,
+                refused,
                 empty,
                 good: all_offsets[rows.clone()].to_vec(),
                 event_times: decoded.event_times[rows.clone()].to_vec(),
@@ -167,11 +170,12 @@ impl LakeLane {
         let fresh: Vec<bool> =
             run.good.iter().map(|offset| twice.binary_search(offset).is_err()).collect();
         let mut counted = Counted::default();
-        counted.fates.dead = run.rejected.len() as u64;
+        counted.fates.dead = run.refused.len() as u64;
         counted.fates.filtered = run.empty.len() as u64;
         counted.fates.accepted = fresh.iter().filter(|fresh| **fresh).count() as u64;
         counted.fates.duplicate = fresh.len() as u64 - counted.fates.accepted;
         counted.event_time_max = run.event_times.iter().copied().max();
+        run.refused.into_iter().for_each(|letter| self.refuse(letter));
         self.count(partition, run.offsets.len() as u64, counted);
         let (rows, event_times) = keep(&run.rows, &run.event_times, fresh)?;
         self.encode(rows, event_times);

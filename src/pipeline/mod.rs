@@ -7,6 +7,8 @@
 //! worker runs under seeded faults in one thread. Both know two *lanes* (the tables, and the
 //! lake), which fail, recover and commit independently of each other over one reader.
 //!
+//! Beside the flow: [`retry`] takes dead letters after all, `forward` sends them on to Kafka.
+//!
 //! P-1  At most one commit is in flight per lane, so per output.
 //! P-2  A lane admits each offset once, in order, from its mark.
 //! P-3  The reader of a partition never stands above a lane that is open on it: what the reader
@@ -18,12 +20,15 @@
 //!      `follow`).
 
 pub mod driver;
+pub mod retry;
 pub mod worker;
 
 mod breaker;
 mod counting;
 mod encoder;
+mod forward;
 mod held;
+mod owed;
 mod report;
 mod tables;
 mod take;

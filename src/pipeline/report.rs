@@ -4,6 +4,7 @@ use crate::{
     catalog::{Model, Topic},
     cut::Cut,
     decode::RejectClass,
+    error::Kind,
     record::{EventTime, Lane, Offset, Partition},
 };
 use serde::Serialize;
@@ -288,6 +289,8 @@ pub fn register(topic: &Topic, models: &[Arc<Model>], lanes: &[Lane], kinds: &[&
             .absolute(0);
     }
     metrics::counter!("highwater_unknown_fields_total", "topic" => name()).absolute(0);
+    metrics::counter!("highwater_dead_letters_forwarded_total", "topic" => name()).absolute(0);
+    metrics::gauge!("highwater_dead_letters_unforwarded", "topic" => name()).set(0.0);
     for model in models.iter().map(|model| model.name.to_string()) {
         metrics::counter!("highwater_late_total", "topic" => name(), "model" => model.clone())
             .absolute(0);
@@ -317,6 +320,18 @@ pub fn committed(topic: &str, lane: Lane, cut: &Cut, took: Duration) {
         .record(took.as_secs_f64());
     metrics::histogram!("highwater_cut_rows", "topic" => topic, "lane" => lane.as_str())
         .record(rows as f64);
+}
+
+pub const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];
+
+pub fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Retry => "retry",
+        Kind::Unknown => "unknown",
+        Kind::Fenced => "fenced",
+        Kind::Halt => "halt",
+        Kind::Config => "config",
+    }
 }
 
 #[cfg(test)]

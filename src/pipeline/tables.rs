@@ -10,8 +10,8 @@ use crate::{
         lookup::Version,
         unique::{Hashing, Judge, KEY_BYTES, Memory},
     },
-    cut::{Cut, DeadLetter, ReferenceUse, Yield},
-    decode::Decoded,
+    cut::{Cut, DeadLetter, Raw, ReferenceUse, Yield},
+    decode::{Decoded, Reject},
     error::Result,
     record::{EventTime, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
@@ -50,6 +50,13 @@ pub struct TablesLane {
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
     records: BTreeMap<Partition, u64>,
+}
+
+/// One cut of the tables, ready to commit.
+pub struct Job {
+    pub cut: Cut,
+    pub late: BTreeMap<Arc<str>, u64>,
+    pub misses: BTreeMap<Arc<str>, u64>,
 }
 
 impl TablesLane {
@@ -161,10 +168,7 @@ impl TablesLane {
         };
         for refusal in self.tables.admit(records, decoded, from, &duplicates)? {
             let letter = dead_letter(fetched, records, refusal, self.keep_raw);
-            self.dead_bytes += letter.value.as_ref().map_or(0, Bytes::len)
-                + letter.key.as_ref().map_or(0, Bytes::len)
-                + letter.reason.len()
-                + 256;
+            self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
         }
         Ok(())
@@ -214,13 +218,6 @@ impl TablesLane {
     }
 }
 
-/// One cut of the tables, ready to commit.
-pub struct Job {
-    pub cut: Cut,
-    pub late: BTreeMap<Arc<str>, u64>,
-    pub misses: BTreeMap<Arc<str>, u64>,
-}
-
 impl Job {
     /// What the metrics count of it once it is committed.
     pub fn count(&self) {
@@ -258,8 +255,13 @@ fn dead_letter(
     keep_raw: bool,
 ) -> DeadLetter {
     let record = &records[refusal.record];
-    let raw = |bytes: Option<&[u8]>| bytes.filter(|_| keep_raw).map(Bytes::copy_from_slice);
+    let raw = || Raw {
+        key: record.key.map(Bytes::copy_from_slice),
+        value: record.value.map(Bytes::copy_from_slice),
+        headers: fetched.headers(refusal.record),
+    };
     DeadLetter {
+        raw: keep_raw.then(raw),
         output: refusal.output,
         partition: record.partition,
         offset: record.offset,
@@ -267,9 +269,36 @@ fn dead_letter(
         class: refusal.class.as_str(),
         column: refusal.column,
         reason: refusal.reason,
-        key: raw(record.key),
-        value: raw(record.value),
-        headers: if keep_raw { fetched.headers(refusal.record) } else { Vec::new() },
+        refused_by: refusal.refused_by,
+    }
+}
+
+/// What the lake refuses: the letters of decode, once more and without the record. The lane of
+/// tables, which may be behind or ahead, keeps that.
+pub fn lake_refusals<'a>(
+    records: &'a [RawRecord<'_>],
+    decoded: &'a Decoded,
+    from: &'a [(Partition, Offset)],
+) -> impl Iterator<Item = DeadLetter> + 'a {
+    let letter = |reject: &Reject| {
+        let record = &records[reject.record];
+        let (_, floor) = from.iter().find(|(p, _)| *p == record.partition)?;
+        (record.offset >= floor.0).then(|| lake_refusal(record, reject))
+    };
+    decoded.rejects.iter().filter_map(letter)
+}
+
+pub fn lake_refusal(record: &RawRecord<'_>, reject: &Reject) -> DeadLetter {
+    DeadLetter {
+        output: Output::DeadLetters,
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: record.timestamp,
+        class: reject.class.as_str(),
+        column: reject.column.clone(),
+        reason: reject.reason.clone(),
+        raw: None,
+        refused_by: vec![(Output::Lake, None)],
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     driver::{Context, News},
-    encoder,
+    owed,
     worker::{Input, Ticket},
 };
 use crate::{
@@ -60,7 +60,7 @@ impl Taking {
         };
         let marks = context.warehouse.take(&claim).await?;
         if let (Lane::Lake, Some(store)) = (lane, &store) {
-            encoder::tidy(&topic.name, store, context).await?;
+            owed::tidy(&topic.name, store, &context.warehouse).await?;
         }
         let memory = match lane {
             Lane::Tables => recall(&topic, context, &claim.partitions).await?,

@@ -13,6 +13,7 @@
 
 use super::{
     Claim, Warehouse,
+    dead_letters::add_dead_letters,
     encode::{Elements, Instant},
     postgres::{Parameter, Row, Session},
     references,
@@ -20,19 +21,12 @@ use super::{
     unique,
 };
 use crate::{
-    cut::{Advance, Cut, DeadLetter, LakeFile, Yield},
+    cut::{Advance, Cut, LakeFile, Yield},
     error::{Error, Kind, Result},
     record::{Epoch, EventTime, Fates, Lane, Mark, Offset, Output, Partition},
 };
 use arrow::array::RecordBatch;
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use bytes::Bytes;
-use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Dead letters of one statement: at most so many, and so many bytes of keys and values.
-const DEAD_LETTERS_MAX: usize = 1_000;
-const DEAD_LETTER_BYTES_MAX: usize = 16 << 20;
 
 impl Warehouse {
     /// Makes this process the owner of a lane of some partitions, and says where to go on from.
@@ -128,7 +122,8 @@ impl Warehouse {
             let _ = session.roll_back(&doing).await;
             return Err(refusal);
         }
-        // Every process goes through tables in the same order, and through a table by key (W-2).
+        // Every process goes through tables in the same order, and through a table by key (W-2) or,
+        // of sessions, under a lock that it takes at the table's place in that order.
         let mut yields: Vec<_> = cut.yields.iter().collect();
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
@@ -139,9 +134,15 @@ impl Warehouse {
         });
         for one in yields {
             match one {
-                Yield::Files(files) => add_files(&session, &doing, cut, files).await?,
+                Yield::Files(files) => {
+                    let lake = cut.advances.iter().filter(|a| a.output == Output::Lake);
+                    let moved: Vec<_> = lake.clone().map(|a| (a.partition, a.epoch)).collect();
+                    let sequence = lake.map(|a| a.sequence).max().unwrap_or_default();
+                    let made = Made { moved: &moved, sequence, origin: "cut" };
+                    add_files(&session, &doing, &cut.topic, &made, files).await?
+                }
                 Yield::DeadLetters(letters) => {
-                    add_dead_letters(&session, &doing, cut, letters).await?
+                    add_dead_letters(&session, &doing, &cut.topic, letters).await?
                 }
                 Yield::Verdicts { keys, duplicates } => {
                     unique::remember(&session, &doing, &cut.topic, keys, duplicates).await?;
@@ -160,7 +161,12 @@ impl Warehouse {
     }
 
     /// Merges a delta into its model's table: one INSERT for a small one, COPY for a large one.
-    async fn merge(&self, session: &Session, table: &Table, rows: &RecordBatch) -> Result<()> {
+    pub(super) async fn merge(
+        &self,
+        session: &Session,
+        table: &Table,
+        rows: &RecordBatch,
+    ) -> Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
         }
@@ -176,6 +182,11 @@ impl Warehouse {
         let columns = table.columns.iter().zip(rows.columns());
         let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
         let columns = columns.collect::<Result<Vec<_>>>()?;
+        if let Some(sessions) = &table.sessions {
+            let sql = include_str!("../../sql/warehouse/lock_sessions.sql");
+            session.query(&doing, sql, &[&&*table.model]).await?;
+            return sessions.merge(session, &doing, &columns, rows.num_rows()).await;
+        }
         if rows.num_rows() <= self.settings.insert_rows_max {
             let arrays: Vec<_> = columns.iter().map(|c| c.slice(0, rows.num_rows())).collect();
             let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
@@ -284,79 +295,25 @@ fn refusal(cut: &Cut, found: &[(String, i32, i64, i64)]) -> Error {
     Error::halt(format!("W-1: a cut names a mark twice, topic={topic}"))
 }
 
-async fn add_dead_letters(
+/// How lake files came about.
+pub(super) struct Made<'a> {
+    /// Lake marks that the transaction has locked and found at these epochs.
+    pub moved: &'a [(Partition, Epoch)],
+    pub sequence: i64,
+    /// `cut` or `retry`.
+    pub origin: &'static str,
+}
+
+pub(super) async fn add_files(
     session: &Session,
     doing: &str,
-    cut: &Cut,
-    letters: &[DeadLetter],
+    topic: &str,
+    made: &Made<'_>,
+    files: &[LakeFile],
 ) -> Result<()> {
-    let topic: &str = &cut.topic;
-    let doing = format!("{doing}: store dead letters");
-    let sql = include_str!("../../sql/warehouse/insert_dead_letters.sql");
-    let mut rest = letters;
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = |letter: &&DeadLetter| {
-            bytes += letter.key.as_ref().map_or(0, Bytes::len);
-            bytes += letter.value.as_ref().map_or(0, Bytes::len);
-            bytes <= DEAD_LETTER_BYTES_MAX
-        };
-        let count = rest.iter().take(DEAD_LETTERS_MAX).take_while(fits).count().max(1);
-        let (now, later) = rest.split_at(count);
-        rest = later;
-        let outputs: Vec<_> = now.iter().map(|d| d.output.to_string()).collect();
-        let partitions: Vec<_> = now.iter().map(|d| d.partition.0).collect();
-        let offsets: Vec<_> = now.iter().map(|d| d.offset).collect();
-        let timestamps: Vec<_> = now.iter().map(|d| Instant(d.timestamp.0)).collect();
-        let classes: Vec<_> = now.iter().map(|d| d.class).collect();
-        let columns: Vec<_> = now.iter().map(|d| d.column.as_deref().map(printable)).collect();
-        let reasons: Vec<_> = now.iter().map(|d| printable(&d.reason)).collect();
-        let keys: Vec<_> = now.iter().map(|d| d.key.as_deref()).collect();
-        let values: Vec<_> = now.iter().map(|d| d.value.as_deref()).collect();
-        let headers: Vec<_> = now.iter().map(|d| headers(&d.headers)).collect();
-        let parameters: [Parameter; 11] = [
-            &topic,
-            &outputs,
-            &partitions,
-            &offsets,
-            &timestamps,
-            &classes,
-            &columns,
-            &reasons,
-            &keys,
-            &values,
-            &headers,
-        ];
-        session.execute(&doing, sql, &parameters).await?;
-    }
-    Ok(())
-}
-
-/// PostgreSQL's text holds no NUL, and a reason may quote a record that does.
-fn printable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// Kafka's headers are bytes that mostly are text: readable where they are, exact where not.
-fn headers(headers: &[(String, Option<Bytes>)]) -> Value {
-    let one = |(name, value): &(String, Option<Bytes>)| {
-        let name = printable(name);
-        match value.as_deref().map(|value| (value, std::str::from_utf8(value))) {
-            None => json!({ "name": name, "value": null }),
-            Some((_, Ok(text))) if !text.contains('\0') => json!({ "name": name, "value": text }),
-            Some((value, _)) => json!({ "name": name, "value_base64": BASE64.encode(value) }),
-        }
-    };
-    headers.iter().map(one).collect()
-}
-
-async fn add_files(session: &Session, doing: &str, cut: &Cut, files: &[LakeFile]) -> Result<()> {
-    let topic: &str = &cut.topic;
     let doing = format!("{doing}: add lake files");
-    let lake: Vec<_> = cut.advances.iter().filter(|a| a.output == Output::Lake).collect();
-    let partitions: Vec<_> = lake.iter().map(|a| a.partition.0).collect();
-    let epochs: Vec<_> = lake.iter().map(|a| a.epoch.0).collect();
-    let sequence = lake.iter().map(|a| a.sequence).max().unwrap_or_default();
+    let partitions: Vec<_> = made.moved.iter().map(|(partition, _)| partition.0).collect();
+    let epochs: Vec<_> = made.moved.iter().map(|(_, epoch)| epoch.0).collect();
     let uploads: Vec<_> = files.iter().map(|file| file.upload.0.as_str()).collect();
     let sql = include_str!("../../sql/warehouse/claim_uploads.sql");
     let claimed = session.execute(&doing, sql, &[&topic, &uploads, &partitions, &epochs]).await?;
@@ -369,7 +326,7 @@ async fn add_files(session: &Session, doing: &str, cut: &Cut, files: &[LakeFile]
     }
     for file in files {
         let sql = include_str!("../../sql/warehouse/insert_lake_file.sql");
-        let values: [Parameter; 11] = [
+        let values: [Parameter; 12] = [
             &file.path,
             &topic,
             &file.upload.0,
@@ -380,7 +337,8 @@ async fn add_files(session: &Session, doing: &str, cut: &Cut, files: &[LakeFile]
             &Instant(file.event_time_min.0),
             &Instant(file.event_time_max.0),
             &file.schema,
-            &sequence,
+            &made.sequence,
+            &made.origin,
         ];
         session.execute(&doing, sql, &values).await?;
         let partitions: Vec<_> = file.ranges.iter().map(|r| r.partition.0).collect();
@@ -420,16 +378,5 @@ mod tests {
         );
         assert!(refusal(&cut, &[]).context.contains("found=nothing"));
         assert_eq!(refusal(&cut, &[("lake".into(), 3, 120, 4)]).kind, Kind::Halt);
-    }
-
-    #[test]
-    fn headers_are_text_where_they_can_be() {
-        let bytes = |b: &'static [u8]| Some(Bytes::from_static(b));
-        let given = [("a".into(), bytes(b"x")), ("b".into(), bytes(b"\0")), ("c\0".into(), None)];
-        assert_eq!(
-            headers(&given).to_string(),
-            "[{\"name\":\"a\",\"value\":\"x\"},{\"name\":\"b\",\"value_base64\":\"AA==\"},\
-             {\"name\":\"c\u{fffd}\",\"value\":null}]"
-        );
     }
 }

@@ -176,6 +176,10 @@ impl<'a> Elements<'a> {
         Ok(())
     }
 
+    pub fn is_null(&self, row: usize) -> bool {
+        self.array.is_null(row)
+    }
+
     /// Rows `from..to` as one array parameter.
     pub fn slice(&'a self, from: usize, to: usize) -> ArrayParameter<'a> {
         ArrayParameter { elements: self, from, to }

@@ -1,15 +1,15 @@
-//! Reads for people and for `status`: marks, dead letters, any query.
+//! Reads for people and for `status`: marks, any query.
 //!
 //! Owns: nothing that changes. Does not own: how it is shown (`ops`).
 
 use super::{
-    DeadLetterCount, MarkRow, StoredDeadLetter, Warehouse, commit,
+    MarkRow, Warehouse, commit,
     encode::Instant,
     postgres::{Parameter, Row},
 };
 use crate::{
     error::{Error, Result},
-    record::{EventTime, Output, Partition},
+    record::{Output, Partition},
 };
 
 impl Warehouse {
@@ -18,49 +18,6 @@ impl Warehouse {
         let sql = include_str!("../../sql/warehouse/read_marks.sql");
         let rows = self.read("read marks", sql, &[&topic]).await?;
         rows.iter().map(mark_row).collect()
-    }
-
-    /// By topic, output, class; of all topics without one.
-    pub async fn dead_letter_counts(&self, topic: Option<&str>) -> Result<Vec<DeadLetterCount>> {
-        let sql = include_str!("../../sql/warehouse/dead_letter_counts.sql");
-        let rows = self.read("count dead letters", sql, &[&topic]).await?;
-        let count = |row: &Row| {
-            Ok(DeadLetterCount {
-                topic: row.get::<_, &str>(0).into(),
-                output: output(row.get(1))?,
-                class: row.get(2),
-                count: row.get::<_, i64>(3) as u64,
-                last_stored_at: row.get::<_, Instant>(4).0,
-            })
-        };
-        rows.iter().map(count).collect()
-    }
-
-    /// The last `limit` that were stored, the newest first.
-    pub async fn dead_letters(
-        &self,
-        topic: Option<&str>,
-        limit: u32,
-    ) -> Result<Vec<StoredDeadLetter>> {
-        let sql = include_str!("../../sql/warehouse/last_dead_letters.sql");
-        let rows = self.read("read dead letters", sql, &[&topic, &i64::from(limit)]).await?;
-        let letter = |row: &Row| {
-            Ok(StoredDeadLetter {
-                topic: row.get::<_, &str>(0).into(),
-                output: output(row.get(1))?,
-                partition: Partition(row.get(2)),
-                offset: row.get(3),
-                timestamp: EventTime(row.get::<_, Instant>(4).0),
-                class: row.get(5),
-                column: row.get(6),
-                reason: row.get(7),
-                key: row.get(8),
-                value: row.get(9),
-                headers: row.get(10),
-                stored_at: row.get::<_, Instant>(11).0,
-            })
-        };
-        rows.iter().map(letter).collect()
     }
 
     /// Any statements by the simple protocol: names of columns, then rows as text, of the last

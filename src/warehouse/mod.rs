@@ -18,10 +18,13 @@
 //! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `manifest` | lake files and uploads after their cut |
+//! | `dead_letters` | letters and refusals: stored by a cut, read by people |
+//! | `retry` | the transaction in which refused records are taken after all |
+//! | `listing` | reads for people: marks, any query |
 //! | `unique` | keys and duplicates of topics with `unique` |
 //! | `references` | versions of references, and who was looked up in which |
-//! | `listing` | reads for people: marks, dead letters, any query |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
@@ -31,10 +34,13 @@ pub mod sqlstate;
 pub mod tables;
 
 mod commit;
+mod dead_letters;
 mod listing;
 mod manifest;
 pub mod references;
+pub mod retry;
 mod schema;
+mod sessions;
 pub mod snapshot;
 mod tls;
 mod unique;
@@ -108,10 +114,35 @@ pub struct StoredDeadLetter {
     pub class: String,
     pub column: Option<String>,
     pub reason: String,
+    /// Whether key, value and headers are as they came; without, they are in Kafka alone.
+    pub raw: bool,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     /// JSON: `[{"name": …, "value": …}]`, or `value_base64` where it is not text.
     pub headers: String,
     /// Microseconds since 1970.
     pub stored_at: i64,
+    /// Microseconds since 1970; None: not sent on.
+    pub forwarded_at: Option<i64>,
+}
+
+/// A row of `highwater.refusals`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalRow {
+    pub output: Output,
+    /// The output of the letter that holds the record.
+    pub letter: Output,
+    /// The highest event time that the output had seen before the record.
+    pub event_time_max: Option<EventTime>,
+    /// When a retry made the output take it: microseconds since 1970.
+    pub retried_at: Option<i64>,
+}
+
+/// Which letters; what is None is not looked at.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    pub topics: Option<Vec<String>>,
+    /// As in the column `output`.
+    pub output: Option<String>,
+    pub class: Option<String>,
 }

@@ -37,7 +37,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 11] = migrations![
+static MIGRATIONS: [Migration; 13] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -45,6 +45,8 @@ static MIGRATIONS: [Migration; 11] = migrations![
     "0005_dead_letters"
     "0006_lake_files_unfinished"
     "0007_lake_file_ranges_by_path"
+    "0008_refusals"
+    "0009_dead_letters_forwarded"
     "0019_duplicates"
     "0020_unique_keys"
     "0021_reference_versions"

@@ -39,11 +39,22 @@ pub struct ManifestFile {
     pub sequence: i64,
     /// Readers see it.
     pub completed: bool,
+    /// Made by a retry of dead letters: its offsets lie between those of cuts.
+    pub retry: bool,
     pub ranges: Vec<FileRange>,
 }
 
 /// Per (topic, output, partition).
 pub type Counts = HashMap<(Arc<str>, Output, Partition), u64>;
+/// A record that an output refused in its place and took later.
+#[derive(Debug, Clone)]
+pub struct RetriedRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub offset: i64,
+    pub event_time_max: Option<EventTime>,
+}
 
 /// One moment of the warehouse.
 pub struct Snapshot {
@@ -72,8 +83,8 @@ impl Snapshot {
         let sql = include_str!("../../sql/warehouse/read_files.sql");
         let rows = self.session.query("read the manifest", sql, &[]).await?;
         let files = rows.iter().map(|row| {
-            let partitions: Vec<i32> = row.get(8);
-            let [from, to, counts]: [Vec<i64>; 3] = [row.get(9), row.get(10), row.get(11)];
+            let partitions: Vec<i32> = row.get(9);
+            let [from, to, counts]: [Vec<i64>; 3] = [row.get(10), row.get(11), row.get(12)];
             let ranges = partitions.into_iter().enumerate().map(|(i, partition)| FileRange {
                 partition: Partition(partition),
                 span: Span::new(Offset(from[i]), Offset(to[i])),
@@ -88,6 +99,7 @@ impl Snapshot {
                 schema: row.get(5),
                 sequence: row.get(6),
                 completed: row.get(7),
+                retry: row.get(8),
                 ranges: ranges.collect(),
             }
         });
@@ -134,6 +146,43 @@ impl Snapshot {
         rows.iter().map(count).collect()
     }
 
+    /// Letters that nobody counts as dead: topic, output, partition, offset; a hundred at most.
+    pub async fn stray_letters(&self) -> Result<Vec<(String, String, i32, i64)>> {
+        let sql = include_str!("../../sql/warehouse/stray_dead_letters.sql");
+        let rows = self.session.query("look for stray dead letters", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+    }
+
+    /// Rows that outputs took by a retry, with the highest event time each is judged by.
+    pub async fn retried(&self) -> Result<Vec<RetriedRow>> {
+        let sql = include_str!("../../sql/warehouse/read_retried.sql");
+        let rows = self.session.query("read what was retried", sql, &[]).await?;
+        let retried = |row: &super::postgres::Row| {
+            Ok(RetriedRow {
+                topic: row.get::<_, &str>(0).into(),
+                output: listing::output(row.get(1))?,
+                partition: Partition(row.get(2)),
+                offset: row.get(3),
+                event_time_max: row.get::<_, Option<Instant>>(4).map(|i| EventTime(i.0)),
+            })
+        };
+        rows.iter().map(retried).collect()
+    }
+
+    /// Rows of the lake that a model has refused: topic, output, partition, offset.
+    pub async fn refused_alone(&self) -> Result<Vec<(String, String, i32, i64)>> {
+        let sql = include_str!("../../sql/warehouse/refused_alone.sql");
+        let rows = self.session.query("read what models refuse", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+    }
+
+    /// Records that a model has taken and the lake has not: topic, output, count.
+    pub async fn not_in_lake(&self) -> Result<Vec<(String, String, i64)>> {
+        let sql = include_str!("../../sql/warehouse/not_in_lake.sql");
+        let rows = self.session.query("read what the lake refuses", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
     /// An empty table beside the model's, of the same shape, seen by nobody else.
     pub async fn shadow(&mut self, model: &Arc<Model>) -> Result<()> {
         let name = format!("verify_{}", self.shadows.len());
@@ -150,6 +199,12 @@ impl Snapshot {
         let columns = table.columns.iter().zip(rows.columns());
         let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
         let columns = columns.collect::<Result<Vec<_>>>()?;
+        if let Some(sessions) = &table.sessions {
+            // Nobody else sees a shadow: no lock.
+            let doing = "fill a table to compare with";
+            sessions.merge(&self.session, doing, &columns, rows.num_rows()).await?;
+            return sessions.empty(&self.session, doing).await;
+        }
         for from in (0..rows.num_rows()).step_by(SHADOW_ROWS) {
             let to = (from + SHADOW_ROWS).min(rows.num_rows());
             let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();

@@ -7,7 +7,8 @@
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes, as in the
 //!      process that made the delta.
 
-use crate::catalog::{Merge, Model, ModelKind, PgType, Role};
+use super::sessions::{self, Sessions};
+use crate::catalog::{Column, Merge, Model, ModelKind, PgType, Role};
 use sha2::{Digest, Sha256};
 use std::{fmt, fmt::Write as _, sync::Arc};
 
@@ -29,6 +30,8 @@ pub struct Table {
     pub comment: String,
     /// The comment's text: another one means that the rows were made by another definition.
     pub definition: String,
+    /// Of sessions: what merges them, instead of the next three.
+    pub sessions: Option<Sessions>,
     /// One array parameter per column.
     pub merge_arrays: String,
     /// None where rows are only appended: then COPY goes straight into the table.
@@ -80,12 +83,12 @@ pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn list<T>(items: impl IntoIterator<Item = T>, one: impl Fn(T) -> String) -> String {
+pub(super) fn list<T>(items: impl IntoIterator<Item = T>, one: impl Fn(T) -> String) -> String {
     items.into_iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// The type in a table's definition.
-fn definition(pg: PgType) -> String {
+pub(super) fn definition(pg: PgType) -> String {
     match pg {
         PgType::Text => "text COLLATE \"C\"".to_owned(),
         other => other.to_string(),
@@ -103,6 +106,7 @@ impl Table {
         let arrays = columns.iter().enumerate();
         let arrays = list(arrays, |(i, (_, pg))| format!("${}::{}[]", i + 1, array_type(*pg)));
         let conflict = conflict(model, &key);
+        let sessions = sessions_of(model, &columns, &conflict);
         let (staging, copy) = if conflict.is_empty() {
             (None, format!("COPY {name} ({names}) FROM STDIN (FORMAT binary)"))
         } else {
@@ -134,6 +138,7 @@ impl Table {
             merge_arrays: format!(
                 "INSERT INTO {name} AS t ({names}) SELECT * FROM unnest({arrays}){conflict}"
             ),
+            sessions,
             staging,
             copy,
             is_empty: format!("SELECT NOT EXISTS (SELECT FROM {name})"),
@@ -213,12 +218,13 @@ fn key(model: &Model) -> Vec<String> {
     if appended {
         return vec!["_partition".into(), "_offset".into()];
     }
-    let key: Vec<_> = model
-        .columns
-        .iter()
-        .filter(|c| matches!(c.role, Role::WindowStart | Role::Key))
-        .map(|c| c.name.clone())
-        .collect();
+    let is_key = |c: &&Column| matches!(c.role, Role::WindowStart | Role::Key);
+    let mut key: Vec<_> = model.columns.iter().filter(is_key).collect();
+    if model.is_of_sessions() {
+        // A stored session is looked for by its key first.
+        key.sort_by_key(|c| c.role == Role::WindowStart);
+    }
+    let key: Vec<_> = key.into_iter().map(|c| c.name.clone()).collect();
     if key.is_empty() { vec![ONLY.into()] } else { key }
 }
 
@@ -278,7 +284,17 @@ fn conflict(model: &Model, key: &[String]) -> String {
         ModelKind::Aggregate(_) => {
             let sets = model.columns.iter().filter_map(|c| {
                 let name = quoted(&c.name);
-                let Role::Part(merge) = &c.role else { return None };
+                let merge = match &c.role {
+                    Role::Part(merge) => merge,
+                    // A session ends with the later of two that are one.
+                    Role::WindowEnd if model.is_of_sessions() => &Merge::Greatest,
+                    Role::WindowStart
+                    | Role::WindowEnd
+                    | Role::Key
+                    | Role::Derived(_)
+                    | Role::Value
+                    | Role::Position => return None,
+                };
                 Some(match merge {
                     // A sum over nothing is NULL, and NULL plus a number would be NULL.
                     Merge::Add => format!(
@@ -296,6 +312,25 @@ fn conflict(model: &Model, key: &[String]) -> String {
         return format!("\nON CONFLICT ({target}) DO NOTHING");
     }
     format!("\nON CONFLICT ({target}) DO UPDATE SET\n  {}{guard}", sets.join(",\n  "))
+}
+
+fn sessions_of(model: &Model, columns: &[(String, PgType)], conflict: &str) -> Option<Sessions> {
+    if !model.is_of_sessions() {
+        return None;
+    }
+    let of = |role: Role| model.columns.iter().filter(move |c| c.role == role);
+    let name = |role: Role| of(role).map(|c| c.name.as_str()).next().unwrap_or_default();
+    let keys: Vec<_> = of(Role::Key).map(|c| c.name.clone()).collect();
+    let digest = hex(&Sha256::digest(format!("{} {columns:?} {keys:?}", model.name)));
+    Some(Sessions::new(&sessions::Shape {
+        name: &model.name,
+        columns,
+        start: name(Role::WindowStart),
+        end: name(Role::WindowEnd),
+        keys: &keys,
+        conflict,
+        digest: &digest[..20],
+    }))
 }
 
 fn wanted(model: &Model, key: &[String]) -> Vec<Found> {
@@ -346,6 +381,16 @@ mod tests {
         );
         assert!(!table.merge_arrays.contains("\"window_end\" ="), "{}", table.merge_arrays);
         assert!(!table.merge_arrays.contains("\"mean\""), "derived columns do not travel");
+    }
+
+    #[test]
+    fn sessions_are_known_by_their_keys_and_then_their_start() {
+        let table = Table::new(&crate::warehouse::tests::sessions::sessions("journeys", true));
+        let key = "UNIQUE NULLS NOT DISTINCT (\"card\", \"zone\", \"s_start\")";
+        assert!(table.create.contains(key), "{}", table.create);
+        let end = "\"s_end\" = greatest(t.\"s_end\", excluded.\"s_end\")";
+        assert!(table.merge_arrays.contains(end), "{}", table.merge_arrays);
+        assert!(table.sessions.is_some() && Table::new(&aggregate("taps_5m")).sessions.is_none());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     record::{EventTime, Offset, Output, Partition},
 };
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Rows of one statement.
@@ -65,6 +66,14 @@ impl Warehouse {
             Ok(verdicts.iter().map(|(_, _, offsets)| offsets.len() as u64).sum())
         })
         .await
+    }
+
+    /// Which of these keys are taken and not forgotten.
+    pub async fn held_keys(&self, topic: &str, keys: &[Key]) -> Result<BTreeSet<Key>> {
+        let uuids: Vec<_> = keys.iter().map(|key| Uuid::from_u128(key.0)).collect();
+        let sql = include_str!("../../sql/warehouse/held_unique_keys.sql");
+        let rows = self.read(&format!("read keys of {topic}"), sql, &[&topic, &uuids]).await?;
+        Ok(rows.iter().map(|row| Key(row.get::<_, Uuid>(0).as_u128())).collect())
     }
 
     /// Removes keys that are forgotten, and says how far each partition has come.
@@ -117,12 +126,12 @@ async fn verdicts(
     Ok(rows.iter().map(|row| (Partition(row.get(0)), Offset(row.get(1)), row.get(2))).collect())
 }
 
-/// U-1, U-2: keys that the cut takes and verdicts that it gives. A record that is taken out of
-/// order, below the judge's mark, goes through here as well: `Retry` then says that its key was
-/// taken, so it is a duplicate, and a judge that does not know of it meets it in the same way.
+/// U-1, U-2: keys that a cut takes and verdicts that it gives. Records that a retry takes, below
+/// the judge's mark, go through here as well, and a judge that does not know of their keys meets
+/// them in the same way: by `Retry`.
 ///
 /// # Errors
-/// `Retry`: another process took one of the keys first.
+/// `Retry`: somebody else took one of the keys first.
 pub(super) async fn remember(
     session: &Session,
     doing: &str,

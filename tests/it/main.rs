@@ -1,6 +1,7 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
 mod commands;
+mod dead_letters;
 mod faults;
 mod following;
 mod http;
@@ -18,3 +19,4 @@ mod tidy;
 mod transactions;
 mod unique;
 mod verify;
+mod windows;

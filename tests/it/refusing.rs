@@ -87,10 +87,12 @@ fn the_breaker_stops_one_topic_and_the_other_goes_on() {
     eventually("the other topic", || world.number(&others) == 1000);
     assert_eq!(service.get("/livez").0, 200);
     assert!(service.status()["topics"].to_string().contains("stop_above"));
-    // The batch that broke it is not committed, nor anything after.
-    let dead = world.number("SELECT count(*) FROM highwater.dead_letters");
-    assert!((400..=500).contains(&dead), "{dead} dead letters");
-    assert_eq!(world.number(&committed), 2000 + dead);
+    // What came before the record that broke it is committed, and nothing else.
+    eventually("the letters before it", || world.number(&committed) == 2500);
+    let list = world.run(&["dead-letters", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    assert_eq!(list["counts"][0]["letters"], 500, "{list}");
+    assert!(why.contains("it stands before"), "{why}");
 
     service.signal(libc::SIGTERM);
     let (code, text) = service.wait();
@@ -112,7 +114,9 @@ fn the_breaker_ends_a_run_until_caught_up_with_1() {
     let (code, text) = Running::start(world.command(&["run", "--until-caught-up"])).wait();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("topic taps: more than 5 %"), "{text}");
-    assert!(world.number(&format!("{MARK} topic = 'taps'")) < OUTPUTS * 601);
-    assert!(world.number("SELECT count(*) FROM highwater.dead_letters") <= 500);
+    // The lake may not have been open yet: it reads them from its own mark the next time.
+    let tables = format!("{MARK} topic = 'taps' AND output <> 'lake'");
+    assert_eq!(world.number(&tables), (OUTPUTS - 1) * 600);
+    assert_eq!(world.number("SELECT count(*) FROM highwater.dead_letters"), 500);
     world.assert_proof();
 }

@@ -10,14 +10,15 @@ use rdkafka::{
     client::DefaultClientContext,
 };
 
-/// As retention does: everything below `offset` of the one partition is gone.
-fn forget(world: &World, offset: i64) {
+/// As retention does: everything of the partition below `offset` is gone.
+pub fn forget(world: &World, partition: i32, offset: i64) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", &world.services.kafka)
         .create()
         .expect("admin");
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&world.kafka_topic, 0, Offset::Offset(offset)).expect("offset");
+    list.add_partition_offset(&world.kafka_topic, partition, Offset::Offset(offset))
+        .expect("offset");
     let done = admin.delete_records(&list, &AdminOptions::new());
     world.runtime.block_on(done).expect("delete records");
 }
@@ -26,7 +27,7 @@ fn forget(world: &World, offset: i64) {
 fn a_first_run_begins_at_the_oldest_record_that_is_left() {
     let Some(world) = taps::world("oldest", 1, Lake::Local) else { return };
     world.produce(records(0..1000));
-    forget(&world, 400);
+    forget(&world, 0, 400);
     world.run_until_caught_up();
     assert_tables(&world, taps(400..1000));
     assert_lake(&world, 600);
@@ -39,7 +40,7 @@ fn a_first_run_begins_at_the_oldest_record_that_is_left() {
 fn a_topic_emptied_by_retention_is_caught_up() {
     let Some(world) = taps::world("emptied", 1, Lake::Local) else { return };
     world.produce(records(0..100));
-    forget(&world, 100);
+    forget(&world, 0, 100);
     world.run_until_caught_up();
     assert_eq!(world.number("SELECT count(*) FROM by_stop"), 0);
 }
@@ -50,7 +51,7 @@ fn records_that_are_gone_before_they_were_read_stop_the_topic_with_a_sentence() 
     world.produce(records(0..1000));
     world.run_until_caught_up();
     world.produce(records(1000..2000));
-    forget(&world, 1500);
+    forget(&world, 0, 1500);
     let (code, text) = Running::start(world.command(&["run", "--until-caught-up"])).wait();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("is not in Kafka any more"), "{text}");

@@ -207,3 +207,61 @@ fn a_key_is_forgotten_by_event_time_whatever_is_killed_when() {
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && text.contains("put `unique` back"), "{text}");
 }
+
+#[test]
+fn a_retried_letter_passes_the_judge_and_its_key_is_met_by_who_runs_meanwhile() {
+    let seats = "seats = { type = \"smallint\", optional = true }\n[lake]";
+    let mended = TOPIC.replace(r#"["id", "at"]"#, r#"["id"]"#);
+    let strict = mended.replace("[lake]", seats) + "[dead_letters]\nstop_above = \"100%\"\n";
+    let Some(world) = world("unique_retried", 1, Lake::Local, &strict) else { return };
+    let send = |values: &[String]| {
+        world.produce(values.iter().map(|value| ("k".to_owned(), value.clone())));
+    };
+    let refused = |id, second, n| position(id, second, n).replace('}', r#","seats":"many"}"#);
+    // One comes to a key of a later record, two have one that nobody has, one is of a key before
+    // it: were its event time to raise the watermark, the row after it would be late.
+    send(&[
+        refused(1, 100, 0),
+        refused(2, 101, 1),
+        refused(2, 102, 2),
+        position(3, 103, 3),
+        refused(3, 3000, 4),
+        position(1, 104, 5),
+        "{".to_owned(),
+        position(5, 200, 7),
+    ]);
+    world.run_until_caught_up();
+    assert_eq!(world.number("SELECT count(*) FROM highwater.dead_letters"), 5);
+    assert_exact(&world, 2);
+
+    world.declare("vehicles", &mended);
+    let service = world.follow(&HURRY);
+    send(&[position(6, 201, 8)]);
+    eventually("the service to have what is new", || world.has_passed(OUTPUTS, 9));
+    let told = world.run(&["dead-letters", "retry"]);
+    let last = "1 taken, 0 taken except by a model, 1 still refused, 0 wait, 0 lost, 3 left out as duplicates";
+    assert_eq!(told.lines().last(), Some(last), "{told}");
+    assert_eq!(totals(&world, "duplicate"), one(3));
+    send(&[position(2, 202, 9)]);
+    eventually("the service to meet the key", || world.has_passed(OUTPUTS, 10));
+    let printed = service.stop();
+    assert!(printed.contains("has taken 1 of its 1 keys meanwhile"), "{printed}");
+    assert_eq!(totals(&world, "duplicate"), one(4));
+    let rows = world.query("SELECT id, n FROM positions ORDER BY id");
+    let rows: Vec<_> = rows.into_iter().map(|row| row.into_iter().flatten().collect()).collect();
+    let expected: [Vec<&str>; 5] =
+        [vec!["v1", "5"], vec!["v2", "1"], vec!["v3", "3"], vec!["v5", "7"], vec!["v6", "8"]];
+    assert_eq!(rows as Vec<Vec<String>>, expected);
+    assert_exact(&world, 2);
+
+    // Once more: nothing is judged twice.
+    let told = world.run(&["dead-letters", "retry"]);
+    let last = "0 taken, 0 taken except by a model, 1 still refused, 0 wait, 0 lost";
+    assert_eq!(told.lines().last(), Some(last), "{told}");
+
+    // Who comes later reads the retried records in their place, and the verdicts on them.
+    world.declare_model("by_window_later", &windowed("by_window_later"));
+    world.run_until_caught_up();
+    assert_eq!(totals(&world, "duplicate"), one(4));
+    assert_exact(&world, 3);
+}

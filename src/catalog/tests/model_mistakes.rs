@@ -64,7 +64,7 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
         ("SELECT NULL AS x FROM events", 2, "no column of PostgreSQL's holds"),
         ("SELECT interval '1 day' AS x FROM events", 2, "no column of PostgreSQL's holds"),
         ("SELECT count(*) AS n FROM events", 2, "an aggregate without GROUP BY"),
-        ("SELECT tumble(interval '1 hour') AS w FROM events", 2, "tumble without GROUP BY"),
+        ("SELECT tumble(interval '1 hour') AS w FROM events", 2, "a window without GROUP BY"),
         ("SELECT name FROM events\nGROUP BY name", 2, "GROUP BY without an aggregate"),
         (
             "SELECT count(*) AS c FROM events\nGROUP BY name",
@@ -163,9 +163,34 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
             "tumble takes one interval",
         ),
         (
-            "SELECT tumble(interval '1 month') AS w, count(*) AS c FROM events GROUP BY w",
+            "SELECT tumble(interval '1 month 2 days') AS w, count(*) AS c FROM events GROUP BY w",
             2,
             "no fixed length",
+        ),
+        (
+            "SELECT tumble(interval '0 months') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "1 to 1200 months",
+        ),
+        (
+            "SELECT\n tumble(interval '1 day', 'Europe/Londn') AS w, count(*) AS c FROM events GROUP BY w",
+            3,
+            "unknown time zone `Europe/Londn`",
+        ),
+        (
+            "SELECT tumble(interval '5 hours', 'UTC') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "Allowed in a time zone: what divides a day",
+        ),
+        (
+            "SELECT tumble(interval '36 hours', 'UTC') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "windows of 1 d 12 h in UTC",
+        ),
+        (
+            "SELECT tumble('UTC', interval '1 day') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "one interval and perhaps a time zone",
         ),
         (
             "SELECT tumble(interval '0 s') AS w, count(*) AS c FROM events GROUP BY w",
@@ -175,12 +200,62 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
         (
             "SELECT tumble(interval '1 h') AS w, name, count(*) AS c FROM events GROUP BY name",
             2,
-            "tumble is not in GROUP BY",
+            "the window is not in GROUP BY",
         ),
         (
-            "SELECT hop(interval '1 h', interval '2 h') AS w, count(*) AS c FROM events GROUP BY w",
+            "SELECT hop(interval '1 h') AS w, count(*) AS c FROM events GROUP BY w",
             2,
-            "hop is not supported yet",
+            "hop takes two intervals",
+        ),
+        (
+            "SELECT\n hop(interval '2 h', interval '1 h') AS w, count(*) AS c FROM events GROUP BY w",
+            3,
+            "events in between would be in none",
+        ),
+        (
+            "SELECT hop(interval '1 s', interval '1 h') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "put together from 3600 panes. Allowed: 1000",
+        ),
+        (
+            "SELECT hop(interval '7 s', interval '1 h 1 s') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "put together from 3601 panes",
+        ),
+        (
+            "SELECT hop(interval '4 h', interval '6 h', 'UTC') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "the slide of hop does not divide its size",
+        ),
+        (
+            "SELECT hop(interval '1 day', interval '1 month') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "mixes months with days",
+        ),
+        (
+            "SELECT\n session(interval '1 h', 'UTC') AS w, count(*) AS c FROM events GROUP BY w",
+            3,
+            "session takes one interval",
+        ),
+        (
+            "SELECT session(interval '1 month') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "a gap of months",
+        ),
+        (
+            "SELECT session(interval '0 s') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "one millisecond or more",
+        ),
+        (
+            "SELECT session(interval '1 h') AS w,\n hop(interval '1 h', interval '2 h') AS v, count(*) AS c FROM events GROUP BY w, v",
+            3,
+            "a second window",
+        ),
+        (
+            "SELECT hop_start(interval '1 day') AS w, count(*) AS c FROM events GROUP BY w",
+            2,
+            "hop_start is not supported",
         ),
         (
             "SELECT tumble(interval '1 h') AS w,\n tumble(interval '2 h') AS v, count(*) AS c FROM events GROUP BY w, v",
@@ -289,7 +364,7 @@ fn every_mistake_around_the_select_has_its_line() {
 fn the_mistakes_of_one_statement_are_told_together() {
     let told = model_mistakes(
         "CREATE MATERIALIZED VIEW m WITH (late = 'x') AS
-         SELECT tumble(interval '1 month') AS w,
+         SELECT tumble(interval '5 hours', 'UTC') AS w,
                 nam,
                 median(n) AS med,
                 sum(name) AS s

@@ -61,12 +61,95 @@ fn a_windowed_aggregate_is_taken_apart() {
     );
     let a = aggregate(&m);
     let window = a.window.as_ref().unwrap();
-    assert_eq!((window.name.as_str(), window.size), ("w", Duration::from_secs(300)));
+    let five = Shape::Tumble(Grid::Fixed(Duration::from_secs(300)));
+    assert_eq!((window.name.as_str(), &window.shape), ("w", &five));
+    assert_eq!(window.closes_after(), Duration::from_secs(1800));
     assert_eq!((window.allowed_lateness, window.late), (Duration::from_secs(1800), Late::Drop));
     assert_eq!(a.keys.len(), 1, "the window is no key of its own");
     assert_eq!(a.parts.len(), 4);
     assert!(a.parts[2].filter.is_some());
     assert_eq!(m.filter.as_ref().unwrap().to_string(), "n > Int32(0)", "no qualifier is left");
+}
+
+#[test]
+fn a_window_is_read_with_its_zone() {
+    use chrono_tz::Tz;
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    for (call, shape, told) in [
+        (
+            "tumble(interval '5' minute)",
+            Shape::Tumble(Grid::Fixed(hours(1) / 12)),
+            "window of 5 min",
+        ),
+        (
+            "tumble(interval '1 day', 'Europe/London')",
+            Shape::Tumble(Grid::Days(1, Tz::Europe__London)),
+            "window of 1 d in Europe/London",
+        ),
+        (
+            "tumble(interval '1 week', 'UTC')",
+            Shape::Tumble(Grid::Days(7, Tz::UTC)),
+            "window of 7 d in UTC",
+        ),
+        (
+            "TUMBLE(INTERVAL '6 hours', 'Asia/Kathmandu')",
+            Shape::Tumble(Grid::Clock(hours(6), Tz::Asia__Kathmandu)),
+            "window of 6 h in Asia/Kathmandu",
+        ),
+        (
+            "tumble(interval '1 month')",
+            Shape::Tumble(Grid::Months(1, Tz::UTC)),
+            "window of 1 month in UTC",
+        ),
+        (
+            "tumble(interval '1 year', 'America/New_York')",
+            Shape::Tumble(Grid::Months(12, Tz::America__New_York)),
+            "window of 12 months in America/New_York",
+        ),
+        (
+            "hop(interval '5 minutes', interval '1 hour')",
+            Shape::Hop(Hop { pane: Grid::Fixed(hours(1) / 12), slide: 1, size: 12 }),
+            "window of 1 h, one every 5 min",
+        ),
+        (
+            "hop(interval '10 minutes', interval '25 minutes')",
+            Shape::Hop(Hop { pane: Grid::Fixed(hours(1) / 12), slide: 2, size: 5 }),
+            "window of 25 min, one every 10 min",
+        ),
+        (
+            "hop(interval '1 day', interval '1 week', 'Europe/London')",
+            Shape::Hop(Hop { pane: Grid::Days(1, Tz::Europe__London), slide: 1, size: 7 }),
+            "window of 7 d, one every 1 d in Europe/London",
+        ),
+        (
+            "hop(interval '1 month', interval '1 year')",
+            Shape::Hop(Hop { pane: Grid::Months(1, Tz::UTC), slide: 1, size: 12 }),
+            "window of 12 months, one every 1 month in UTC",
+        ),
+        (
+            "session(interval '90 minutes')",
+            Shape::Session { gap: hours(3) / 2 },
+            "session with gaps of up to 1 h 30 min",
+        ),
+    ] {
+        let m = model(&view(&format!("SELECT {call} AS w, count(*) AS n FROM events GROUP BY w")));
+        assert_eq!(aggregate(&m).window.as_ref().unwrap().shape, shape, "{call}");
+        assert!(m.describe().contains(&format!("one row per {told} and key")), "{}", m.describe());
+    }
+}
+
+#[test]
+fn a_session_is_final_a_gap_and_the_allowance_after_its_end() {
+    let m = model(
+        "CREATE MATERIALIZED VIEW m WITH (allowed_lateness = '30 minutes') AS
+         SELECT session(interval '2 hours') AS s, name, count(*) AS n FROM events GROUP BY s, name",
+    );
+    let window = aggregate(&m).window.as_ref().unwrap();
+    assert_eq!(window.closes_after(), Duration::from_secs(9_000));
+    assert!(m.is_of_sessions());
+    for told in ["a record 2 h 30 min behind the watermark", "the last event and the gap"] {
+        assert!(m.describe().contains(told), "{}", m.describe());
+    }
 }
 
 #[test]
@@ -266,6 +349,8 @@ fn the_fingerprint_changes_with_the_rows_alone() {
     for other in [
         base.replace("n > 1", "n > 2"),
         base.replace("1 hour", "2 hours"),
+        base.replace("'1 hour'", "'1 hour', 'UTC'"),
+        base.replace("'1 hour'", "'1 hour', 'Europe/London'"),
         base.replace("count(*) AS n", "count(*) AS c"),
         base.replace("'1 m'", "'1 m', late = 'drop'"),
     ] {

@@ -33,6 +33,7 @@ roll         = { bytes = "64KiB", age = "5m" }
 time_zone    = "Europe/London"
 [dead_letters]
 stop_above = "0.5%"
+forward    = "taps.dead"
 "#,
     );
     assert_eq!((&*t.name, t.kafka_topic.as_str()), ("t", "Taps.v1"));
@@ -55,6 +56,7 @@ stop_above = "0.5%"
     assert_eq!(t.max_disorder, Duration::from_secs(90));
     assert_eq!(t.max_future, Some(Duration::from_secs(600)));
     assert_eq!(t.stop_above, Some(0.005));
+    assert_eq!(t.forward.as_deref(), Some("taps.dead"));
     assert!(!t.keep_raw, "it holds personal data");
     let lake = t.lake.as_ref().unwrap();
     assert_eq!((lake.roll_bytes, lake.roll_age), (65_536, Duration::from_secs(300)));
@@ -232,6 +234,16 @@ fn every_mistake_in_a_topic_file_has_its_line_and_says_what_is_allowed() {
             with(&format!("{columns}[dead_letters]\nstop = \"5%\"")),
             7,
             "unknown key `dead_letters.stop`",
+        ),
+        (
+            with(&format!("{columns}[dead_letters]\nforward = \"a b\"")),
+            7,
+            "no name of a Kafka topic",
+        ),
+        (
+            "topic = \"x\"\nformat = \"json\"\n[columns]\nx = \"text\"\n[dead_letters]\nforward = \"x\"".to_owned(),
+            6,
+            "would be read by the topic that they come from",
         ),
     ];
     assert_each(cases, topic_mistakes);

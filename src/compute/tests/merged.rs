@@ -23,6 +23,10 @@ impl Merged {
             let key = key_of(model, &row);
             assert!(last.as_ref().is_none_or(|last| *last < key), "{last:?} then {key:?}");
             last = Some(key.clone());
+            if model.is_of_sessions() {
+                self.join(model, row);
+                continue;
+            }
             let mut stored = match self.0.entry(key) {
                 Entry::Vacant(entry) => {
                     entry.insert(row);
@@ -47,6 +51,36 @@ impl Merged {
                 }
             }
         }
+    }
+}
+
+impl Merged {
+    /// Takes out the stored sessions that touch this one, and puts one row for all.
+    fn join(&mut self, model: &Model, mut session: Vec<Value>) {
+        let columns = model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_)));
+        let roles: Vec<_> = columns.map(|c| &c.role).collect();
+        let of = |role: Role| roles.iter().position(|r| **r == role).expect("a window's column");
+        let (start, end) = (of(Role::WindowStart), of(Role::WindowEnd));
+        let new = session.clone();
+        let touches = |row: &Vec<Value>| {
+            let same = |i: usize| *roles[i] != Role::Key || row[i] == new[i];
+            (0..roles.len()).all(same) && row[start] <= new[end] && new[start] <= row[end]
+        };
+        let touched: Vec<_> =
+            self.0.iter().filter(|(_, row)| touches(row)).map(|(key, _)| key.clone()).collect();
+        for key in touched {
+            let stored = self.0.remove(&key).expect("it was just there");
+            for (index, role) in roles.iter().enumerate() {
+                let merge = match role {
+                    Role::WindowStart => Merge::Least,
+                    Role::WindowEnd => Merge::Greatest,
+                    Role::Part(merge) => *merge,
+                    Role::Key | Role::Derived(_) | Role::Value | Role::Position => continue,
+                };
+                session[index] = merged(merge, &session[index], &stored[index]);
+            }
+        }
+        self.0.insert(key_of(model, &session), session);
     }
 }
 

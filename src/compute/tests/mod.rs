@@ -3,8 +3,10 @@
 mod expressions;
 mod merged;
 mod oracle;
+mod retried;
 mod tables;
 mod unique;
+mod unique_retried;
 
 use super::{SealedTables, Tables};
 use crate::{

@@ -6,7 +6,8 @@
 //!
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
-//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps.
+//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps;
+//! the first window still open left out of those that take a late event.
 
 use super::{
     Declared, Value, declared, instant, mark,
@@ -80,11 +81,41 @@ enum Function {
     Max,
 }
 
+#[derive(Clone, Copy)]
+enum SaidWindow {
+    /// Of this size, beginning at multiples of it and, before 1972, this much later.
+    Tumble(i64, i64),
+    /// One as often as the first, of the size of the second.
+    Hop(i64, i64),
+    /// Of this gap. What it is of one event decides whether that is late; the rest is known when
+    /// all are.
+    Session(i64),
+}
+
+impl SaidWindow {
+    /// All that hold an event, ascending.
+    fn of(self, at: i64) -> Vec<(i64, i64)> {
+        match self {
+            Self::Tumble(size, later) => {
+                let later = if at < 63_072_000 * SECOND { later } else { 0 };
+                let start = (at - later).div_euclid(size) * size + later;
+                vec![(start, start + size)]
+            }
+            Self::Hop(slide, size) => {
+                let last = at.div_euclid(slide) * slide;
+                let starts = (0..=size / slide).rev().map(|back| last - back * slide);
+                starts.map(|start| (start, start + size)).filter(|(_, end)| at < *end).collect()
+            }
+            Self::Session(gap) => vec![(at, at + gap)],
+        }
+    }
+}
+
 /// A model, said in Rust.
 struct Said {
     statement: &'static str,
-    /// Size, allowed lateness, whether late events are dropped.
-    window: Option<(i64, i64, bool)>,
+    /// Its windows, allowed lateness, whether late events are dropped.
+    window: Option<(SaidWindow, i64, bool)>,
     /// Whether WHERE is true.
     filter: fn(&Event) -> Result<bool, Fails>,
     /// Keys, or the columns of a row; with `primary_key`, indexes in them.
@@ -135,6 +166,7 @@ fn big_over_small(e: &Event) -> Result<Value, Fails> {
     both(e.big, e.small, |a, b| a.checked_div(i64::from(b)))
 }
 
+/// In order of name, as the catalog has them.
 const SAID: &[Said] = &[
     Said {
         statement: "amended WITH (allowed_lateness = '5 seconds') AS
@@ -143,7 +175,7 @@ const SAID: &[Said] = &[
                    max(amount) AS amount_max, sum(big) FILTER (WHERE small > 0) AS big_small,
                    min(at) AS first
             FROM events WHERE k IS DISTINCT FROM 'b' GROUP BY w",
-        window: Some((60 * SECOND, 5 * SECOND, false)),
+        window: Some((SaidWindow::Tumble(60 * SECOND, 0), 5 * SECOND, false)),
         filter: |e| Ok(e.k != Some("b")),
         parts: &[
             (Function::Min, |e| text(e.txt)),
@@ -164,7 +196,7 @@ const SAID: &[Said] = &[
                    avg(amount) AS amount_avg, sum(n) AS n,
                    count(*) FILTER (WHERE n > 0) AS positive
             FROM events WHERE txt <> 'x' GROUP BY window, k",
-        window: Some((10 * SECOND, 3 * SECOND, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 3 * SECOND, true)),
         filter: |e| Ok(e.txt.is_some_and(|txt| txt != "x")),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -219,6 +251,32 @@ const SAID: &[Said] = &[
         ..PLAIN
     },
     Said {
+        statement: "hopped WITH (allowed_lateness = '2 seconds', late = 'drop') AS
+            SELECT hop(interval '4 seconds', interval '18 seconds') AS window, k, count(*) AS rows,
+                   sum(big) AS big, min(txt) AS txt_min, max(ratio) AS ratio_max, avg(amount) AS amount
+            FROM events WHERE n > 0 OR small > 0 GROUP BY window, k",
+        window: Some((SaidWindow::Hop(4 * SECOND, 18 * SECOND), 2 * SECOND, true)),
+        filter: |e| Ok(e.n > Some(0) || e.small > Some(0)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, ratio),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "hopped_amended AS
+            SELECT hop(interval '10 seconds', interval '30 seconds') AS window, sum(n) AS n
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Hop(10 * SECOND, 30 * SECOND), 0, false)),
+        parts: &[(Function::Sum, |e| int(e.n))],
+        ..PLAIN
+    },
+    Said {
         statement: "latest WITH (primary_key = 'n, k') AS
             SELECT k, txt, -big AS negative, n, CAST(amount AS integer) AS narrow FROM events
             WHERE n < 3",
@@ -249,9 +307,47 @@ const SAID: &[Said] = &[
         statement: "nobody WITH (late = 'drop') AS
             SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
             FROM events WHERE k = 'nobody' GROUP BY window",
-        window: Some((10 * SECOND, 0, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 0, true)),
         filter: |_| Ok(false),
         parts: &[(Function::Count, one)],
+        ..PLAIN
+    },
+    Said {
+        statement: "session WITH (allowed_lateness = '5 seconds', late = 'drop') AS
+            SELECT session(interval '7 seconds') AS s, k, count(*) AS rows, sum(big) AS big,
+                   min(txt) AS txt_min, max(at) AS last, avg(amount) AS amount,
+                   count(*) FILTER (WHERE n > 0) AS positive
+            FROM events WHERE n <> 5 GROUP BY s, k",
+        window: Some((SaidWindow::Session(7 * SECOND), 5 * SECOND, true)),
+        filter: |e| Ok(e.n.is_some_and(|n| n != 5)),
+        columns: &[|e| text(e.k)],
+        parts: &[
+            (Function::Count, one),
+            (Function::Sum, |e| int(e.big)),
+            (Function::Min, |e| text(e.txt)),
+            (Function::Max, |e| int(e.at)),
+            (Function::Count, |e| int(e.n.filter(|n| *n > 0))),
+            (Function::Sum, |e| int(e.amount)),
+            (Function::Count, |e| int(e.amount)),
+        ],
+        ..PLAIN
+    },
+    Said {
+        statement: "session_of_all AS
+            SELECT session(interval '1 second') AS window, sum(n) AS n, max(ratio) AS ratio
+            FROM events GROUP BY window",
+        window: Some((SaidWindow::Session(SECOND), 0, false)),
+        parts: &[(Function::Sum, |e| int(e.n)), (Function::Max, ratio)],
+        ..PLAIN
+    },
+    Said {
+        // Liberia was 44 minutes and 30 seconds behind until 1972.
+        statement: "zoned WITH (late = 'drop') AS
+            SELECT tumble(interval '1 minute', 'Africa/Monrovia') AS window, k, sum(n) AS n
+            FROM events GROUP BY window, k",
+        window: Some((SaidWindow::Tumble(60 * SECOND, 30 * SECOND), 0, true)),
+        columns: &[|e| text(e.k)],
+        parts: &[(Function::Sum, |e| int(e.n))],
         ..PLAIN
     },
 ];
@@ -260,7 +356,8 @@ static DECLARED: LazyLock<Declared> =
     LazyLock::new(|| declared(&SAID.iter().map(|said| said.statement).collect::<Vec<_>>()));
 
 type Place = (Output, Partition);
-type Refusals = Vec<(Partition, i64, Output, RejectClass)>;
+/// Each with the highest event time that the output had seen before it.
+type Refused = (Partition, i64, Output, RejectClass, Option<EventTime>);
 
 /// What is committed after everything.
 #[derive(Debug, Default, PartialEq)]
@@ -270,14 +367,19 @@ struct Outcome {
     event_time_max: BTreeMap<Place, Option<EventTime>>,
     late: BTreeMap<Arc<str>, u64>,
     /// In order.
-    refusals: Refusals,
+    refusals: Vec<Refused>,
 }
 
 /// Records of one partition: (offset, event), ascending.
 type Log = Vec<(i64, Event)>;
 
+/// An event that a model takes: its time, and an argument for each part.
+type Taken = (i64, Vec<Value>);
+
 fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
     let mut out = Outcome::default();
+    // Of models of sessions: the events of each key.
+    let mut of_sessions: BTreeMap<(usize, Vec<Value>), Vec<Taken>> = BTreeMap::new();
     for ((output, partition), mark) in marks {
         let mut seen: Vec<i64> = mark.event_time_max.iter().map(|t| t.0).collect();
         let mut fates = Fates::default();
@@ -286,16 +388,16 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
             if *offset < mark.next.0 {
                 continue;
             }
-            let mut refuse =
-                |class| out.refusals.push((*partition, *offset, output.clone(), class));
+            let highest = seen.iter().max().copied();
+            let mut refuse = |class| {
+                let before = highest.map(EventTime);
+                out.refusals.push((*partition, *offset, output.clone(), class, before));
+            };
             let Some(at) = event.at else {
                 fates.dead += 1;
-                if *output == Output::DeadLetters {
-                    refuse(RejectClass::Malformed);
-                }
+                refuse(RejectClass::Malformed);
                 continue;
             };
-            let highest = seen.iter().max().copied();
             seen.push(at);
             let Some(index) = said else {
                 fates.filtered += 1;
@@ -314,14 +416,18 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                     continue;
                 }
             }
-            if let Some((size, allowed, drop)) = said.window {
-                let end = at.div_euclid(size) * size + size;
-                if highest.is_some_and(|highest| end + allowed + DISORDER <= highest) {
+            let mut windows = vec![None];
+            if let Some((window, allowed, drop)) = said.window {
+                let all = window.of(at);
+                let mut open = all.clone();
+                open.retain(|(_, end)| highest.is_none_or(|most| end + allowed + DISORDER > most));
+                if open.len() < all.len() {
                     *out.late.entry(model.name.clone()).or_default() += 1;
-                    if drop {
-                        fates.late += 1;
-                        continue;
-                    }
+                }
+                windows = if drop { open } else { all }.into_iter().map(Some).collect();
+                if windows.is_empty() {
+                    fates.late += 1;
+                    continue;
                 }
             }
             let columns: Result<Vec<_>, _> = said.columns.iter().map(|c| c(event)).collect();
@@ -332,9 +438,17 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                 continue;
             };
             fates.accepted += 1;
+            if let Some((SaidWindow::Session(_), ..)) = said.window {
+                of_sessions.entry((index, columns)).or_default().push((at, parts));
+                continue;
+            }
             let table = out.tables.entry(model.name.clone()).or_default();
             match said.primary_key {
-                None => group(said, table, at, columns, parts),
+                None => {
+                    for window in windows {
+                        group(said, table, window, &columns, &parts);
+                    }
+                }
                 Some(key) => keep(table, key, columns, (at, *partition, *offset)),
             }
         }
@@ -342,21 +456,36 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
         let highest = seen.into_iter().max().map(EventTime);
         out.event_time_max.insert((output.clone(), *partition), highest);
     }
+    for ((index, columns), mut events) in of_sessions {
+        let said = &SAID[index];
+        let Some((SaidWindow::Session(gap), ..)) = said.window else { unreachable!() };
+        let table = out.tables.entry(DECLARED.models[index].name.clone()).or_default();
+        events.sort_by_key(|(at, _)| *at);
+        for session in events.chunk_by(|(a, _), (b, _)| b - a <= gap) {
+            let window = (session[0].0, session[session.len() - 1].0 + gap);
+            for (_, parts) in session {
+                group(said, table, Some(window), &columns, parts);
+            }
+        }
+    }
     out.refusals.sort_by_key(sort_key);
     out
 }
 
-fn sort_key(refusal: &(Partition, i64, Output, RejectClass)) -> (Partition, i64, Output) {
+fn sort_key(refusal: &Refused) -> (Partition, i64, Output) {
     (refusal.0, refusal.1, refusal.2.clone())
 }
 
 /// The row is window start, keys, window end, parts; `in_table_order` puts them right.
-fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: Vec<Value>) {
-    let bounds = said.window.map(|(size, ..)| {
-        let start = at.div_euclid(size) * size;
-        (Value::Int(start.into()), Value::Int((start + size).into()))
-    });
-    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(&columns).cloned().collect();
+fn group(
+    said: &Said,
+    table: &mut Merged,
+    window: Option<(i64, i64)>,
+    columns: &[Value],
+    parts: &[Value],
+) {
+    let bounds = window.map(|(start, end)| (Value::Int(start.into()), Value::Int(end.into())));
+    let key: Vec<Value> = bounds.iter().map(|(start, _)| start).chain(columns).cloned().collect();
     let fresh = || {
         let ends = bounds.iter().map(|(_, end)| end.clone());
         let zero = |(function, _): &(Function, Eval)| match function {
@@ -369,9 +498,10 @@ fn group(said: &Said, table: &mut Merged, at: i64, columns: Vec<Value>, parts: V
     let first = row.len() - parts.len();
     for (stored, ((function, _), new)) in row[first..].iter_mut().zip(said.parts.iter().zip(parts))
     {
-        if new == Value::Null {
+        if *new == Value::Null {
             continue;
         }
+        let new = new.clone();
         *stored = match (function, &*stored) {
             (Function::Count, stored) => add(stored, &Value::Int(1)),
             (_, Value::Null) => new,
@@ -447,7 +577,7 @@ struct Lane<'l> {
     marks: BTreeMap<Place, Mark>,
     /// Per partition, index of the next record.
     next: Vec<usize>,
-    open: Refusals,
+    open: Vec<Refused>,
     committed: Outcome,
 }
 
@@ -502,7 +632,9 @@ impl<'l> Lane<'l> {
         for refusal in self.tables.admit(&records, &decoded, &from, &[]).expect("admitted") {
             let record = &records[refusal.record];
             let place = (record.partition, record.offset);
-            self.open.push((place.0, place.1, refusal.output, refusal.class));
+            for (output, before) in refusal.refused_by {
+                self.open.push((place.0, place.1, output, refusal.class, before));
+            }
         }
     }
 

@@ -164,6 +164,29 @@ fn an_event_that_where_leaves_out_is_filtered_and_never_late() {
 }
 
 #[test]
+fn a_late_event_goes_to_the_windows_of_hop_that_are_not_final() {
+    let hop = |option: &str| {
+        declared(&[&format!(
+            "m WITH (late = '{option}') AS SELECT hop(interval '10 seconds', interval '30 seconds') AS w,
+             count(*) AS rows FROM events GROUP BY w"
+        )])
+    };
+    // Disorder is 10 s: at 40 s [-10, 20) and [0, 30) are final, [10, 40) and [20, 50) are not.
+    let events = [event(25, ""), event(40, ""), event(25, ""), event(29, ""), event(5, "")];
+    let cut = hop("drop").cut(&events);
+    assert_eq!(cut.fates("m"), fates(4, 0, 1, 0), "of the last one every window is final");
+    let seconds = |row: &str| row.replace("000000 ", " ");
+    let rows: Vec<_> = cut.rows().iter().map(|row| seconds(row)).collect();
+    assert_eq!(rows, ["0 30 1 ", "10 40 3 ", "20 50 4 ", "30 60 1 ", "40 70 1 "]);
+    assert_eq!(cut.sealed.late.values().copied().collect::<Vec<_>>(), [3]);
+    let cut = hop("amend").cut(&events);
+    assert_eq!(cut.fates("m"), fates(5, 0, 0, 0));
+    let rows: Vec<_> = cut.rows().iter().map(|row| seconds(row)).collect();
+    assert_eq!(rows[..3], ["-20 10 1 ", "-10 20 1 ", "0 30 4 "]);
+    assert_eq!(cut.sealed.late.values().copied().collect::<Vec<_>>(), [3]);
+}
+
+#[test]
 fn lateness_goes_on_from_the_mark() {
     let m = declared(&[
         "m WITH (late = 'drop') AS SELECT tumble(interval '10 seconds') AS w, count(*) AS rows FROM events GROUP BY w",

@@ -2,7 +2,10 @@
 //!
 //! The lake's rows go once more through the models, cut by cut in order, partition by partition in
 //! offset order, into tables beside the kept ones; then both are compared. Only offsets below a
-//! model's mark count for it. Memory: the rows of one cut.
+//! model's mark count for it. Rows that a retry of dead letters wrote are put among those of the cut
+//! that passed them. A model that took a row by a retry judges it by what the partition had seen at
+//! its place, and lets it raise no watermark; a model that was made later and took it in its place
+//! does as with any other. Memory: the rows of one cut, and all rows of retries.
 
 use super::{super::references::restored, Report, shallow::Evidence};
 use crate::{
@@ -19,12 +22,12 @@ use crate::{
 };
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch, UInt32Array},
-    compute::{concat_batches, filter_record_batch, take_record_batch},
+    compute::{concat_batches, filter_record_batch, not, take_record_batch},
     datatypes::TimestampMicrosecondType,
 };
 use bytes::Bytes;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -41,6 +44,8 @@ struct RebuildTopic {
     /// Per partition: the last offset seen, and rows.
     seen: BTreeMap<Partition, (i64, u64)>,
     lake_next: BTreeMap<Partition, Offset>,
+    /// Of files of retries, not looked at yet; by partition and offset.
+    retried: RecordBatch,
     /// A file was missing or unreadable: tables cannot be compared.
     broken: bool,
 }
@@ -53,6 +58,10 @@ struct RebuildModel {
     duplicates: BTreeMap<Partition, VecDeque<(i64, EventTime)>>,
     /// The highest event time so far.
     reached: BTreeMap<Partition, EventTime>,
+    /// What it took by a retry, with the highest event time to judge by.
+    retried: BTreeMap<(i32, i64), Option<EventTime>>,
+    /// What it refused although the lake has it.
+    refused: BTreeSet<(i32, i64)>,
     /// Of a model with a reference: from which offset on which version was used.
     uses: BTreeMap<(Partition, Offset), Arc<Version>>,
 }
@@ -71,7 +80,16 @@ impl Rebuild {
                 let marks = marks.filter(|m| m.topic == topic.name && m.output == output);
                 let marks: BTreeMap<Partition, Mark> =
                     marks.map(|m| (m.partition, m.mark)).collect();
-                match comparable(&marks, &lake) {
+                let name = output.to_string();
+                let missing =
+                    evidence.not_in_lake.iter().find(|(t, o, _)| **t == *topic.name && *o == name);
+                let comparable = comparable(&marks, &lake).and_then(|()| match missing {
+                    None => Ok(()),
+                    Some((.., count)) => Err(format!(
+                        "the lake refused {count} records that it took; `highwater dead-letters retry` puts that right"
+                    )),
+                });
+                match comparable {
                     Ok(()) => Some((model.clone(), marks)),
                     Err(why) => {
                         report.note(format!("{} was not rebuilt: {why}", model.name));
@@ -83,8 +101,25 @@ impl Rebuild {
                 .map(|(model, marks)| {
                     let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
                     tables.adopt(&at_first(&tables.outputs(), &marks));
-                    let (duplicates, reached, uses) = Default::default();
-                    Ok(RebuildModel { model, tables, marks, duplicates, reached, uses })
+                    let output = Output::Model(model.name.clone());
+                    let retried = evidence.retried.iter();
+                    let retried = retried.filter(|r| r.topic == topic.name && r.output == output);
+                    let retried = retried.map(|r| ((r.partition.0, r.offset), r.event_time_max));
+                    let retried = retried.collect();
+                    let name = output.to_string();
+                    let refused = evidence.refused_alone.iter();
+                    let refused = refused.filter(|(t, o, ..)| **t == *topic.name && *o == name);
+                    let refused = refused.map(|(_, _, p, o)| (*p, *o)).collect();
+                    Ok(RebuildModel {
+                        model,
+                        tables,
+                        marks,
+                        duplicates: BTreeMap::new(),
+                        reached: BTreeMap::new(),
+                        retried,
+                        refused,
+                        uses: BTreeMap::new(),
+                    })
                 })
                 .collect();
             match built {
@@ -95,6 +130,7 @@ impl Rebuild {
                         models,
                         seen: BTreeMap::new(),
                         lake_next: lake.iter().map(|(p, m)| (*p, m.next)).collect(),
+                        retried: RecordBatch::new_empty(topic.schema.clone()),
                         broken: false,
                     },
                 )),
@@ -135,7 +171,7 @@ impl Rebuild {
         Ok(())
     }
 
-    /// The files of one cut; `contents` are those that are whole.
+    /// The files of one cut, or of retries, which come first; `contents` are those that are whole.
     pub async fn cut(
         &mut self,
         cut: &[ManifestFile],
@@ -166,25 +202,26 @@ impl Rebuild {
                 }
             }
         }
+        if cut[0].retry {
+            batches.push(topic.retried.clone());
+            topic.retried = in_order(&topic.topic, &batches)?;
+            return Ok(());
+        }
         let rows = in_order(&topic.topic, &batches)?;
-        topic.look(&rows, report);
-        for start in (0..rows.num_rows()).step_by(ROWS) {
-            let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
-            for model in &mut topic.models {
-                for piece in model.by_version(&piece) {
-                    model.add(&topic.topic, &piece)?;
-                }
-            }
-        }
-        for model in &mut topic.models {
-            for (name, delta) in model.tables.seal()?.tables {
-                snapshot.add(&name, &delta).await?;
-            }
-        }
-        Ok(())
+        let rows = topic.with_retried(rows)?;
+        topic.take(&rows, snapshot, report).await
     }
 
-    pub async fn finish(self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
+    pub async fn finish(mut self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
+        for topic in self.topics.values_mut() {
+            let rest = RecordBatch::new_empty(topic.topic.schema.clone());
+            let rest = std::mem::replace(&mut topic.retried, rest);
+            topic.take(&rest, snapshot, report).await?;
+        }
+        self.compare(snapshot, report).await
+    }
+
+    async fn compare(self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
         for (name, topic) in self.topics {
             for (partition, next) in &topic.lake_next {
                 if let Some((last, _)) = topic.seen.get(partition)
@@ -225,6 +262,50 @@ impl Rebuild {
 }
 
 impl RebuildTopic {
+    /// Looks at rows and gives them to the models.
+    async fn take(
+        &mut self,
+        rows: &RecordBatch,
+        snapshot: &Snapshot,
+        report: &mut Report,
+    ) -> Result<()> {
+        self.look(rows, report);
+        for start in (0..rows.num_rows()).step_by(ROWS) {
+            let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
+            for model in &mut self.models {
+                for piece in model.by_version(&piece) {
+                    model.add(&self.topic, &piece)?;
+                }
+            }
+        }
+        for model in &mut self.models {
+            for (name, delta) in model.tables.seal()?.tables {
+                snapshot.add(&name, &delta).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a cut with those of retries up to where it ends.
+    fn with_retried(&mut self, rows: RecordBatch) -> Result<RecordBatch> {
+        if self.retried.num_rows() == 0 {
+            return Ok(rows);
+        }
+        let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+        let (partitions, offsets) = places(&rows);
+        for (partition, offset) in partitions.iter().zip(offsets) {
+            let end = ends.entry(*partition).or_insert(*offset);
+            *end = (*end).max(*offset);
+        }
+        let (partitions, offsets) = places(&self.retried);
+        let within = |(p, o): (&i32, &i64)| ends.get(p).is_some_and(|end| o <= end);
+        let now: BooleanArray = partitions.iter().zip(offsets).map(within).map(Some).collect();
+        let later = not(&now).map_err(|e| Error::halt("filter retried rows").because(e))?;
+        let among = in_order(&self.topic, &[rows, only(&self.retried, &now)?])?;
+        self.retried = only(&self.retried, &later)?;
+        Ok(among)
+    }
+
     /// V-6: offsets ascend over the cuts, so one that does not is there twice.
     fn look(&mut self, rows: &RecordBatch, report: &mut Report) {
         let (partitions, offsets) = places(rows);
@@ -275,10 +356,10 @@ impl RebuildModel {
         let (partitions, offsets) = places(rows);
         let counts = |(p, o): (&i32, &i64)| {
             self.marks.get(&Partition(*p)).is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
+                && !self.refused.contains(&(*p, *o))
         };
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
-        let rows = filter_record_batch(rows, &mask)
-            .map_err(|e| Error::halt("filter rows of the lake").because(e))?;
+        let rows = only(rows, &mask)?;
         if rows.num_rows() == 0 {
             return Ok(());
         }
@@ -293,13 +374,32 @@ impl RebuildModel {
             })?;
             self.tables.look_up_in(&version);
         }
-        let event_times = event_times(topic, &rows);
+        let retried = |(p, o): (&i32, &i64)| self.retried.contains_key(&(*p, *o));
+        let retried: BooleanArray = partitions.iter().zip(offsets).map(retried).map(Some).collect();
+        if retried.true_count() > 0 {
+            let in_place = not(&retried).map_err(|e| Error::halt("filter rows").because(e))?;
+            self.add_retried(topic, only(&rows, &retried)?)?;
+            return self.add_in_place(topic, &only(&rows, &in_place)?);
+        }
+        self.add_in_place(topic, &rows)
+    }
+
+    fn add_retried(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(&rows);
+        let before = |(p, o): (&i32, &i64)| self.retried.get(&(*p, *o)).copied().flatten();
+        let before: Vec<_> = partitions.iter().zip(offsets).map(before).collect();
+        self.tables.admit_retried(&decoded(topic, rows), &before).map(drop)
+    }
+
+    /// Between the rows the duplicates, which are not there, raise the watermark.
+    fn add_in_place(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
+        let event_times = event_times(topic, rows);
+        let (partitions, offsets) = places(rows);
         let mut start = 0;
         for row in 0..rows.num_rows() {
             let partition = Partition(partitions[row]);
             if let Some(event_time) = self.raised_before(partition, offsets[row]) {
-                self.admit(&rows.slice(start, row - start), &event_times[start..row])?;
+                self.admit(topic, rows.slice(start, row - start))?;
                 self.tables.observe(partition, event_time);
                 self.reached.insert(partition, event_time);
                 start = row;
@@ -307,7 +407,7 @@ impl RebuildModel {
             let reached = self.reached.entry(partition).or_insert(event_times[row]);
             *reached = event_times[row].max(*reached);
         }
-        self.admit(&rows.slice(start, rows.num_rows() - start), &event_times[start..])
+        self.admit(topic, rows.slice(start, rows.num_rows() - start))
     }
 
     /// How far duplicates before this offset have raised the watermark, if they have.
@@ -317,13 +417,16 @@ impl RebuildModel {
         let mut highest = None;
         while let Some((at, event_time)) = ahead.front().copied().filter(|(at, _)| *at < offset) {
             ahead.pop_front();
-            highest = highest.max(Some(event_time).filter(|_| at >= first));
+            // What was retried raised none.
+            if at >= first && !self.retried.contains_key(&(partition.0, at)) {
+                highest = highest.max(Some(event_time));
+            }
         }
         highest.filter(|t| self.reached.get(&partition).is_none_or(|reached| t > reached))
     }
 
-    fn admit(&mut self, rows: &RecordBatch, event_times: &[EventTime]) -> Result<()> {
-        let (partitions, offsets) = places(rows);
+    fn admit(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
+        let (partitions, offsets) = places(&rows);
         let records: Vec<RawRecord<'_>> = partitions
             .iter()
             .zip(offsets)
@@ -337,14 +440,7 @@ impl RebuildModel {
             .collect();
         let from: Vec<(Partition, Offset)> =
             self.marks.iter().map(|(p, m)| (*p, m.first)).collect();
-        let decoded = Decoded {
-            rows: rows.clone(),
-            event_times: event_times.to_vec(),
-            rejects: Vec::new(),
-            empty: Vec::new(),
-            before: None,
-            unknown_fields: 0,
-        };
+        let decoded = decoded(topic, rows);
         // What a model refuses, it refused then: those stand in the dead letters.
         self.tables.admit(&records, &decoded, &from, &[])?;
         Ok(())
@@ -399,6 +495,23 @@ fn in_order(topic: &Topic, batches: &[RecordBatch]) -> Result<RecordBatch> {
     let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
     order.sort_by_key(|&i| (partitions[i as usize], offsets[i as usize]));
     take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
+}
+
+fn only(rows: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch> {
+    filter_record_batch(rows, mask).map_err(|e| Error::halt("filter rows of the lake").because(e))
+}
+
+/// Rows as they were when they were decoded.
+fn decoded(topic: &Topic, rows: RecordBatch) -> Decoded {
+    let event_times = event_times(topic, &rows);
+    Decoded {
+        rows,
+        event_times,
+        rejects: Vec::new(),
+        empty: Vec::new(),
+        before: None,
+        unknown_fields: 0,
+    }
 }
 
 /// The declared column's, or Kafka's timestamp.

@@ -9,7 +9,7 @@ use crate::{
     record::{Output, Partition, Span},
     warehouse::{
         MarkRow, Warehouse, references,
-        snapshot::{Counts, ManifestFile, Snapshot},
+        snapshot::{Counts, ManifestFile, RetriedRow, Snapshot},
     },
 };
 use std::{
@@ -24,6 +24,12 @@ pub struct Evidence {
     pub files: Vec<ManifestFile>,
     pub dead_letters: Counts,
     pub duplicates: Counts,
+    pub stray_letters: Vec<(String, String, i32, i64)>,
+    pub retried: Vec<RetriedRow>,
+    /// Rows of the lake that a model has refused.
+    pub refused_alone: Vec<(String, String, i32, i64)>,
+    /// Of a model: records that it took and the lake refused.
+    pub not_in_lake: Vec<(String, String, i64)>,
     /// In order of topic, output, partition, offset.
     pub references: Vec<references::Use>,
 }
@@ -56,11 +62,14 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
                 ),
             );
         }
-        let stored = |output: &Output| {
-            let key = (m.topic.clone(), output.clone(), m.partition);
-            evidence.dead_letters.get(&key).copied().unwrap_or_default()
-        };
         let key = (m.topic.clone(), m.output.clone(), m.partition);
+        let stored = evidence.dead_letters.get(&key).copied().unwrap_or_default();
+        if stored != fates.dead {
+            report.finding(
+                "V-4",
+                format!("{}: {} refused, {stored} dead letters stored", place(m), fates.dead),
+            );
+        }
         let recorded = evidence.duplicates.get(&key).copied().unwrap_or_default();
         if recorded != fates.duplicate {
             report.finding(
@@ -68,41 +77,14 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
                 format!("{}: {} duplicates, {recorded} recorded", place(m), fates.duplicate),
             );
         }
-        let letters = evidence.mark(&m.topic, &Output::DeadLetters, m.partition);
         match &m.output {
-            Output::DeadLetters => {
-                let stored = stored(&Output::DeadLetters);
-                if stored != fates.dead {
-                    report.finding(
-                        "V-4",
-                        format!(
-                            "{}: {} refused, {stored} dead letters stored",
-                            place(m),
-                            fates.dead
-                        ),
-                    );
-                }
-            }
+            Output::DeadLetters => {}
             Output::Lake | Output::Model(_) => {
-                // Over the same offsets every output must see the same refusals and holes.
+                // Over the same offsets every output must see the same holes.
+                let letters = evidence.mark(&m.topic, &Output::DeadLetters, m.partition);
                 let Some(letters) = letters else { continue };
                 let same = letters.mark.first == m.mark.first && letters.mark.next == m.mark.next;
-                if !same {
-                    continue;
-                }
-                let own = stored(&m.output);
-                let expected = letters.mark.fates.dead + own;
-                if fates.dead != expected {
-                    report.finding(
-                        "V-4",
-                        format!(
-                            "{}: {} refused, {expected} dead letters stored",
-                            place(m),
-                            fates.dead
-                        ),
-                    );
-                }
-                if fates.absent != letters.mark.fates.absent {
+                if same && fates.absent != letters.mark.fates.absent {
                     report.finding(
                         "V-1",
                         format!(
@@ -115,9 +97,16 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
             }
         }
     }
+    for (topic, output, partition, offset) in &evidence.stray_letters {
+        report.finding(
+            "V-4",
+            format!("{topic}/{partition}@{offset}: a dead letter of {output} that no mark counts"),
+        );
+    }
 }
 
-/// V-2.
+/// V-2. Files of a retry hold offsets from between those of cuts, so they have part in the sums and
+/// not in the order.
 pub fn manifest(evidence: &Evidence, report: &mut Report) {
     report.files = evidence.files.len();
     report.bytes = evidence.files.iter().map(|f| f.bytes).sum();
@@ -125,6 +114,7 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
     let mut rows: BTreeMap<(Arc<str>, Partition), u64> = BTreeMap::new();
     // The hull of each cut's ranges: those of one cut interleave, those of two must not meet.
     let mut cuts: BTreeMap<(Arc<str>, Partition), BTreeMap<i64, Span>> = BTreeMap::new();
+    let mut retries: BTreeMap<_, Vec<(&str, Span)>> = BTreeMap::new();
     for file in &evidence.files {
         let in_ranges: u64 = file.ranges.iter().map(|r| r.rows).sum();
         if in_ranges != file.rows {
@@ -136,6 +126,10 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
         for range in &file.ranges {
             let key = (file.topic.clone(), range.partition);
             *rows.entry(key.clone()).or_default() += range.rows;
+            if file.retry {
+                retries.entry(key).or_default().push((&file.path, range.span));
+                continue;
+            }
             let hulls = cuts.entry(key).or_default();
             let hull = hulls.entry(file.sequence).or_insert(range.span);
             *hull = Span::new(hull.from.min(range.span.from), hull.to.max(range.span.to));
@@ -153,6 +147,17 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
                     m.mark.fates.accepted
                 ),
             );
+        }
+        for (path, span) in retries.remove(&key).unwrap_or_default() {
+            if span.from < m.mark.first || span.to > m.mark.next {
+                report.finding(
+                    "V-2",
+                    format!(
+                        "{}: {path} of a retry holds {}..{}, outside of {}..{} that the mark covers",
+                        place(m), span.from.0, span.to.0, m.mark.first.0, m.mark.next.0
+                    ),
+                );
+            }
         }
         let mut before: Option<(i64, Span)> = None;
         for (sequence, hull) in cuts.remove(&key).unwrap_or_default() {
@@ -224,7 +229,12 @@ pub async fn objects(
     mut rebuild: Option<&mut Rebuild>,
     snapshot: &Snapshot,
 ) -> Result<()> {
-    for cut in evidence.files.chunk_by(|a, b| (&a.topic, a.sequence) == (&b.topic, b.sequence)) {
+    let (retries, cuts): (Vec<_>, Vec<_>) = evidence.files.iter().cloned().partition(|f| f.retry);
+    // Rows of retries first: the deep part puts each among the rows of the cut that passed it.
+    let same = |a: &ManifestFile, b: &ManifestFile| {
+        (&a.topic, a.retry, a.sequence) == (&b.topic, b.retry, b.sequence)
+    };
+    for cut in retries.chunk_by(same).chain(cuts.chunk_by(same)) {
         let mut contents = Vec::new();
         for file in cut {
             if !file.completed {

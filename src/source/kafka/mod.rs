@@ -14,8 +14,12 @@
 //! record and goes on behind it after the next rebalance, which loses a record. That nothing but
 //! transaction markers is left before the end is asked of the consumer's position instead.
 
+mod lookup;
+mod producer;
 mod reader;
 
+pub use lookup::Lookup;
+pub use producer::{Producer, Sending};
 pub use reader::{Fetched, TopicReader};
 
 use crate::{
@@ -222,9 +226,51 @@ fn by_topic(list: &TopicPartitionList) -> BTreeMap<String, Vec<Partition>> {
     topics
 }
 
+/// A consumer's properties, ours and the user's.
+fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
+    for (key, _) in FIXED {
+        if settings.properties.contains_key(key) {
+            return Err(Error::config(format!(
+                "the Kafka property {key} is highwater's own: exactness rests on it"
+            )));
+        }
+    }
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("group.id", &settings.group)
+        .set("client.id", "highwater")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", "30000")
+        // Partitions added later are taken up within this time.
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("allow.auto.create.topics", "false")
+        .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
+        // Each record waiting costs some 300 bytes beside its own; and what a fetch brings
+        // comes on top of what waits: a MiB of each partition, compressed.
+        .set("queued.min.messages", "50000")
+        .set("fetch.message.max.bytes", "1048576")
+        // The default of one second stalls a consumer whose queue was full.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.wait.max.ms", "100")
+        // The default of ten seconds is how long everything would stand when brokers are back.
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("statistics.interval.ms", "5000")
+        .set("socket.keepalive.enable", "true");
+    for (key, value) in &settings.properties {
+        config.set(key, value);
+    }
+    for (key, value) in FIXED {
+        config.set(key, value);
+    }
+    config.set_log_level(RDKafkaLogLevel::Info);
+    Ok(config)
+}
+
 /// The consumer of all topics.
 pub struct Kafka {
     consumer: BaseConsumer<Group>,
+    settings: KafkaSettings,
     topics: Vec<String>,
     trouble: Mutex<Trouble>,
 }
@@ -247,42 +293,7 @@ impl Kafka {
         listeners: HashMap<String, Listener>,
         release_timeout: Duration,
     ) -> Result<Arc<Self>> {
-        for (key, _) in FIXED {
-            if settings.properties.contains_key(key) {
-                return Err(Error::config(format!(
-                    "the Kafka property {key} is highwater's own: exactness rests on it"
-                )));
-            }
-        }
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &settings.brokers)
-            .set("group.id", &settings.group)
-            .set("client.id", "highwater")
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", "30000")
-            // Partitions added later are taken up within this time.
-            .set("topic.metadata.refresh.interval.ms", "10000")
-            .set("allow.auto.create.topics", "false")
-            .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
-            // Each record waiting costs some 300 bytes beside its own; and what a fetch brings
-            // comes on top of what waits: a MiB of each partition, compressed.
-            .set("queued.min.messages", "50000")
-            .set("fetch.message.max.bytes", "1048576")
-            // The default of one second stalls a consumer whose queue was full.
-            .set("fetch.queue.backoff.ms", "5")
-            .set("fetch.wait.max.ms", "100")
-            // The default of ten seconds is how long everything would stand when brokers are back.
-            .set("reconnect.backoff.max.ms", "2000")
-            .set("statistics.interval.ms", "5000")
-            .set("socket.keepalive.enable", "true");
-        for (key, value) in &settings.properties {
-            config.set(key, value);
-        }
-        for (key, value) in FIXED {
-            config.set(key, value);
-        }
-        config.set_log_level(RDKafkaLogLevel::Info);
+        let config = consumer_config(settings)?;
         let topics: Vec<String> = listeners.keys().cloned().collect();
         let leaving = AtomicBool::new(false);
         let group = Group { listeners, queues: RwLock::default(), release_timeout, leaving };
@@ -293,7 +304,16 @@ impl Kafka {
         let queue = || Queue(unsafe { rd::rd_kafka_queue_new(consumer.client().native_ptr()) });
         let queues = topics.iter().map(|topic| (topic.clone(), queue())).collect();
         *consumer.context().queues.write().unwrap_or_else(PoisonError::into_inner) = queues;
-        Ok(Arc::new(Self { consumer, topics, trouble: Mutex::default() }))
+        Ok(Arc::new(Self {
+            consumer,
+            settings: settings.clone(),
+            topics,
+            trouble: Mutex::default(),
+        }))
+    }
+
+    pub fn settings(&self) -> &KafkaSettings {
+        &self.settings
     }
 
     /// Joins the group.

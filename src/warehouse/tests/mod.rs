@@ -4,6 +4,7 @@
 mod embedded;
 mod merging;
 mod protocol;
+pub mod sessions;
 mod tables;
 mod unique;
 

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
-    cut::{DeadLetter, FileRange, LakeFile, UploadId},
+    cut::{DeadLetter, FileRange, LakeFile, Raw, UploadId},
     error::{Error, Kind},
+    warehouse::DeadLetterFilter,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -36,9 +37,12 @@ async fn a_commit_moves_marks_and_rows_together() {
         class: "malformed",
         column: None,
         reason: "a NUL \0 stands here".into(),
-        key: None,
-        value: Some(Bytes::from_static(b"{\0")),
-        headers: vec![("trace".into(), Some(Bytes::from_static(b"abc")))],
+        raw: Some(Raw {
+            key: None,
+            value: Some(Bytes::from_static(b"{\0")),
+            headers: vec![("trace".into(), Some(Bytes::from_static(b"abc")))],
+        }),
+        refused_by: vec![(Output::DeadLetters, Some(EventTime(5))), (output.clone(), None)],
     };
     let yields = vec![rows_of(MODEL, taps(2)), Yield::DeadLetters(vec![letter.clone()])];
     warehouse.commit(&cut(vec![refused, mixed.clone()], yields)).await.unwrap();
@@ -52,14 +56,17 @@ async fn a_commit_moves_marks_and_rows_together() {
     assert!(mark.committed_at.is_some() && mark.owner == "test");
     assert!(marks.iter().any(|m| m.partition == Partition(0) && m.committed_at.is_none()));
 
-    let letters = warehouse.dead_letters(None, 10).await.unwrap();
+    let letters = warehouse.dead_letters(&DeadLetterFilter::default(), 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].reason, "a NUL \u{fffd} stands here");
-    assert_eq!(letters[0].value.as_deref(), letter.value.as_deref());
+    assert_eq!(letters[0].value.as_deref(), letter.raw.unwrap().value.as_deref());
     assert_eq!(letters[0].timestamp, letter.timestamp);
     assert_eq!(letters[0].headers, r#"[{"name": "trace", "value": "abc"}]"#);
-    let counts = warehouse.dead_letter_counts(Some(TOPIC)).await.unwrap();
+    let counts = warehouse.dead_letter_counts(&DeadLetterFilter::default()).await.unwrap();
     assert_eq!((counts[0].class.as_str(), counts[0].count), ("malformed", 1));
+    let (_, refusals) = warehouse.dead_letters_at(TOPIC, Partition(1), 3).await.unwrap();
+    let by: Vec<_> = refusals.into_iter().map(|r| (r.output, r.event_time_max)).collect();
+    assert_eq!(by, [(Output::DeadLetters, Some(EventTime(5))), (output, None)]);
     database.end().await;
 }
 

@@ -1,0 +1,6 @@
+-- Everything of one record: at most one letter per output.
+SELECT topic, output, partition, "offset", "timestamp", class, column_name, reason, raw, key, value,
+       headers::text, stored_at, forwarded_at
+FROM highwater.dead_letters
+WHERE topic = $1 AND partition = $2 AND "offset" = $3
+ORDER BY output
