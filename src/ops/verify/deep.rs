@@ -363,8 +363,8 @@ impl RebuildModel {
         if rows.num_rows() == 0 {
             return Ok(());
         }
+        let (partitions, offsets) = places(&rows);
         if self.model.join.is_some() {
-            let (partitions, offsets) = places(&rows);
             let version = self.version_at(Partition(partitions[0]), Offset(offsets[0]));
             let version = version.cloned().ok_or_else(|| {
                 Error::halt(format!(
