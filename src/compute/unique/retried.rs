@@ -4,6 +4,10 @@
 //!
 //! A retried record is judged by the keys that are remembered when it is retried: what was taken
 //! since its place came before it. It raises no watermark. In a batch, the order is that of offsets.
+//!
+//! SUBTLE: a judge that runs meanwhile does not know of the keys taken here, and meets them when it
+//! commits. If by its end that cut has brought the partition to where such a key is forgotten, the
+//! key counts as forgotten, also for records of the cut from before that.
 
 use super::{Duplicate, Key, NewKey, remember_us};
 use crate::record::{EventTime, Offset, Output, Partition};
