@@ -140,7 +140,7 @@ fn aggregate(c: &mut Criterion<CpuTime>) {
         };
         for output in tables.outputs() {
             let marks: Vec<_> = from.iter().map(|(p, _)| (output.clone(), *p, mark)).collect();
-            tables.adopt(&marks);
+            tables.adopt(&marks, &[]);
         }
         let records: Vec<_> = corpus.iter().map(|batch| records(batch)).collect();
         let decoded: Vec<_> = records.iter().map(|batch| decoder.decode(batch)).collect();

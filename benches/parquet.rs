@@ -51,6 +51,9 @@ fn topic() -> Arc<Topic> {
         columns: Vec::new(),
         event_time: Some(4),
         max_disorder: Duration::from_secs(90),
+        service_day: None,
+        time_zone: chrono_tz::UTC,
+        idle: None,
         max_future: None,
         lake: Some(LakeSpec {
             partition_by: vec![

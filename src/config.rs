@@ -92,6 +92,12 @@ pub struct Options {
     /// How often tables are committed while catching up [default: 5s].
     #[arg(long, env = "HIGHWATER_CATCH_UP_INTERVAL", global = true, value_name = "DURATION")]
     catch_up_interval: Option<String>,
+    /// How often the service removes what dead processes left staged in the lake [default: 1h].
+    #[arg(long, env = "HIGHWATER_SWEEP_INTERVAL", global = true, value_name = "DURATION")]
+    sweep_interval: Option<String>,
+    /// Of what age, by the store's clock, it must be for that [default: 24h].
+    #[arg(long, env = "HIGHWATER_SWEEP_AGE", global = true, value_name = "DURATION")]
+    sweep_age: Option<String>,
     /// CA certificates for PostgreSQL over TLS (PEM) [default: the system's].
     #[arg(long, env = "HIGHWATER_WAREHOUSE_CA", global = true, value_name = "FILE")]
     warehouse_ca: Option<PathBuf>,
@@ -118,6 +124,8 @@ struct FileOptions {
     pii_secret_file: Option<PathBuf>,
     commit_interval: Option<String>,
     catch_up_interval: Option<String>,
+    sweep_interval: Option<String>,
+    sweep_age: Option<String>,
     #[serde(default)]
     kafka: KafkaFile,
     /// Passed to the object store as they are (`AWS_REGION = "…"`).
@@ -155,6 +163,8 @@ pub struct Config {
     pub pii_secret: Option<Arc<[u8]>>,
     pub commit_interval: Duration,
     pub catch_up_interval: Duration,
+    pub sweep_interval: Duration,
+    pub sweep_age: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,6 +256,11 @@ impl Options {
                 "catch_up_interval",
                 &text(self.catch_up_interval, file.catch_up_interval, "5s"),
             )?,
+            sweep_interval: duration(
+                "sweep_interval",
+                &text(self.sweep_interval, file.sweep_interval, "1h"),
+            )?,
+            sweep_age: duration("sweep_age", &text(self.sweep_age, file.sweep_age, "24h"))?,
         })
     }
 }

@@ -70,11 +70,12 @@
 //! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent, duplicate |
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
-//! | part | of an aggregate: count, sum, min or max, which merge. Of an upload: a piece of a file |
+//! | part | of an aggregate: count, sum, the row that is last, …, which merge. Of an upload: a piece of a file |
 //! | window | a span of event time, start included: tumbling windows follow each other, from 1970-01-01 UTC on or by the clock of a zone; those of hop overlap; a session is as long as its events follow each other |
 //! | session | events of a key with at most the gap between one and the next; ends a gap after the last |
 //! | pane | what windows of hop are put together from when a cut ends: events are aggregated once per pane |
-//! | watermark | a partition's highest event time minus the topic's `max_disorder` |
+//! | watermark | a partition's highest event time minus the topic's `max_disorder`; of an output the least of its partitions' |
+//! | idle advance | how far event time had come before an offset, by the clock: nothing was left to read |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
 //! | judge | of a topic with `unique`: says which records are duplicates, once, in the lane of tables |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |
@@ -98,22 +99,27 @@
 //! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
-//! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
-//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `sessions.rs`; `lock_sessions.sql` |
+//! | E-4 | event time moves without a record only where the log ended after the clock was read, before any output judged what follows, and as it stands recorded | `pipeline/worker/idle.rs`; the oracle of `compute/tests`; `tests/it/simulation` | `record_advances.sql`: no mark behind it |
+//! | E-5 | a partition that is added reopens no window: it begins where the slowest of the others stands | `warehouse/commit.rs`, `know_partitions`; `tests/it/time.rs` | `begin_added_partitions.sql`; `0018_watermarks.sql`: partitions without a watermark hold all back |
+//! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/model.rs`, `judge`; the oracle of `compute/tests` | |
+//! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `warehouse/sessions.rs`, under the lock of W-8 |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
 //! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
 //! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs` and `tests/it/outages`, killed at random | |
 //! | L-1 | one file per hive path and cut, several open at once | `lake/writer_tests.rs` | `0002_lake_files.sql`: primary key `path` |
 //! | L-2 | files of a path, by name, hold a partition's offsets in order; those of retries stand beside, `-retry` by name | `pipeline/worker.rs`, `taken`; `lake/layout_tests.rs` | `0008_refusals.sql`: `lake_files.origin` |
-//! | L-3 | an upload is whole before its cut is committed, and gets its name only afterwards | `pipeline/encoder.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
+//! | L-3 | an upload is whole before its cut is committed, and gets its name only afterwards | `pipeline/encoder.rs`, `pipeline/owed.rs`: the order of steps; `lake/store_tests.rs` | `unfinished.sql` lists what is committed and not completed |
 //! | L-4 | memory does not grow with the size of files | `lake/writer_tests.rs` | |
+//! | L-5 | nothing is removed that a cut, committed or under way, refers to | `lake/leftovers.rs`: the order of a sweep, `whatever_comes_between_its_steps_a_sweep_removes_nothing_that_is_or_will_be_committed`; `tests/it/simulation` | `named_uploads.sql`, one snapshot of notes and files |
 //! | W-1 | a commit moves each of its marks at our epoch, or changes nothing | `warehouse/commit.rs` counts what moved | `move_marks.sql`: `WHERE epoch = …`; `bump_epochs.sql` |
 //! | W-2 | keys and marks are written in sorted order: no deadlock | `compute` sorts deltas; `warehouse/tests/merging.rs` | `lock_marks.sql`, `lock_lane.sql`, `insert_marks.sql`: `ORDER BY` |
 //! | W-3 | a lost reply to COMMIT is `Unknown`: take anew, which waits for the old transaction, and believe the marks | `warehouse/sqlstate.rs`; `warehouse/tests/protocol.rs` kills connections; `tests/it/outages/database.rs` loses answers | `lock_lane.sql`: `FOR UPDATE` |
 //! | W-4 | a file is committed only by removing its upload's note, at the note's epoch | `warehouse/commit.rs` counts the notes | `claim_uploads.sql`, `abandoned_uploads.sql` |
 //! | W-5 | a table's key is what `ON CONFLICT` infers, NULL equal to NULL | `warehouse/tables.rs`, `differences` | `read_keys.sql`; `UNIQUE NULLS NOT DISTINCT` |
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
+//! | W-7 | a value is counted by `count(DISTINCT …)` in the transaction that first stores it | `warehouse/merge.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `UNIQUE NULLS NOT DISTINCT` of each set; `ON CONFLICT DO NOTHING RETURNING` |
+//! | W-8 | a difference of `delta(…)` is to the last value of the window before, as both are at COMMIT; cuts of models with those, with sketches or of sessions take turns | `warehouse/differences.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `lock_models.sql` |
 //! | U-1 | a key is taken once until it is forgotten; within a partition by its own records alone, between partitions by who commits first; a retried record is judged as of its retry | `compute/unique.rs`, `compute/unique/retried.rs`; its oracle in `compute/tests/unique.rs`; `tests/it/simulation/judge.rs` | `insert_unique_keys.sql`: primary key of `0020_unique_keys.sql`, `WHERE … event_time_max >= forget_at` |
 //! | U-2 | a verdict is given once, recorded with the mark of the dead letters, and believed below it | `compute/unique.rs`, `Judge` | `0019_duplicates.sql`: primary key |
 //! | U-3 | what the lake leaves out are the verdicts recorded | `pipeline/held.rs`, `follow` | `unproved_duplicates.sql` |
@@ -130,6 +136,9 @@
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |
+//!
+//! What each step of a cut leaves behind when the process dies after it, and why that is neither a loss
+//! nor a double, is the crash table on the front page of [`cut`].
 //!
 //! `highwater verify` checks from outside, against lake, tables and Kafka, what all of these are for; its
 //! promises V-1 to V-7 are on the front page of [`ops::verify`].

@@ -48,6 +48,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
+    Sweep {
+        /// Leave what is younger, by the store's clock.
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        older_than: String,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// What was refused and why; taken after all when topic file or models were mended.
     DeadLetters {
         #[command(subcommand)]
@@ -121,6 +133,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { .. } => config.log_level.clone(),
         Command::Check
         | Command::Status { .. }
+        | Command::Sweep { .. }
         | Command::Verify { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
@@ -131,6 +144,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
         Command::Check => ops::check::check(&config),
         Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),
+        Command::Sweep { older_than, dry_run, json } => {
+            ops::sweep::sweep(&config, &older_than, dry_run, json)
+        }
         Command::DeadLetters { command } => match command {
             DeadLetters::List { filter, limit, json } => {
                 ops::dead_letters::list(&config, &filter, limit, json)

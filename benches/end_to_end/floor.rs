@@ -130,7 +130,7 @@ impl Stages {
         let outputs = tables.outputs();
         for partition in 0..PARTITIONS as i32 {
             let marks = outputs.iter().map(|o| (o.clone(), Partition(partition), mark));
-            tables.adopt(&marks.collect::<Vec<_>>());
+            tables.adopt(&marks.collect::<Vec<_>>(), &[]);
         }
         Self {
             topic: topic.clone(),

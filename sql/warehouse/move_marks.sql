@@ -4,6 +4,8 @@
 UPDATE highwater.marks m
 SET next_offset    = w.to_offset,
     event_time_max = greatest(m.event_time_max, w.event_time_max),
+    event_time_at  = CASE WHEN w.event_time_max > coalesce(m.event_time_max, '-infinity') THEN now()
+                          ELSE m.event_time_at END,
     accepted       = m.accepted + w.accepted,
     filtered       = m.filtered + w.filtered,
     late           = m.late + w.late,

@@ -1,4 +1,5 @@
--- How far the event time of each of a topic's partitions has come, as far as it is committed.
-SELECT partition, event_time_max FROM highwater.marks
-WHERE topic = $1 AND output = 'dead_letters' AND event_time_max IS NOT NULL
-ORDER BY partition
+-- Per output, over all processes: its watermark, and what holds it back.
+SELECT topic, output, watermark, held_back_by, since
+FROM highwater.watermarks
+WHERE $1::text IS NULL OR topic = $1
+ORDER BY topic, output

@@ -13,30 +13,69 @@ use std::ops::ControlFlow;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aggregate {
     Count,
+    CountDistinct,
     Sum,
     Min,
     Max,
     Avg,
+    BoolAnd,
+    BoolOr,
+    First,
+    Last,
+    ArgMin,
+    ArgMax,
+    Delta,
+    ApproxDistinct,
+    ApproxPercentile,
+    Spread(Spread),
+}
+
+/// Variance, or its square root; of the sample, or of the population.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spread {
+    pub root: bool,
+    pub sample: bool,
 }
 
 impl Aggregate {
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Count => "count",
+            Self::Count | Self::CountDistinct => "count",
             Self::Sum => "sum",
             Self::Min => "min",
             Self::Max => "max",
             Self::Avg => "avg",
+            Self::BoolAnd => "bool_and",
+            Self::BoolOr => "bool_or",
+            Self::First => "first_value",
+            Self::Last => "last_value",
+            Self::ArgMin => "arg_min",
+            Self::ArgMax => "arg_max",
+            Self::Delta => "delta",
+            Self::ApproxDistinct => "approx_distinct",
+            Self::ApproxPercentile => "approx_percentile",
+            Self::Spread(Spread { root: true, sample: true }) => "stddev_samp",
+            Self::Spread(Spread { root: true, sample: false }) => "stddev_pop",
+            Self::Spread(Spread { root: false, sample: true }) => "var_samp",
+            Self::Spread(Spread { root: false, sample: false }) => "var_pop",
+        }
+    }
+
+    /// How many arguments it takes; `count(*)` apart.
+    fn arity(self) -> usize {
+        match self {
+            Self::ArgMin | Self::ArgMax | Self::ApproxPercentile => 2,
+            _ => 1,
         }
     }
 }
 
-/// One call of an aggregate: `function(arg) FILTER (WHERE filter)`.
+/// One call of an aggregate: `function(args) FILTER (WHERE filter)`.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub aggregate: Aggregate,
     /// None for `count(*)`.
-    pub arg: Option<Expr>,
+    pub args: Vec<Expr>,
     pub filter: Option<Expr>,
     pub line: usize,
 }
@@ -52,40 +91,61 @@ enum Meaning {
     Scalar,
 }
 
-const MERGEABLE: &str = "count, sum, min, max, avg";
-const LATER: &str = "is not supported yet. Allowed: count, sum, min, max, avg";
+const MERGEABLE: &str = "count, sum, min, max, avg, bool_and, bool_or, first_value, last_value, arg_min, arg_max, \
+                         stddev, variance, delta, approx_distinct, approx_percentile";
+const LATER: &str = "is not supported. Allowed: count, sum, min, max, avg, bool_and, bool_or, first_value, \
+                     last_value, arg_min, arg_max, stddev, variance, delta, approx_distinct, approx_percentile";
 const EVERY_VALUE: &str = "cannot be merged: it needs every value of the group at once, while only a small state per \
-                           group is kept. Allowed: count, sum, min, max, avg";
+                           group is kept. Allowed: approx_percentile(x, 0.5), avg, min, max, stddev";
 const GROWS: &str = "cannot be merged: its result depends on the order of all rows and grows without limit. Allowed: \
-                     count, sum, min, max, avg";
+                     count(DISTINCT x), first_value, last_value; or a model without GROUP BY, and this in the query \
+                     that reads it";
 const OTHER_WINDOW: &str = "is not supported. Allowed: tumble(interval '…'), hop(interval '…', interval '…'), \
                             session(interval '…'); columns NAME_start and NAME_end follow";
 const RANKING: &str =
     "is a window function, which is not supported. Allowed: tumble(interval '…') with GROUP BY";
 
 fn meaning(function: &Function) -> Meaning {
+    let spread = |root, sample| Meaning::Aggregate(Aggregate::Spread(Spread { root, sample }));
     match function.name.to_string().to_lowercase().as_str() {
         "count" => Meaning::Aggregate(Aggregate::Count),
         "sum" => Meaning::Aggregate(Aggregate::Sum),
         "min" => Meaning::Aggregate(Aggregate::Min),
         "max" => Meaning::Aggregate(Aggregate::Max),
         "avg" | "mean" => Meaning::Aggregate(Aggregate::Avg),
+        "bool_and" | "every" => Meaning::Aggregate(Aggregate::BoolAnd),
+        "bool_or" => Meaning::Aggregate(Aggregate::BoolOr),
+        "first_value" => Meaning::Aggregate(Aggregate::First),
+        "last_value" => Meaning::Aggregate(Aggregate::Last),
+        "arg_min" => Meaning::Aggregate(Aggregate::ArgMin),
+        "arg_max" => Meaning::Aggregate(Aggregate::ArgMax),
+        "delta" => Meaning::Aggregate(Aggregate::Delta),
+        "approx_distinct" => Meaning::Aggregate(Aggregate::ApproxDistinct),
+        "approx_percentile" => Meaning::Aggregate(Aggregate::ApproxPercentile),
+        "stddev" | "stddev_samp" => spread(true, true),
+        "stddev_pop" => spread(true, false),
+        "variance" | "var_samp" => spread(false, true),
+        "var_pop" => spread(false, false),
         "tumble" => Meaning::Window(window::tumble),
         "hop" => Meaning::Window(window::hop),
         "session" => Meaning::Window(window::session),
         "tumble_start" | "tumble_end" | "hop_start" | "hop_end" | "session_start"
         | "session_end" => Meaning::Refused(OTHER_WINDOW),
-        "stddev" | "stddev_pop" | "stddev_samp" | "variance" | "var" | "var_pop" | "var_samp"
-        | "var_sample" | "covar_pop" | "covar_samp" | "corr" | "first_value" | "last_value"
-        | "nth_value" | "first" | "last" | "any_value" | "approx_distinct" | "bit_and"
-        | "bit_or" | "bit_xor" | "regr_slope" | "regr_intercept" | "regr_count" | "regr_r2"
-        | "regr_avgx" | "regr_avgy" | "regr_sxx" | "regr_syy" | "regr_sxy" => {
-            Meaning::Refused(LATER)
-        }
-        "bool_and" | "bool_or" | "every" => Meaning::Refused(
-            "is not supported yet. Allowed: count, sum, min, max, avg; count(*) FILTER (WHERE …) \
-             = 0 says the same",
+        "first" | "last" | "any_value" => Meaning::Refused(
+            "is not supported. Allowed: first_value(x), last_value(x), which go by event time",
         ),
+        "max_by" | "min_by" | "argmax" | "argmin" => {
+            Meaning::Refused("is not supported. Allowed: arg_max(x, y), arg_min(x, y)")
+        }
+        "var" | "var_sample" | "stddev_sample" | "stddev_population" | "var_population" => {
+            Meaning::Refused(
+                "is not PostgreSQL's. Allowed: stddev, stddev_samp, stddev_pop, variance, \
+                 var_samp, var_pop",
+            )
+        }
+        "covar_pop" | "covar_samp" | "corr" | "nth_value" | "bit_and" | "bit_or" | "bit_xor"
+        | "regr_slope" | "regr_intercept" | "regr_count" | "regr_r2" | "regr_avgx"
+        | "regr_avgy" | "regr_sxx" | "regr_syy" | "regr_sxy" => Meaning::Refused(LATER),
         "median"
         | "percentile_cont"
         | "percentile_disc"
@@ -127,17 +187,21 @@ fn call(function: &Function, aggregate: Aggregate, line: usize) -> Result<Call, 
     let FunctionArguments::List(list) = &function.args else {
         return Err(format!("{name} without its arguments. Allowed: {name}(expression)"));
     };
+    let mut aggregate = aggregate;
     if list.duplicate_treatment == Some(DuplicateTreatment::Distinct) {
-        return Err(match aggregate {
-            Aggregate::Count => "count(DISTINCT …) is not supported yet: it needs every value that was seen. Allowed: \
-                                 count(*), count(x)"
-                .to_owned(),
+        match aggregate {
+            Aggregate::Count => aggregate = Aggregate::CountDistinct,
             // The least of the distinct values is the least of all.
-            Aggregate::Min | Aggregate::Max => format!("{name}(DISTINCT x) is {name}(x). \
-                Allowed: {name}(x)"),
-            Aggregate::Sum | Aggregate::Avg => format!("{name}(DISTINCT …) cannot be merged: it \
-                needs every value that was seen. Allowed: {name}(x)"),
-        });
+            Aggregate::Min | Aggregate::Max | Aggregate::BoolAnd | Aggregate::BoolOr => {
+                return Err(format!("{name}(DISTINCT x) is {name}(x). Allowed: {name}(x)"));
+            }
+            _ => {
+                return Err(format!(
+                    "{name}(DISTINCT …) cannot be merged: it needs every value that was seen. \
+                     Allowed: {name}(x), count(DISTINCT x)"
+                ));
+            }
+        }
     }
     if !list.clauses.is_empty() {
         return Err(format!(
@@ -146,15 +210,34 @@ fn call(function: &Function, aggregate: Aggregate, line: usize) -> Result<Call, 
         ));
     }
     let filter = function.filter.as_deref().cloned();
-    let arg = match (aggregate, list.args.as_slice()) {
-        (Aggregate::Count, [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)]) => None,
-        (_, [FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))]) => Some(unbracketed(arg)),
-        (Aggregate::Count, _) => {
-            return Err("count takes one argument. Allowed: count(*), count(x)".into());
+    let mut args = Vec::new();
+    for arg in &list.args {
+        match (aggregate, arg) {
+            (_, FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))) => args.push(unbracketed(arg)),
+            (Aggregate::Count, FunctionArg::Unnamed(FunctionArgExpr::Wildcard))
+                if list.args.len() == 1 =>
+            {
+                return Ok(Call { aggregate, args, filter, line });
+            }
+            _ => args.clear(),
         }
-        _ => return Err(format!("{name} takes one argument. Allowed: {name}(x)")),
-    };
-    Ok(Call { aggregate, arg, filter, line })
+    }
+    if args.len() != aggregate.arity() || args.len() != list.args.len() {
+        return Err(match aggregate {
+            Aggregate::Count => "count takes one argument. Allowed: count(*), count(x)".into(),
+            Aggregate::CountDistinct => {
+                "count(DISTINCT …) takes one argument. Allowed: count(DISTINCT x)".into()
+            }
+            Aggregate::ArgMin | Aggregate::ArgMax => {
+                format!("{name} takes two arguments. Allowed: {name}(x, y)")
+            }
+            Aggregate::ApproxPercentile => {
+                format!("{name} takes two arguments. Allowed: {name}(x, 0.95)")
+            }
+            _ => format!("{name} takes one argument. Allowed: {name}(x)"),
+        });
+    }
+    Ok(Call { aggregate, args, filter, line })
 }
 
 fn unbracketed(expr: &Expr) -> Expr {
@@ -162,6 +245,16 @@ fn unbracketed(expr: &Expr) -> Expr {
         Expr::Nested(inner) => unbracketed(inner),
         other => other.clone(),
     }
+}
+
+/// The aggregates anywhere in the expression that are written as they must be.
+pub(super) fn aggregates(expr: &Expr, line: usize) -> Vec<Call> {
+    let mut all = Vec::new();
+    let _ = visit_expressions(expr, |e| {
+        all.extend(aggregate(e, line).and_then(Result::ok));
+        ControlFlow::<()>::Continue(())
+    });
+    all
 }
 
 /// The window that this very expression is: `tumble(interval '5 minutes')`.

@@ -338,10 +338,14 @@ impl<'s> Options<'s> {
             match setting.value.as_str() {
                 "amend" => {}
                 "drop" => late = Late::Drop,
-                other => page.line(setting.line, format!(
-                    "late = '{other}'. Allowed: amend (take late records, and count them), drop \
-                     (leave them out)"
-                )),
+                "dead-letter" => late = Late::DeadLetter,
+                other => page.line(
+                    setting.line,
+                    format!(
+                        "late = '{other}'. Allowed: amend (take late records, and count them), \
+                     dead-letter (refuse them, with the reason), drop (leave them out)"
+                    ),
+                ),
             }
         }
         (allowed_lateness, late)
@@ -376,15 +380,20 @@ fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -
     }
     let timed = match kind {
         ModelKind::Aggregate(aggregate) => {
-            if let Some(window) = &aggregate.window
-                && window.late == Late::Drop
-            {
-                let _ = writeln!(
-                    out,
-                    "drop after {} behind {}",
-                    show_duration(window.allowed_lateness),
-                    show_duration(topic.max_disorder)
-                );
+            if let Some(window) = &aggregate.window {
+                let left_out = match window.late {
+                    Late::Amend => None,
+                    Late::DeadLetter => Some("refuse"),
+                    Late::Drop => Some("drop"),
+                };
+                if let Some(left_out) = left_out {
+                    let _ = writeln!(
+                        out,
+                        "{left_out} after {} behind {}",
+                        show_duration(window.allowed_lateness),
+                        show_duration(topic.max_disorder)
+                    );
+                }
             }
             aggregate.window.is_some()
         }
@@ -394,8 +403,15 @@ fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -
         }
     };
     if timed {
-        read.insert(topic.event_time_name().to_owned());
-        let _ = writeln!(out, "event time {}", topic.event_time_name());
+        match topic.service_day {
+            Some(day) => {
+                let of =
+                    [day.date, day.clock].map(|index| topic.schema.field(index).name().clone());
+                read.extend(of);
+            }
+            None => drop(read.insert(topic.event_time_name().to_owned())),
+        }
+        let _ = writeln!(out, "event time {}", topic.event_time_declaration());
     }
     if let Some(join) = scalars.join() {
         let reference = &join.reference;

@@ -3,8 +3,8 @@
 //! Owns: the words. Does not own: anything that they describe.
 
 use super::{
-    Catalog, Column, Late, Merge, Model, ModelKind, PartitionFunction, PgType, Place, Reference,
-    Role, Shape, Topic,
+    Catalog, Column, Estimate, Extreme, Late, Merge, Model, ModelKind, PartitionFunction, PgType,
+    Place, Reference, Role, Shape, SketchKind, Topic, ValueSet,
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
@@ -26,15 +26,20 @@ impl Topic {
         }
         let _ = writeln!(out, ": {}, {} columns", self.format.as_str(), self.columns.len());
         let event_time = match self.event_time {
-            Some(_) => self.event_time_name(),
-            None => "the Kafka timestamp",
+            Some(_) => self.event_time_declaration(),
+            None => "the Kafka timestamp".to_owned(),
         };
         let future = match self.max_future {
             Some(limit) => format!("at most {} in the future", show_duration(limit)),
             None => "any time in the future".to_owned(),
         };
+        let idle = match self.idle {
+            Some(idle) => format!("moved by the clock after {} of silence", show_duration(idle)),
+            None => "moved by records alone".to_owned(),
+        };
         let disorder = show_duration(self.max_disorder);
-        let _ = writeln!(out, "  event time   {event_time}; {disorder} out of order; {future}");
+        let _ =
+            writeln!(out, "  event time   {event_time}; {disorder} out of order; {future}; {idle}");
         let private: Vec<String> = self
             .columns
             .iter()
@@ -115,6 +120,7 @@ impl Model {
                 Some(window) => {
                     let late = match window.late {
                         Late::Amend => "taken, and counted as amended",
+                        Late::DeadLetter => "a dead letter of this model",
                         Late::Drop => "left out, and counted as late",
                     };
                     let allowed = show_duration(window.allowed_lateness);
@@ -153,10 +159,39 @@ impl Model {
             Role::Part(Merge::Add) if column.pg == PgType::Double => {
                 "adds (its last digits depend on the order of arrival)".to_owned()
             }
+            Role::Part(Merge::Add) if self.counts_distinct(&column.name) => {
+                let table = ValueSet::table(&self.name, &column.name);
+                format!("adds the values that {table} did not hold yet")
+            }
             Role::Part(Merge::Add) => "adds".to_owned(),
             Role::Part(Merge::Least) => "least".to_owned(),
             Role::Part(Merge::Greatest) => "greatest".to_owned(),
+            Role::Part(Merge::Win(rank)) => {
+                let by = rank.by.as_ref().map_or(String::new(), |(by, extreme)| match extreme {
+                    Extreme::Least => format!("the least {by}, then "),
+                    Extreme::Greatest => format!("the greatest {by}, then "),
+                });
+                let time = match rank.wins {
+                    Extreme::Least => "the earliest event time",
+                    Extreme::Greatest => "the latest event time",
+                };
+                format!("of the row with {by}{time}")
+            }
+            Role::Part(Merge::Mean(_) | Merge::SquaredDifferences(_)) => {
+                "combines (its last digits depend on the order of arrival)".to_owned()
+            }
             Role::Derived(sql) => format!("= {sql}"),
+            Role::Part(Merge::Sketch(SketchKind::Distinct)) => {
+                "unites (HyperLogLog of DataSketches, 4,096 registers)".to_owned()
+            }
+            Role::Part(Merge::Sketch(SketchKind::Quantiles)) => "unites (DDSketch)".to_owned(),
+            Role::Estimate(sketch, Estimate::Distinct) => {
+                format!("about, from {sketch}: 1.6% standard error")
+            }
+            Role::Estimate(sketch, Estimate::Quantile(share)) => {
+                format!("about, from {sketch}: within 1% of the value at {share}")
+            }
+            Role::Difference(last) => format!("{last} minus that of the window before"),
             Role::Value => match self.has_primary_key() {
                 true => "latest by event time".to_owned(),
                 false => "as it came".to_owned(),
@@ -166,6 +201,13 @@ impl Model {
                 (false, "_event_time") => "as it came".to_owned(),
                 (false, _) => "key".to_owned(),
             },
+        }
+    }
+
+    fn counts_distinct(&self, column: &str) -> bool {
+        match &self.kind {
+            ModelKind::Rows(_) => false,
+            ModelKind::Aggregate(aggregate) => aggregate.sets().any(|set| set.column == column),
         }
     }
 

@@ -6,6 +6,7 @@ use super::{
     LakeSpec, PartitionBy, PartitionFunction, PgType, Topic,
     mistake::unknown,
     toml_table::{Found, Table},
+    topic_time,
 };
 use crate::record::quantity::{duration, size};
 use std::{
@@ -39,7 +40,7 @@ pub(super) fn read(
         partition_by: Vec::new(),
         roll_bytes: ROLL_BYTES,
         roll_age: ROLL_AGE,
-        time_zone: chrono_tz::UTC,
+        time_zone: topic.time_zone,
     };
     let by_date = || PartitionBy {
         name: "date".to_owned(),
@@ -118,15 +119,7 @@ pub(super) fn read(
             spec.roll_age = age;
         }
     }
-    let zone = |text: &str| {
-        text.parse::<chrono_tz::Tz>().map_err(|_| {
-            format!(
-                "unknown time zone `{text}`. Allowed: a name of the IANA data base, such as \
-                 Europe/London or UTC"
-            )
-        })
-    };
-    spec.time_zone = table.parsed("time_zone", zone, found).unwrap_or(chrono_tz::UTC);
+    spec.time_zone = table.parsed("time_zone", topic_time::zone, found).unwrap_or(topic.time_zone);
     Some(spec)
 }
 

@@ -12,6 +12,8 @@
 //! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
 //!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
 //!                                                ├ window     what windows there are
+//!                                                ├ parts      what an aggregate needs, …
+//!                                                ├ kept       … and the columns of that
 //!                                                └ generated  what PostgreSQL computes from parts
 //! ```
 
@@ -26,8 +28,10 @@ mod describe;
 mod fingerprint;
 mod generated;
 mod grouped;
+mod kept;
 mod lake_file;
 mod mistake;
+mod parts;
 mod reference;
 mod scalar;
 mod sql;
@@ -36,6 +40,7 @@ mod tests;
 mod toml_table;
 mod topic_file;
 mod topic_letters;
+mod topic_time;
 mod unique;
 mod window;
 
@@ -43,11 +48,14 @@ pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Uni
 pub use describe::describe;
 pub use mistake::Mistake;
 pub use model::{
-    Aggregate, Column, Key, Late, Merge, Model, ModelKind, Part, PartFunction, Role, Rows,
+    Aggregate, Column, Estimate, Extreme, Key, Late, Merge, Model, ModelKind, Moments, Part,
+    PartColumn, PartFunction, Pick, Rank, Role, Rows, SketchKind, ValueSet,
 };
 pub use reference::{FileKind, Join, Place, Reference};
 pub use scalar::scalar_context;
-pub use topic::{Format, LakeSpec, PartitionBy, PartitionFunction, Pii, Topic, TopicColumn};
+pub use topic::{
+    Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
+};
 pub use types::PgType;
 pub use unique::UniqueSpec;
 pub use window::{Grid, Hop, Shape, Window};
@@ -168,12 +176,76 @@ pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistak
         }
         mistakes.append(&mut page.mistakes);
     }
+    mistakes.extend(catalog.models.values().flat_map(|model| value_tables(model, &catalog)));
+    check_final_views(&catalog, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(sorted(mistakes));
     }
     catalog.topics =
         drafts.into_iter().map(|(name, draft)| (name, Arc::new(draft.topic))).collect();
     Ok(catalog)
+}
+
+/// What is wrong with the names of the tables beside a model's.
+fn value_tables(model: &Model, catalog: &Catalog) -> Vec<Mistake> {
+    let ModelKind::Aggregate(aggregate) = &model.kind else { return Vec::new() };
+    let keys = aggregate.keys.len() + usize::from(aggregate.window.is_some());
+    let mut wrong = Vec::new();
+    for set in aggregate.sets() {
+        let table = ValueSet::table(&model.name, set.column);
+        if table.len() > mistake::NAME_BYTES_MAX {
+            wrong.push(format!(
+                "count(DISTINCT …) keeps its values in a table `{table}`, whose name has {} bytes. \
+                 Allowed: {}; a shorter alias",
+                table.len(),
+                mistake::NAME_BYTES_MAX
+            ));
+        }
+        let holds = |other: &Model| match &other.kind {
+            // `a.b__c` and `a__b.c` would share one.
+            ModelKind::Aggregate(aggregate) if other.name != model.name => {
+                aggregate.sets().any(|set| ValueSet::table(&other.name, set.column) == table)
+            }
+            ModelKind::Aggregate(_) | ModelKind::Rows(_) => false,
+        };
+        if let Some(other) = catalog.models.values().find(|m| *m.name == *table || holds(m)) {
+            wrong.push(format!(
+                "count(DISTINCT …) keeps its values in a table `{table}`, which is that of {}. \
+                 Allowed: another alias",
+                other.file.display()
+            ));
+        }
+        if keys == decompose::KEYS_MAX {
+            wrong.push(format!(
+                "count(DISTINCT …) with {keys} keys. Allowed: {}, since the value is one more",
+                keys - 1
+            ));
+        }
+    }
+    let here = |what| Mistake { file: model.file.clone(), line: 1, what };
+    wrong.into_iter().map(here).collect()
+}
+
+/// Beside each windowed table `NAME` stands a view `NAME_final`.
+fn check_final_views(catalog: &Catalog, mistakes: &mut Vec<Mistake>) {
+    for model in catalog.models.values().filter(|model| model.window().is_some()) {
+        let view = model.final_view();
+        let mut mistake = |what| mistakes.push(Mistake { file: model.file.clone(), line: 1, what });
+        if view.len() > mistake::NAME_BYTES_MAX {
+            mistake(format!(
+                "the view of its final windows, `{view}`, would have {} bytes. Allowed: {}; a shorter name",
+                view.len(),
+                mistake::NAME_BYTES_MAX
+            ));
+        }
+        if let Some(other) = catalog.models.get(view.as_str()) {
+            mistake(format!(
+                "`{view}` is the view of its final windows, and {} is a model of that name. Allowed: \
+                 another name for one of them",
+                other.file.display()
+            ));
+        }
+    }
 }
 
 fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {

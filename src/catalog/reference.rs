@@ -137,7 +137,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
             ),
         ));
     }
-    let schema = schema_of(&columns, Format::Json);
+    let schema = schema_of(&columns, Format::Json, false);
     let kept = schema.fields().len() - KAFKAS;
     let own: SchemaRef = Arc::new(Schema::new(schema.fields()[..kept].to_vec()));
     let key = key(top, &columns, &own, &unsure, found);
@@ -148,8 +148,11 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         format: Format::Json,
         columns,
         event_time: None,
+        service_day: None,
+        time_zone: chrono_tz::UTC,
         max_disorder: Duration::ZERO,
         max_future: None,
+        idle: None,
         lake: None,
         stop_above: None,
         forward: None,

@@ -108,6 +108,7 @@ fn the_repositorys_own_topics_and_models_have_no_mistake() {
             "latest_tap_by_device",
             "oyster_hourly_by_kind",
             "oyster_product_daily",
+            "oyster_stop_15m",
             "taps_by_mode",
             "taps_by_stop_5m"
         ]

@@ -3,9 +3,9 @@
 //! Owns: the declared columns and the schema they make. Does not own: the spelling of the file
 //! (see `topic_file`).
 //!
-//! Defaults, where the file says nothing: `max_disorder` one minute, `max_future` none (a clock in
-//! the year 2099 is believed and moves the watermark there), a lake by the date of the event time
-//! in UTC with files of 128 MiB or 60 seconds, and a stop above 5% of dead letters.
+//! Defaults, where the file says nothing: `max_disorder` one minute, `max_future` one day, `idle`
+//! never, a lake by the date of the event time in UTC with files of 128 MiB or 60 seconds, and a
+//! stop above 5% of dead letters.
 
 use super::{
     ChangeSpec, Encoding, PgType, UniqueSpec, fingerprint::sha256, mistake::unknown,
@@ -16,6 +16,9 @@ use std::{collections::HashMap, fmt::Write, path::PathBuf, sync::Arc, time::Dura
 
 /// Key of a field's metadata that holds its type in PostgreSQL's spelling.
 pub const FIELD_PG: &str = "pg";
+
+/// The event time's column in the schema where no column of the record is it.
+pub const EVENT_TIME: &str = "_event_time";
 
 /// One `topics/NAME.toml`.
 #[derive(Debug, Clone)]
@@ -30,8 +33,15 @@ pub struct Topic {
     pub columns: Vec<TopicColumn>,
     /// Index of the event time's column in `schema`, never NULL; None: the Kafka timestamp.
     pub event_time: Option<usize>,
+    /// Where the event time follows from a day and a clock: then its column is [`EVENT_TIME`].
+    pub service_day: Option<ServiceDay>,
+    /// Of service days, and of the lake unless it has its own.
+    pub time_zone: chrono_tz::Tz,
     pub max_disorder: Duration,
     pub max_future: Option<Duration>,
+    /// A partition whose end is reached and that is silent for so long has its watermark moved by
+    /// the clock; None: only records move it.
+    pub idle: Option<Duration>,
     pub lake: Option<LakeSpec>,
     /// Share of rejects in the last 10,000 records that stops the topic, 0 to 1; None: never.
     pub stop_above: Option<f64>,
@@ -44,9 +54,18 @@ pub struct Topic {
     pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
-    /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; then
-    /// `_partition` int32, `_offset` int64, `_timestamp`.
+    /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time`
+    /// if it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
+}
+
+/// A day of service and a clock that may go beyond 24:00, as indexes in the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceDay {
+    /// A date, never NULL.
+    pub date: usize,
+    /// A text such as `28:30`, never NULL.
+    pub clock: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,6 +222,7 @@ impl Topic {
             "_partition" => Some(PgType::Integer),
             "_offset" => Some(PgType::BigInt),
             "_timestamp" => Some(PgType::Timestamptz),
+            EVENT_TIME if self.service_day.is_some() => Some(PgType::Timestamptz),
             _ if self.changes.is_some() && CHANGE_COLUMNS.iter().any(|(n, ..)| *n == name) => {
                 CHANGE_COLUMNS.iter().find(|(n, ..)| *n == name).map(|(_, pg, _)| *pg)
             }
@@ -215,6 +235,19 @@ impl Topic {
         self.event_time.map_or("_timestamp", |index| self.schema.field(index).name())
     }
 
+    /// What the event time is, in one line, for fingerprints and people.
+    pub fn event_time_declaration(&self) -> String {
+        match self.service_day {
+            Some(day) => format!(
+                "{} of the service day {} in {}",
+                self.schema.field(day.clock).name(),
+                self.schema.field(day.date).name(),
+                self.time_zone
+            ),
+            None => self.event_time_name().to_owned(),
+        }
+    }
+
     /// Hexadecimal SHA-256 over whatever decides the rows, columns and paths of the lake. The size
     /// and age at which files roll are not in it: they change no row and no path.
     pub fn lake_fingerprint(&self) -> String {
@@ -225,7 +258,7 @@ impl Topic {
         if let Some(changes) = &self.changes {
             let _ = writeln!(out, "changes {changes:?}");
         }
-        let _ = writeln!(out, "event time {}", self.event_time_name());
+        let _ = writeln!(out, "event time {}", self.event_time_declaration());
         if let Some(lake) = &self.lake {
             for level in &lake.partition_by {
                 let column = self.schema.field(level.column).name();
@@ -237,8 +270,13 @@ impl Topic {
     }
 }
 
-/// The kept columns in order, of changes their own, then `_partition`, `_offset` and `_timestamp`.
-pub(super) fn schema_of(columns: &[TopicColumn], format: Format) -> SchemaRef {
+/// The kept columns in order, of changes their own, `_event_time` if it is computed, then
+/// `_partition`, `_offset` and `_timestamp`.
+pub(super) fn schema_of(
+    columns: &[TopicColumn],
+    format: Format,
+    computed_event_time: bool,
+) -> SchemaRef {
     let field = |name: &str, data_type: DataType, pg: PgType, nullable: bool| {
         Field::new(name, data_type, nullable)
             .with_metadata(HashMap::from([(FIELD_PG.to_owned(), pg.to_string())]))
@@ -249,6 +287,9 @@ pub(super) fn schema_of(columns: &[TopicColumn], format: Format) -> SchemaRef {
         // A delete has its key alone, a truncate not even that.
         .map(|(c, pg)| field(&c.name, pg.arrow(), pg, c.optional || format.is_change()))
         .collect();
+    if computed_event_time {
+        fields.push(field(EVENT_TIME, timestamp(), PgType::Timestamptz, false));
+    }
     if format.is_change() {
         let own = CHANGE_COLUMNS.map(|(name, pg, null)| field(name, pg.arrow(), pg, null));
         fields.extend(own);

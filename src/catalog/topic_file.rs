@@ -6,24 +6,25 @@
 //! models on the topic are still checked and a column's mistake is not told twice.
 
 use super::{
-    Encoding, Format, PgType, Pii, Topic, TopicColumn, changes, lake_file,
+    Encoding, Format, PgType, Pii, ServiceDay, Topic, TopicColumn, changes, lake_file,
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
-    topic_letters,
+    topic_letters, topic_time,
     unique::unique,
 };
-use crate::record::quantity::duration;
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 13] = [
     "topic",
     "format",
     "changes",
     "event_time",
     "max_disorder",
     "max_future",
+    "idle",
+    "time_zone",
     "unique",
     "within",
     "columns",
@@ -34,7 +35,6 @@ const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
 const LATER_FORMATS: [&str; 7] =
     ["csv", "avro", "debezium-avro", "qlik", "cloudevents", "maxwell", "canal"];
 
-const MAX_DISORDER: Duration = Duration::from_secs(60);
 const STOP_ABOVE: f64 = 0.05;
 
 /// PostgreSQL's limit is 1,600 columns; rows of such width are slow everywhere long before.
@@ -114,31 +114,14 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
-    let schema = schema_of(&columns, format);
     let changes = changes::read(top, format, &columns, &unsure, found);
-
-    let event_time_name = top.text("event_time", found);
-    if let Some(name) = &event_time_name
-        && changes.is_some()
-        && name != "_source_time"
-    {
-        found.push((
-            top.byte("event_time"),
-            "the event time of a change is the time at which the source made it, since a delete \
-             has no other. Allowed: no event_time (or \"_source_time\", which is the same)"
-                .into(),
-        ));
-    } else if let Some(name) = &event_time_name
-        && changes.is_none()
-    {
-        check_event_time(name, top.byte("event_time"), &columns, &unsure, found);
-    }
-    let event_time = match &changes {
-        Some(_) => schema.index_of("_source_time").ok(),
-        None => event_time_name.as_ref().and_then(|name| schema.index_of(name).ok()),
-    };
-    let max_disorder = top.parsed("max_disorder", duration, found).unwrap_or(MAX_DISORDER);
-    let max_future = top.parsed("max_future", duration, found);
+    let zone = top.parsed("time_zone", topic_time::zone, found);
+    let time = topic_time::read(top, changes.is_some(), &columns, &unsure, found);
+    let schema = schema_of(&columns, format, time.service_day.is_some());
+    let event_time = time.column.as_ref().and_then(|name| schema.index_of(name).ok());
+    let service_day = time.service_day.as_ref().and_then(|(date, clock)| {
+        Some(ServiceDay { date: schema.index_of(date).ok()?, clock: schema.index_of(clock).ok()? })
+    });
 
     let mut topic = Topic {
         file: page.file.clone(),
@@ -147,8 +130,11 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         format,
         columns,
         event_time,
-        max_disorder,
-        max_future,
+        service_day,
+        time_zone: zone.unwrap_or(chrono_tz::UTC),
+        max_disorder: time.max_disorder,
+        max_future: time.max_future,
+        idle: time.idle,
         lake: None,
         stop_above: Some(STOP_ABOVE),
         keep_raw: false,
@@ -195,54 +181,6 @@ fn format_of(text: &str, byte: usize, found: &mut Found) -> Option<Format> {
         ));
     }
     format
-}
-
-fn check_event_time(
-    name: &str,
-    byte: usize,
-    columns: &[TopicColumn],
-    unsure: &BTreeSet<String>,
-    found: &mut Found,
-) {
-    let Some(column) = columns.iter().find(|c| c.name == name) else {
-        if !unsure.contains(name) {
-            let fit: Vec<&str> = columns
-                .iter()
-                .filter(|c| c.pg == PgType::Timestamptz)
-                .map(|c| c.name.as_str())
-                .collect();
-            found.push((byte, match fit.is_empty() {
-                true => format!(
-                    "event_time names no column: `{name}`. Allowed: a timestamptz column (there is none), or no \
-                     event_time: then it is the Kafka timestamp"
-                ),
-                false => unknown("event_time column", name, &fit),
-            }));
-        }
-        return;
-    };
-    if unsure.contains(name) {
-        return;
-    }
-    let mut wrong = |why: String| {
-        found.push((byte, format!("the event_time column `{name}` {why}")));
-    };
-    if column.pg != PgType::Timestamptz {
-        wrong(format!("is {}. Allowed: timestamptz", column.pg));
-    }
-    if column.optional {
-        wrong(
-            "is optional, but every record needs an event time. Allowed: a column that is not \
-             optional (a record without it becomes a dead letter)"
-                .into(),
-        );
-    }
-    if let Some(pii) = column.pii {
-        wrong(format!(
-            "has pii = \"{}\", which leaves no time. Allowed: a column without pii",
-            pii.as_str()
-        ));
-    }
 }
 
 /// The columns as declared; those with a mistake are unsure.

@@ -1,41 +1,32 @@
-//! GROUP BY over a cut: DataFusion's hash tables and accumulators, fed batch by batch.
+//! GROUP BY over a cut: DataFusion's hash tables, and an accumulator per part, fed batch by batch.
 //!
-//! Owns: the groups of the open cut and their partial counts, sums, minima and maxima.
-//! Does not own: merging them with stored rows, windows as a notion (`event_time`).
+//! Owns: the groups of the open cut, the delta's columns. Does not own: what is kept of each group
+//! (`parts`), merging deltas with stored rows, windows as a notion (`event_time`).
 
 use super::{
+    Delta,
     combine::Combined,
+    parts::{Open, OpenPart, Rows},
     plan::{Input, Plan},
     sessions::Sessions,
+    sketch,
 };
 use crate::{
-    catalog::{Aggregate, Late, Model, PartFunction, Role, types::timestamp},
+    catalog::{Aggregate, Estimate, Late, Model, Role, types::timestamp},
     error::{Error, Result},
     event_time::{Verdict, Windows},
 };
 use arrow::{
     array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array},
     compute::{SortColumn, lexsort_to_indices, take},
-    datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType},
+    datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
 };
 use datafusion::{
     error::DataFusionError,
-    functions_aggregate::{
-        count::count_udaf,
-        min_max::{max_udaf, min_udaf},
-        sum::sum_udaf,
-    },
-    logical_expr::{EmitTo, GroupsAccumulator},
-    physical_expr::{
-        aggregate::{AggregateExprBuilder, AggregateFunctionExpr},
-        expressions::Column,
-    },
-    physical_plan::{
-        PhysicalExpr,
-        aggregates::{
-            group_values::{GroupValues, new_group_values},
-            order::GroupOrdering,
-        },
+    logical_expr::EmitTo,
+    physical_plan::aggregates::{
+        group_values::{GroupValues, new_group_values},
+        order::GroupOrdering,
     },
 };
 use std::sync::Arc;
@@ -59,27 +50,16 @@ pub struct Deltas {
     indexes: Vec<usize>,
 }
 
-pub struct OpenPart {
-    expr: AggregateFunctionExpr,
-    pub accumulator: Box<dyn GroupsAccumulator>,
-    has_arg: bool,
-    has_filter: bool,
-}
-
-impl OpenPart {
-    /// An accumulator of the same kind that holds nothing.
-    pub fn fresh(&self) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
-        self.expr.create_groups_accumulator()
-    }
-}
-
 /// Where a column of the delta comes from.
 #[derive(Clone, Copy)]
 enum From {
     WindowStart,
     WindowEnd,
     Key(usize),
-    Part(usize),
+    /// A part and a column of it.
+    Part(usize, usize),
+    /// Read off a part that is a sketch.
+    Estimate(usize, Estimate),
 }
 
 /// The groups of a delta, unsorted: keys, after the window's start where there is one, and parts.
@@ -87,7 +67,8 @@ struct Grouped {
     keys: Vec<ArrayRef>,
     /// Of windows.
     ends: Option<ArrayRef>,
-    parts: Vec<ArrayRef>,
+    /// Columns of each.
+    parts: Vec<Vec<ArrayRef>>,
 }
 
 fn group_values(keys: &Schema, before: usize) -> Result<Box<dyn GroupValues>, DataFusionError> {
@@ -109,23 +90,13 @@ impl Deltas {
         let groups = group_values(&keys, before(windows.as_ref())).map_err(refused)?;
         let mut next = aggregate.keys.len();
         let mut parts = Vec::new();
-        let mut types = Vec::new();
         for part in &aggregate.parts {
-            let expr = match &part.arg {
-                Some(_) => accumulated(part.function, plan.type_of(next)?),
-                None => accumulated(part.function, DataType::Int64),
-            }
-            .map_err(refused)?;
-            next += usize::from(part.arg.is_some()) + usize::from(part.filter.is_some());
-            types.push(expr.field().data_type().clone());
-            parts.push(OpenPart {
-                accumulator: expr.create_groups_accumulator().map_err(refused)?,
-                expr,
-                has_arg: part.arg.is_some(),
-                has_filter: part.filter.is_some(),
-            });
+            let args = (next..next + part.args.len()).map(|i| plan.type_of(i));
+            let open = Open::new(part, args.collect::<Result<_>>()?).map_err(refused)?;
+            next += part.args.len() + usize::from(part.filter.is_some());
+            parts.push(OpenPart { open, args: part.args.len(), has_filter: part.filter.is_some() });
         }
-        let (layout, fields) = layout(model, aggregate, &types);
+        let (layout, fields) = layout(model, aggregate);
         let sessions = match &windows {
             Some(Windows::Session(gap)) => Some(Sessions::new(*gap)),
             Some(Windows::Tumble(_) | Windows::Hop(_)) | None => None,
@@ -133,7 +104,7 @@ impl Deltas {
         Ok(Self {
             windows,
             sessions,
-            drops: aggregate.window.as_ref().is_some_and(|w| w.late == Late::Drop),
+            drops: aggregate.window.as_ref().is_some_and(|w| w.late != Late::Amend),
             keys: Arc::new(keys),
             groups,
             parts,
@@ -185,35 +156,32 @@ impl Deltas {
         };
         let mut next = key_count;
         for part in &mut self.parts {
-            let values: ArrayRef = match part.has_arg {
-                true => {
-                    next += 1;
-                    input.columns[next - 1].clone()
-                }
+            let mut args = &input.columns[next..next + part.args];
+            if args.is_empty() {
                 // count(*): any column without NULLs will do.
-                false => input.offsets.clone(),
-            };
+                args = std::slice::from_ref(&input.offsets);
+            }
+            next += part.args;
             let filter = part.has_filter.then(|| {
                 next += 1;
                 input.columns[next - 1].as_boolean()
             });
-            part.accumulator
-                .update_batch(&[values], &self.indexes, filter, groups)
-                .map_err(failed)?;
+            let rows = Rows { args, filter, groups: &self.indexes, count: groups, input };
+            part.open.add(&rows).map_err(failed)?;
         }
         Ok(())
     }
 
     pub fn memory(&self) -> usize {
-        let parts = self.parts.iter().map(|p| p.accumulator.size()).sum::<usize>();
+        let parts = self.parts.iter().map(|p| p.open.memory()).sum::<usize>();
         self.groups.size() + parts + self.sessions.as_ref().map_or(0, Sessions::memory)
     }
 
     /// The cut's delta: one row per group, sorted by key.
-    pub fn finish(&mut self) -> Result<RecordBatch> {
+    pub fn finish(&mut self) -> Result<Delta> {
         let pieces = self.sessions.as_ref().map_or(0, Sessions::pieces);
         if self.groups.is_empty() && pieces == 0 {
-            return Ok(RecordBatch::new_empty(self.schema.clone()));
+            return Ok(Delta::of(RecordBatch::new_empty(self.schema.clone())));
         }
         let Grouped { keys, ends, parts } = match self.windows {
             Some(Windows::Hop(_)) => self.windows_of_panes()?,
@@ -227,16 +195,27 @@ impl Deltas {
             .collect();
         let order = lexsort_to_indices(&by_key, None).map_err(sorted)?;
         let in_order = |array: &ArrayRef| take(array, &order, None).map_err(sorted);
+        let keys = keys.iter().map(in_order).collect::<Result<Vec<_>>>()?;
         let first_key = usize::from(self.windows.is_some());
         let columns = self.layout.iter().map(|from| match from {
-            From::WindowStart => in_order(&keys[0]),
+            From::WindowStart => Ok(keys[0].clone()),
             From::WindowEnd => in_order(ends.as_ref().expect("an end is of a window")),
-            From::Key(i) => in_order(&keys[first_key + i]),
-            From::Part(i) => in_order(&parts[*i]),
+            From::Key(i) => Ok(keys[first_key + i].clone()),
+            From::Part(part, column) => in_order(&parts[*part][*column]),
+            From::Estimate(part, estimate) => {
+                in_order(&sketch::estimates(parts[*part][0].as_binary(), *estimate)?)
+            }
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        RecordBatch::try_new(self.schema.clone(), columns)
-            .map_err(|e| Error::halt("build a delta").because(e))
+        let rows = RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::halt("build a delta").because(e))?;
+        let mut sets = Vec::new();
+        for part in &mut self.parts {
+            if let Open::Distinct(distinct) = &mut part.open {
+                sets.push(distinct.finish(&keys, &order)?);
+            }
+        }
+        Ok(Delta { rows, sets })
     }
 
     fn emit(&mut self) -> Result<Vec<ArrayRef>> {
@@ -247,6 +226,7 @@ impl Deltas {
 
     fn as_they_are(&mut self) -> Result<Grouped> {
         let failed = |e| Error::halt("finish an aggregate").because(e);
+        let count = self.groups.len();
         let keys = self.emit()?;
         let ends = match &mut self.windows {
             Some(Windows::Tumble(edges)) => {
@@ -255,7 +235,7 @@ impl Deltas {
             }
             Some(Windows::Hop(_) | Windows::Session(_)) | None => None,
         };
-        let parts = self.parts.iter_mut().map(|p| p.accumulator.evaluate(EmitTo::All));
+        let parts = self.parts.iter_mut().map(|p| p.open.finish(count));
         Ok(Grouped { keys, ends, parts: parts.collect::<Result<Vec<_>, _>>().map_err(failed)? })
     }
 
@@ -324,39 +304,31 @@ fn before(windows: Option<&Windows>) -> usize {
     }
 }
 
-fn accumulated(
-    function: PartFunction,
-    arg: DataType,
-) -> Result<AggregateFunctionExpr, DataFusionError> {
-    let function = match function {
-        PartFunction::Count => count_udaf(),
-        PartFunction::Sum => sum_udaf(),
-        PartFunction::Min => min_udaf(),
-        PartFunction::Max => max_udaf(),
+fn layout(model: &Model, aggregate: &Aggregate) -> (Vec<From>, Vec<Field>) {
+    let part = |name: &str| {
+        aggregate.parts.iter().enumerate().find_map(|(i, part)| {
+            let column = part.columns.iter().position(|c| c.name == name)?;
+            Some((From::Part(i, column), part.columns[column].arrow.clone()))
+        })
     };
-    let schema = Arc::new(Schema::new(vec![Field::new("arg", arg, true)]));
-    let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new("arg", 0));
-    AggregateExprBuilder::new(function, vec![column]).schema(schema).alias("part").build()
-}
-
-fn layout(model: &Model, aggregate: &Aggregate, parts: &[DataType]) -> (Vec<From>, Vec<Field>) {
     let mut layout = Vec::new();
     let mut fields = Vec::new();
-    for column in &model.columns {
+    for column in model.columns.iter().filter(|c| c.role.travels()) {
         let key = || aggregate.keys.iter().position(|k| k.name == column.name);
-        let part = || aggregate.parts.iter().position(|p| p.name == column.name);
-        let (from, data_type) = match &column.role {
-            Role::WindowStart => (Some(From::WindowStart), timestamp()),
-            Role::WindowEnd => (Some(From::WindowEnd), timestamp()),
-            Role::Key => (key().map(From::Key), column.pg.arrow()),
-            Role::Part(_) => match part() {
-                Some(i) => (Some(From::Part(i)), parts[i].clone()),
-                None => (None, column.pg.arrow()),
-            },
-            // Computed by PostgreSQL; of row models.
-            Role::Derived(_) | Role::Value | Role::Position => continue,
+        let found = match &column.role {
+            Role::WindowStart => Some((From::WindowStart, timestamp())),
+            Role::WindowEnd => Some((From::WindowEnd, timestamp())),
+            Role::Key => key().map(|i| (From::Key(i), column.pg.arrow())),
+            Role::Part(_) => part(&column.name),
+            Role::Estimate(sketch, estimate) => part(sketch).and_then(|(from, _)| match from {
+                From::Part(i, _) => Some((From::Estimate(i, *estimate), column.pg.arrow())),
+                _ => None,
+            }),
+            // Computed where the rows are; of row models.
+            Role::Derived(_) | Role::Difference(_) | Role::Value | Role::Position => continue,
         };
-        layout.push(from.expect("catalog gives every key and part its column"));
+        let (from, data_type) = found.expect("catalog gives every key and part its column");
+        layout.push(from);
         fields.push(Field::new(&column.name, data_type, true));
     }
     (layout, fields)

@@ -1,7 +1,7 @@
 //! Models over the records of a cut: rows in, deltas out.
 //!
-//! Owns: which row counts for which model and with what fate, expressions, grouping, the latest
-//! row per key. Does not own: how a delta merges with what is stored (`warehouse`), when a cut
+//! Owns: which record counts for which output and with what fate (a model's rows: `model`),
+//! expressions, grouping, the latest row per key. Does not own: how a delta merges with what is stored (`warehouse`), when a cut
 //! ends (`pipeline::worker`). No I/O and no clock: the same records give the same deltas.
 //!
 //! M-1  A row's fate in a model depends on the records before it in its partition (and, of a topic
@@ -13,35 +13,39 @@
 mod aggregate;
 mod combine;
 mod course;
+mod distinct;
+mod late;
 pub mod lookup;
+mod model;
+mod parts;
+mod picked;
 mod plan;
 mod rows;
 mod runs;
 mod sessions;
+pub mod sketch;
+mod standing;
 #[cfg(test)]
 mod tests;
 pub mod unique;
 
 use crate::{
-    catalog::{Aggregate, Late, Model, ModelKind, Topic, Window},
+    catalog::{Model, Topic},
     decode::{Decoded, RejectClass},
     error::Result,
-    event_time::{Lateness, Verdict, Windows},
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
-use aggregate::Deltas;
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch},
+    array::{AsArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
 use course::Courses;
 use lookup::Version;
-use plan::{Failures, Input, Plan};
-use rows::LatestRows;
-use runs::{Run, choose, count_duplicates, runs};
+use model::{ModelState, OpenModel, standing};
+use runs::{count_duplicates, is_wanted, record_of, runs};
+use standing::{Standing, Standings, take_counts, take_obsolete};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -51,37 +55,6 @@ pub struct Tables {
     max_disorder: Duration,
     dead_letters: Standings,
     models: Vec<ModelState>,
-}
-
-type Standings = BTreeMap<Partition, Standing>;
-
-/// Where an output stands in a partition.
-struct Standing {
-    /// Nothing below is the output's any more.
-    floor: Offset,
-    /// Moved on by every admission.
-    lateness: Lateness,
-    /// Since the last seal.
-    fates: Fates,
-}
-
-struct ModelState {
-    model: Arc<Model>,
-    max_disorder: Duration,
-    plan: Plan,
-    open: OpenModel,
-    /// As the model's window says; None: it has none.
-    windows: Option<Windows>,
-    standings: Standings,
-    /// Rows since the last seal of which a window was final before they came.
-    late: u64,
-    /// Rows since the last seal that found nothing in the reference.
-    misses: u64,
-}
-
-enum OpenModel {
-    Aggregate(Box<Deltas>),
-    Rows(LatestRows),
 }
 
 /// A record that one output, or every one, refuses.
@@ -102,12 +75,33 @@ pub struct Refusal {
 /// What a cut of the tables yields, without its absent offsets.
 pub struct SealedTables {
     /// Per model with any change: unique rows, sorted by key.
-    pub tables: Vec<(Arc<str>, RecordBatch)>,
+    pub tables: Vec<(Arc<str>, Delta)>,
     pub counts: BTreeMap<(Output, Partition), Counted>,
-    /// Per model: rows of which a window was final before they came (taken or dropped).
+    /// Per model: rows of which a window was final before they came (taken, refused or dropped).
     pub late: BTreeMap<Arc<str>, u64>,
+    /// Advances that change nothing any more, since the record after each had come as far by
+    /// itself: they need not be kept.
+    pub obsolete: Vec<IdleAdvance>,
     /// Per model with a reference: rows that found nothing in it.
     pub misses: BTreeMap<Arc<str>, u64>,
+}
+
+/// What a cut yields for one model's table.
+#[derive(Debug)]
+pub struct Delta {
+    /// One row per key, unique and sorted by key; the columns of the model's table that are not
+    /// computed from others, in order, by their Arrow types.
+    pub rows: RecordBatch,
+    /// One per `count(DISTINCT …)`, in order of [`Aggregate::sets`]: the table's key and a value,
+    /// unique and sorted. Each key is in `rows` as well.
+    pub sets: Vec<RecordBatch>,
+}
+
+impl Delta {
+    /// Of a model that counts nothing distinct.
+    pub fn of(rows: RecordBatch) -> Self {
+        Self { rows, sets: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -132,8 +126,9 @@ impl Tables {
         std::iter::once(Output::DeadLetters).chain(models).collect()
     }
 
-    /// Goes on from these marks; what was open of their partitions has been abandoned.
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
+    /// Goes on from these marks; what was open of their partitions has been abandoned. `advances`
+    /// are those recorded at or above the marks, ascending per partition.
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
         for (output, partition, mark) in marks {
             let standings = match output {
                 Output::DeadLetters => &mut self.dead_letters,
@@ -144,10 +139,36 @@ impl Tables {
                 },
                 Output::Lake => continue,
             };
-            let lateness = Lateness::new(mark.event_time_max, self.max_disorder);
-            let standing = Standing { floor: mark.next, lateness, fates: Fates::default() };
-            standings.insert(*partition, standing);
+            let own = advances.iter().filter(|advance| advance.partition == *partition);
+            standings.insert(*partition, Standing::new(mark, self.max_disorder, own));
         }
+    }
+
+    /// Nothing is left to read before `advance.before`, up to which everything is admitted. False:
+    /// event time had come so far already, and there is nothing to record.
+    pub fn advance(&mut self, advance: IdleAdvance) -> bool {
+        let models = self.models.iter_mut().map(|state| &mut state.standings);
+        let mut rises = false;
+        for standings in std::iter::once(&mut self.dead_letters).chain(models) {
+            // What stands recorded at this very place came first, and may have come further.
+            let standing = standing(standings, advance.partition);
+            standing.pass(advance.before);
+            rises |= standing.advance(advance);
+        }
+        rises
+    }
+
+    /// The output's cut ends here: what stands recorded up to there counts for its mark.
+    pub fn pass(&mut self, output: &Output, partition: Partition, to: Offset) {
+        let standings = match output {
+            Output::DeadLetters => &mut self.dead_letters,
+            Output::Model(name) => match self.models.iter_mut().find(|m| m.model.name == *name) {
+                Some(state) => &mut state.standings,
+                None => return,
+            },
+            Output::Lake => return,
+        };
+        standing(standings, partition).pass(to);
     }
 
     /// A row that came and is not at hand, such as a duplicate in the lake: it raises watermarks.
@@ -155,7 +176,7 @@ impl Tables {
         let models = self.models.iter_mut().map(|state| &mut state.standings);
         for standings in models.chain([&mut self.dead_letters]) {
             if let Some(standing) = standings.get_mut(&partition) {
-                standing.lateness.observe(event_time);
+                standing.raise(event_time);
             }
         }
     }
@@ -217,19 +238,20 @@ impl Tables {
                 let twice = count_duplicates(duplicates, &run.rows);
                 standing.fates.filtered += run.len() - twice;
                 standing.fates.duplicate += twice;
-                standing.observe(&decoded.event_times[run.rows]);
+                standing.observe(offsets(&decoded.rows), &decoded.event_times, &run.rows);
             }
         }
         for state in &mut self.models {
-            let before = state.event_time_maxima(&runs);
+            let before = state.before(&runs);
             let failures = state.admit(decoded, &runs, duplicates, None)?;
-            for (row, reason) in failures {
+            for (row, class, reason) in failures {
                 let record = record_of(row, decoded);
                 let (partition, offset) = (records[record].partition, records[record].offset);
                 let floor = standing(&mut state.standings, partition).floor;
                 let in_batch = courses.highest(partition, floor, offset);
-                let seen = before.get(&partition).copied().flatten().max(in_batch);
-                refusals.push(refused_by_model(state.output(), record, seen, reason));
+                let seen = before.get(&partition).and_then(|before| before.at(offset));
+                let seen = seen.max(in_batch);
+                refusals.push(Refusal::by_model(state.output(), record, seen, class, reason));
             }
         }
         Ok(refusals)
@@ -249,9 +271,15 @@ impl Tables {
         let runs = runs(&decoded.rows, &from);
         let mut refusals = Vec::new();
         for state in &mut self.models {
-            for (row, reason) in state.admit(decoded, &runs, &[], Some(before))? {
+            for (row, class, reason) in state.admit(decoded, &runs, &[], Some(before))? {
                 let record = record_of(row, decoded);
-                refusals.push(refused_by_model(state.output(), record, before[row], reason));
+                refusals.push(Refusal::by_model(
+                    state.output(),
+                    record,
+                    before[row],
+                    class,
+                    reason,
+                ));
             }
         }
         Ok(refusals)
@@ -277,7 +305,8 @@ impl Tables {
                 let standing = standing(standings, record.partition);
                 if standing.refuse(record.offset) {
                     let in_batch = courses.highest(record.partition, standing.floor, record.offset);
-                    refused_by.push((output, standing.lateness.watermark.max().max(in_batch)));
+                    let before = standing.before().at(record.offset);
+                    refused_by.push((output, before.max(in_batch)));
                 }
             }
             if !refused_by.is_empty() {
@@ -321,10 +350,10 @@ impl Tables {
         let mut counts = BTreeMap::new();
         take_counts(&mut counts, &Output::DeadLetters, &mut self.dead_letters);
         for state in &mut self.models {
-            let rows = state.open.finish()?;
+            let delta = state.open.finish()?;
             let name = &state.model.name;
-            if rows.num_rows() > 0 {
-                tables.push((name.clone(), rows));
+            if delta.rows.num_rows() > 0 {
+                tables.push((name.clone(), delta));
             }
             let late_rows = std::mem::take(&mut state.late);
             if late_rows > 0 {
@@ -335,231 +364,11 @@ impl Tables {
             }
             let output = state.output();
             take_counts(&mut counts, &output, &mut state.standings);
+            // The dead letters pass every record first, and say it for all.
+            take_obsolete(&mut state.standings);
         }
-        Ok(SealedTables { tables, counts, late, misses })
-    }
-}
-
-fn refused_by_model(
-    output: Output,
-    record: usize,
-    seen: Option<EventTime>,
-    reason: String,
-) -> Refusal {
-    let refused_by = vec![(output.clone(), seen)];
-    Refusal { record, output, refused_by, class: RejectClass::Model, column: None, reason }
-}
-
-fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
-    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
-}
-
-const ADOPTED: &str = "marks are adopted before records";
-
-fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
-    standings.get_mut(&partition).expect(ADOPTED)
-}
-
-fn take_counts(
-    counts: &mut BTreeMap<(Output, Partition), Counted>,
-    output: &Output,
-    standings: &mut Standings,
-) {
-    for (partition, standing) in standings {
-        let fates = std::mem::take(&mut standing.fates);
-        let event_time_max = standing.lateness.watermark.max();
-        counts.insert((output.clone(), *partition), Counted { fates, event_time_max });
-    }
-}
-
-impl Standing {
-    /// Counts a record that decode refuses; false: it is below the floor.
-    fn refuse(&mut self, offset: i64) -> bool {
-        let counts = offset >= self.floor.0;
-        self.fates.dead += u64::from(counts);
-        counts
-    }
-
-    fn observe(&mut self, times: &[EventTime]) {
-        if let Some(max) = times.iter().max() {
-            self.lateness.observe(*max);
-        }
-    }
-}
-
-impl ModelState {
-    fn new(topic: &Topic, model: &Arc<Model>) -> Result<Self> {
-        let plan = Plan::new(topic, model)?;
-        let open = OpenModel::new(model, &plan)?;
-        let standings = Standings::new();
-        let mut state = Self {
-            model: model.clone(),
-            max_disorder: topic.max_disorder,
-            plan,
-            open,
-            windows: None,
-            standings,
-            late: 0,
-            misses: 0,
-        };
-        state.windows = state.window().map(|window| Windows::new(&window.shape));
-        Ok(state)
-    }
-
-    fn output(&self) -> Output {
-        Output::Model(self.model.name.clone())
-    }
-
-    /// A row's way: the floor, the judge's verdict, WHERE, lateness, the model's expressions. Where it ends is its
-    /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
-    /// With `retried`, each row is judged by the event time given for it.
-    fn admit(
-        &mut self,
-        decoded: &Decoded,
-        runs: &[Run],
-        duplicates: &[bool],
-        retried: Option<&[Option<EventTime>]>,
-    ) -> Result<Failures> {
-        let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
-        let runs: Vec<Run> =
-            runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let verdicts = match retried {
-            None => self.judge(&decoded.event_times, &runs),
-            Some(before) => self.judge_retried(&decoded.event_times, before),
-        };
-
-        let chosen = choose(&runs, decoded.rows.num_rows(), duplicates);
-        let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
-        self.misses += misses;
-        let (input, mut failures) = self.plan.filter(input)?;
-        for run in &runs {
-            let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
-            let twice = count_duplicates(duplicates, &run.rows);
-            self.fates(run).filtered += run.len() - passed - twice;
-            self.fates(run).duplicate += twice;
-        }
-        let input = self.meet_late(input, &verdicts, &runs)?;
-        let (input, more) = self.plan.evaluate(input)?;
-        failures.extend(more);
-        failures.sort_unstable_by_key(|(row, _)| *row);
-        for run in &runs {
-            self.fates(run).accepted += input.count_within(&run.rows);
-            self.fates(run).dead += count_within(&failures, &run.rows);
-        }
-        self.open.add(&input, &verdicts)?;
-        Ok(failures)
-    }
-
-    fn fates(&mut self, run: &Run) -> &mut Fates {
-        &mut standing(&mut self.standings, run.partition).fates
-    }
-
-    fn window(&self) -> Option<&Window> {
-        match &self.model.kind {
-            ModelKind::Aggregate(Aggregate { window, .. }) => window.as_ref(),
-            ModelKind::Rows(_) => None,
-        }
-    }
-
-    /// Lets each row raise the watermark of its partition, in offset order (M-1). Gives what was
-    /// final before each row of the batch came; empty: nothing of any.
-    fn judge(&mut self, times: &[EventTime], runs: &[Run]) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
-        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
-        for run in runs {
-            let lateness = &mut standing(&mut self.standings, run.partition).lateness;
-            let of_run = &times[run.rows.clone()];
-            match (&mut self.windows, allowed) {
-                (Some(windows), Some(allowed)) => {
-                    lateness.judge(of_run, windows, allowed, run.rows.start, &mut verdicts);
-                }
-                _ => of_run.iter().max().into_iter().for_each(|max| lateness.observe(*max)),
-            }
-        }
-        if !verdicts.is_empty() {
-            verdicts.resize(times.len(), Verdict::InTime);
-        }
-        verdicts
-    }
-
-    /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
-        let allowed = self.window().map(|window| window.allowed_lateness.as_micros() as i64);
-        let (Some(windows), Some(allowed)) = (&mut self.windows, allowed) else { return verdicts };
-        for (row, (time, before)) in times.iter().zip(before).enumerate() {
-            let mut lateness = Lateness::new(*before, self.max_disorder);
-            lateness.judge(std::slice::from_ref(time), windows, allowed, row, &mut verdicts);
-        }
-        if !verdicts.is_empty() {
-            verdicts.resize(times.len(), Verdict::InTime);
-        }
-        verdicts
-    }
-
-    fn event_time_maxima(&self, runs: &[Run]) -> BTreeMap<Partition, Option<EventTime>> {
-        let max = |run: &Run| {
-            let standing = self.standings.get(&run.partition).expect(ADOPTED);
-            (run.partition, standing.lateness.watermark.max())
-        };
-        runs.iter().map(max).collect()
-    }
-
-    /// Counts the rows of which something was final, and takes the late ones out where the model
-    /// says so.
-    fn meet_late<'d>(
-        &mut self,
-        input: Input<'d>,
-        verdicts: &[Verdict],
-        runs: &[Run],
-    ) -> Result<Input<'d>> {
-        if verdicts.is_empty() {
-            return Ok(input);
-        }
-        let verdict = |row| verdicts[input.origin_of(row)];
-        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
-        if self.window().is_none_or(|window| window.late == Late::Amend) {
-            return Ok(input);
-        }
-        let taken: BooleanArray =
-            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
-        let kept = input.keep(&taken)?;
-        for run in runs {
-            self.fates(run).late += input.count_within(&run.rows) - kept.count_within(&run.rows);
-        }
-        Ok(kept)
-    }
-}
-
-impl OpenModel {
-    fn new(model: &Model, plan: &Plan) -> Result<Self> {
-        Ok(match &model.kind {
-            ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
-            }
-            ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
-        })
-    }
-
-    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
-        match self {
-            Self::Aggregate(deltas) => deltas.add(input, verdicts),
-            Self::Rows(rows) => rows.add(input),
-        }
-    }
-
-    fn finish(&mut self) -> Result<RecordBatch> {
-        match self {
-            Self::Aggregate(deltas) => deltas.finish(),
-            Self::Rows(rows) => rows.finish(),
-        }
-    }
-
-    fn memory(&self) -> usize {
-        match self {
-            Self::Aggregate(deltas) => deltas.memory(),
-            Self::Rows(rows) => rows.memory(),
-        }
+        let obsolete = take_obsolete(&mut self.dead_letters);
+        Ok(SealedTables { tables, counts, late, misses, obsolete })
     }
 }
 
@@ -576,23 +385,4 @@ fn partitions(batch: &RecordBatch) -> &[i32] {
 /// `_offset`, by its place in every topic's schema.
 fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
-}
-
-/// How many of the failures, which ascend, are of these rows.
-fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
-    let below = |end| failures.partition_point(|(row, _)| *row < end);
-    (below(rows.end) - below(rows.start)) as u64
-}
-
-/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
-fn record_of(row: usize, decoded: &Decoded) -> usize {
-    let without_row = |upto: usize| {
-        decoded.rejects.partition_point(|reject| reject.record <= upto)
-            + decoded.empty.partition_point(|empty| *empty <= upto)
-    };
-    let mut record = row;
-    while row + without_row(record) > record {
-        record = row + without_row(record);
-    }
-    record
 }

@@ -35,7 +35,7 @@ pub struct Plan {
     schema: SchemaRef,
     lookup: Option<Lookup>,
     filter: Option<Expression>,
-    /// What `evaluate` computes, in order: keys, then per part its argument and its filter;
+    /// What `evaluate` computes, in order: keys, then per part its arguments and its filter;
     /// or the selected columns of a row model.
     exprs: Vec<Expression>,
     /// The same, but each argument only where its filter is true, as PostgreSQL has it. Slower,
@@ -215,12 +215,14 @@ fn expressions(model: &Model) -> Result<(Vec<Expr>, Vec<Expr>), DataFusionError>
     let mut exprs: Vec<Expr> = aggregate.keys.iter().map(|k| k.expr.clone()).collect();
     let mut guarded = exprs.clone();
     for part in &aggregate.parts {
-        guarded.extend(match (&part.filter, &part.arg) {
-            (Some(filter), Some(arg)) => Some(when(filter.clone(), arg.clone()).end()?),
-            (_, arg) => arg.clone(),
-        });
+        for arg in &part.args {
+            guarded.push(match &part.filter {
+                Some(filter) => when(filter.clone(), arg.clone()).end()?,
+                None => arg.clone(),
+            });
+        }
         guarded.extend(part.filter.clone());
-        exprs.extend(part.arg.iter().chain(&part.filter).cloned());
+        exprs.extend(part.args.iter().chain(&part.filter).cloned());
     }
     Ok((exprs, guarded))
 }

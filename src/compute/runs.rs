@@ -1,9 +1,12 @@
-//! Neighbouring rows of one partition: what a batch is taken apart into.
+//! Neighbouring rows of one partition: what a batch is taken apart into, and back to its records.
 //!
-//! Owns: runs, and which of their rows are above a floor. Does not own: what becomes of a row.
+//! Owns: runs, which of their rows are above a floor, which record a row was. Does not own: what becomes of a row.
 
-use super::{offsets, partitions};
-use crate::record::{Offset, Partition};
+use super::{Refusal, offsets, partitions};
+use crate::{
+    decode::{Decoded, RejectClass},
+    record::{EventTime, Offset, Output, Partition, RawRecord},
+};
 use arrow::array::{BooleanArray, BooleanBufferBuilder, RecordBatch};
 use std::ops::Range;
 
@@ -69,5 +72,37 @@ pub(super) fn count_duplicates(duplicates: &[bool], rows: &Range<usize>) -> u64 
     match duplicates.is_empty() {
         true => 0,
         false => duplicates[rows.clone()].iter().filter(|twice| **twice).count() as u64,
+    }
+}
+
+/// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
+pub(super) fn record_of(row: usize, decoded: &Decoded) -> usize {
+    let without_row = |upto: usize| {
+        decoded.rejects.partition_point(|reject| reject.record <= upto)
+            + decoded.empty.partition_point(|empty| *empty <= upto)
+    };
+    let mut record = row;
+    while row + without_row(record) > record {
+        record = row + without_row(record);
+    }
+    record
+}
+
+/// Whether a record is of what is to be admitted.
+pub(super) fn is_wanted(record: &RawRecord<'_>, from: &[(Partition, Offset)]) -> bool {
+    from.iter().any(|(p, from)| *p == record.partition && record.offset >= from.0)
+}
+
+impl Refusal {
+    /// Of one model alone.
+    pub(super) fn by_model(
+        output: Output,
+        record: usize,
+        seen: Option<EventTime>,
+        class: RejectClass,
+        reason: String,
+    ) -> Self {
+        let refused_by = vec![(output.clone(), seen)];
+        Self { record, output, refused_by, class, column: None, reason }
     }
 }

@@ -8,12 +8,44 @@
 //!      letters moves none: it changes the fates of offsets that are passed.)
 //! C-2  `fates.total() == span.len()`: each offset has exactly one fate (I-3).
 //! C-3  A cut's yield comes from the records of its spans and nothing else.
+//!
+//! # The crash table
+//! A cut of the tables: poll, decode, admit, commit (marks, dead letters, rows), acknowledge. A cut of
+//! the lake: poll, decode, admit, begin an upload, note it, put parts, seal, commit, complete (copy,
+//! drop what was staged), note as completed, acknowledge. A life begins with a take. The process dies
+//! right after the step; whoever takes the partitions next finds the second column. The tests that are
+//! named exist: `tests/it/tidy.rs` looks.
+//!
+//! | after | what a restart sees | why nothing is lost or doubled | shown by |
+//! | --- | --- | --- | --- |
+//! | take sent, not answered | marks at an epoch that nobody knows | taking again adds one more; epochs are only compared | `every_record_is_applied_once_whatever_goes_wrong` |
+//! | take, leftovers not looked at | marks as they were, files owed, old notes | each take looks at all of the topic; looking twice changes nothing | `a_restart_over_fifty_unfinished_uploads_commits_at_once` |
+//! | poll | marks where the cut began | what was fetched is read again from there; the group's offsets are not asked (S-2) | `ten_kills_change_nothing_on_s3` |
+//! | decode | the same | the same bytes give the same rows and rejects (D-3) | `rows_and_rejects_are_the_oracles` |
+//! | admit | the same | open groups and files are memory; a row's fate depends on the records since the mark alone (E-1, M-1) | `any_batches_cuts_and_failures_give_what_one_event_at_a_time_gives` |
+//! | begin of an upload | nothing: no note, nothing that a listing shows (S-4 of `lake::store`) | nothing was promised; S3's own list of uploads has an empty one | `what_is_staged_is_listed_for_its_own_warehouse_and_can_be_removed` |
+//! | note | a note whose epoch the take makes old | no cut can commit it (W-4): aborted, then forgotten | `a_file_is_noted_committed_completed_and_an_upload_left_over_is_known` |
+//! | part | the same, and hidden bytes | the same | `another_process_can_complete_an_upload_and_aborts_what_a_crash_left` |
+//! | seal | the same, and a whole hidden object | the same; no reader lists it | `an_s3_server_keeps_the_promises_of_a_store` |
+//! | dead letters, rows, marks sent; COMMIT not | nothing of it: the server rolls back | all of it is one transaction | `connections_killed_at_any_time_lose_and_double_nothing` |
+//! | COMMIT sent | the mark moved, or not; a take waits until that is settled | it reads on from wherever the mark is (W-3) | `a_take_waits_for_the_commit_in_flight_and_sees_what_it_left` |
+//! | COMMIT done, reply lost | the mark moved | the same: nobody repeats the cut | `a_database_behind_a_bad_network_changes_nothing` |
+//! | dead letters written | they, their mark and the rows, or none of them | one transaction; the primary key would refuse a second | `a_commit_moves_marks_and_rows_together` |
+//! | commit of the lake | files that are not completed, their uploads whole | owed: completed beside the cuts that follow; the sweep leaves them | `a_restart_over_fifty_unfinished_uploads_commits_at_once` |
+//! | copy | the file, its staged copy, not noted as completed | completing again finds it whole and drops the copy | `a_file_completed_by_several_at_once_is_there_once_and_whole` |
+//! | staged copy dropped | the file, not noted as completed | completing again finds it whole | `a_file_completed_by_several_at_once_is_there_once_and_whole` |
+//! | completed noted | nothing owed | there is nothing to do | `ten_kills_change_nothing_on_a_local_directory` |
+//! | acknowledge | the group's offsets at the marks, or behind | they are for lag tools, and written only after the commit | `only_what_every_lane_has_committed_is_acknowledged` |
+//! | any step, and it wakes later | a new owner's epoch | its commit moves no mark (W-1); what it completes is completed; what it stages is dropped | `a_process_stopped_within_its_cuts_changes_nothing_when_it_wakes_on_s3` |
+//! | any step of a sweep | the rest of what nobody names | the next sweep lists anew | `whatever_comes_between_its_steps_a_sweep_removes_nothing_that_is_or_will_be_committed` |
 
 use crate::{
-    compute::unique::{Duplicate, NewKey},
-    record::{Epoch, EventTime, Fates, Offset, Output, Partition, Span},
+    compute::{
+        Delta,
+        unique::{Duplicate, NewKey},
+    },
+    record::{Epoch, EventTime, Fates, IdleAdvance, Offset, Output, Partition, Span},
 };
-use arrow::array::RecordBatch;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -42,13 +74,18 @@ pub struct Cut {
 
 #[derive(Debug)]
 pub enum Yield {
-    /// Of an aggregate or a row model: one row per key, unique and sorted by key; the columns of
-    /// the model's table that are not derived, in order, by their Arrow types.
+    /// Of an aggregate or a row model.
     Table {
         model: Arc<str>,
-        rows: RecordBatch,
+        delta: Delta,
     },
     DeadLetters(Vec<DeadLetter>),
+    IdleAdvances {
+        /// One per place at most, in order of place.
+        recorded: Vec<IdleAdvance>,
+        /// Places of earlier ones that change nothing any more.
+        obsolete: Vec<(Partition, Offset)>,
+    },
     /// Of a topic with `unique`, with the dead letters' marks; keys are sorted, each once.
     Verdicts {
         keys: Vec<NewKey>,

@@ -18,6 +18,7 @@ mod pii;
 mod rejects;
 mod rows;
 mod scan;
+mod service_day;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -92,6 +93,8 @@ pub enum RejectClass {
     Future,
     /// An expression of a model failed on it (division by zero, a cast).
     Model,
+    /// Its window was final before it came, and the model refuses such rows.
+    Late,
 }
 
 impl RejectClass {
@@ -103,6 +106,7 @@ impl RejectClass {
             Self::Range => "range",
             Self::Future => "future",
             Self::Model => "model",
+            Self::Late => "late",
         }
     }
 }

@@ -9,7 +9,8 @@
 //!    a broken record is ever a value.
 //! 2. Columns are converted one by one in declared order, over all records. The first reject of a
 //!    record stands, so its column is the first failing one in that order.
-//! 3. Event times are judged (`max_future`) only for records that are good so far.
+//! 3. An event time that follows from a service day is computed, a column like any other. Event
+//!    times are judged (`max_future`) only for records that are good so far.
 //! 4. Bad rows go out by one filter. Only then is the batch made: before that, columns that are
 //!    not optional hold NULL where a record is bad, and Arrow refuses that.
 
@@ -23,9 +24,10 @@ use super::{
     pii::Hasher,
     rejects::Rejects,
     scan::Broken,
+    service_day::{ServiceDays, clock},
 };
 use crate::{
-    catalog::{Decimals, Encoding, Format, Images, PgType, Pii, Topic, TopicColumn},
+    catalog::{Decimals, Encoding, Format, Images, PgType, Pii, ServiceDay, Topic, TopicColumn},
     record::{EventTime, RawRecord},
 };
 use arrow::{
@@ -33,7 +35,7 @@ use arrow::{
         Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
     },
     compute::filter,
-    datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
+    datatypes::{Date32Type, Field, Schema, SchemaRef, TimestampMicrosecondType},
     util::display::{ArrayFormatter, FormatOptions},
 };
 use std::sync::Arc;
@@ -51,8 +53,10 @@ pub struct RowDecoder {
     kept: Vec<TopicColumn>,
     /// Of those, the ones of the source's key.
     is_key: Vec<bool>,
-    /// Of those, the one with the event time; None: Kafka's timestamp, or the source's.
+    /// Of those (behind them stands the computed one), the event time; None: Kafka's timestamp, or
+    /// the source's.
     event_time: Option<usize>,
+    service_days: Option<(ServiceDay, ServiceDays)>,
     max_future_us: Option<i64>,
     /// The declared columns of a before-image.
     before_schema: SchemaRef,
@@ -89,8 +93,10 @@ impl RowDecoder {
             .map(|place| key(&place))
             .collect();
         // Beyond the declared ones there are the source's time and Kafka's.
-        let event_time = topic.event_time.filter(|&column| column < kept.len());
-        if let Some(column) = event_time.map(|column| &kept[column]) {
+        let computed = topic.service_day.is_some();
+        let event_time =
+            topic.event_time.filter(|&column| column < kept.len() + usize::from(computed));
+        if let Some(column) = event_time.filter(|_| !computed).map(|column| &kept[column]) {
             assert!(
                 column.pg == PgType::Timestamptz && column.pii.is_none(),
                 "the catalog admits only a timestamptz as event time, column={}",
@@ -113,6 +119,7 @@ impl RowDecoder {
             kept,
             is_key,
             event_time,
+            service_days: topic.service_day.map(|day| (day, ServiceDays::new(topic.time_zone))),
             before_schema: Arc::new(Schema::new(before)),
             max_future_us: topic
                 .max_future
@@ -128,6 +135,7 @@ impl RowDecoder {
         let read = self.read(records, &mut rejects);
         let mut columns = self.convert(&read, &mut rejects);
         let before = self.convert_before(&read, &mut rejects);
+        columns.extend(self.service_times(&columns, &mut rejects));
         let times = self.event_times(records, &read, &columns, &mut rejects);
         if self.topic.changes.is_some() {
             columns.extend(change_columns(records, &read, before.as_ref()));
@@ -367,6 +375,29 @@ impl RowDecoder {
         }
     }
 
+    /// Step 3: the computed event time; of a bad record it means nothing.
+    fn service_times(&mut self, columns: &[ArrayRef], rejects: &mut Rejects) -> Option<ArrayRef> {
+        let (day, days) = self.service_days.as_mut()?;
+        let dates = columns[day.date].as_primitive::<Date32Type>();
+        let clocks = columns[day.clock].as_string::<i32>();
+        let mut times = vec![0; dates.len()];
+        for (row, time) in times.iter_mut().enumerate() {
+            if rejects.bad()[row] {
+                continue;
+            }
+            let begin = days.begin(dates.value(row)).map_err(|refusal| (day.date, refusal));
+            let since = clock(clocks.value(row)).map_err(|refusal| (day.clock, refusal));
+            match begin.and_then(|begin| Ok(begin + since?)) {
+                Ok(instant) => *time = instant,
+                Err((at, refusal)) => {
+                    let name = &self.kept[at].name;
+                    rejects.add(row, refusal.class, Some(name), || refusal.why.into());
+                }
+            }
+        }
+        Some(instants(times.into_iter()))
+    }
+
     /// Step 3: one per record; of a bad record it means nothing.
     fn event_times(
         &self,
@@ -378,7 +409,8 @@ impl RowDecoder {
         let Some(place) = self.event_time else {
             return (0..records.len()).map(|row| source_time(records, read, row)).collect();
         };
-        let name = &self.kept[place].name;
+        let named = self.service_days.as_ref().map_or(place, |(day, _)| day.clock);
+        let name = &self.kept[named].name;
         let times = columns[place].as_primitive::<TimestampMicrosecondType>();
         let mut judged = Vec::with_capacity(records.len());
         for (row, (&time, record)) in times.values().iter().zip(records).enumerate() {

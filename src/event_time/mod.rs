@@ -8,6 +8,7 @@
 //! E-1  A record is judged by the records before it in its partition, in offset order, never by
 //!      the clock, by other partitions or by itself: so a replay decides alike.
 //! E-2  Where one batch ends and the next begins makes no difference.
+//!      What moves a watermark without a record is recorded with its offset, and counts there (E-4).
 //! E-3  A window, once final, stays final: a watermark never goes back.
 
 mod grid;

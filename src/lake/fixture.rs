@@ -40,6 +40,9 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         columns: Vec::new(),
         event_time: Some(0),
         max_disorder: Duration::from_secs(90),
+        service_day: None,
+        time_zone: chrono_tz::UTC,
+        idle: None,
         max_future: None,
         lake: Some(LakeSpec {
             partition_by,

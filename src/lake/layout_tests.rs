@@ -55,6 +55,41 @@ fn hours_follow_the_zone_through_both_changes_of_the_clocks() {
     assert_eq!(hours_of(chrono_tz::Europe::London, &times), expected);
 }
 
+/// The last Sunday of a month of 31 days, by counting from a known Sunday.
+fn last_sunday(year: i64, month: u32) -> i64 {
+    let last = micros(&format!("{year}-{month:02}-31T00:00:00Z")) / 86_400_000_000;
+    // 1970-01-04 was one.
+    last - (last - 3).rem_euclid(7)
+}
+
+#[test]
+fn every_quarter_of_a_year_is_where_the_law_of_summer_time_says() {
+    // Since 1996 summer time is from 01:00 UTC of the last Sunday of March to that of October.
+    for year in [2009, 2024, 2026] {
+        let change = |month| last_sunday(year, month) * 86_400_000_000 + 3_600_000_000;
+        let (begin, end) = (change(3), change(10));
+        let first = micros(&format!("{year}-01-01T00:00:00Z"));
+        let times: Vec<i64> = (0..366 * 96).map(|quarter| first + quarter * 900_000_000).collect();
+        let given: Vec<_> = times.iter().copied().map(Some).collect();
+        let found = hours_of(chrono_tz::Europe::London, &given);
+        let (mut repeated, mut missing) = (0, 0);
+        for (at, path) in times.iter().zip(found) {
+            let summer = (begin..end).contains(at);
+            let local = at + if summer { 3_600_000_000 } else { 0 };
+            let shown = DateTime::from_timestamp_micros(local).unwrap();
+            let expected = shown.format("taps/date=%Y-%m-%d/hour=%H").to_string();
+            assert_eq!(path, expected, "{at}");
+            let of = |change: i64| {
+                let day = DateTime::from_timestamp_micros(change).unwrap();
+                path == day.format("taps/date=%Y-%m-%d/hour=01").to_string()
+            };
+            missing += usize::from(of(begin));
+            repeated += usize::from(of(end));
+        }
+        assert_eq!((missing, repeated), (0, 8), "no hour in spring, two in autumn, by quarters");
+    }
+}
+
 #[test]
 fn times_before_1970_and_offsets_in_seconds_are_placed_right() {
     let cases = [

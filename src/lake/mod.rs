@@ -13,14 +13,18 @@
 //! L-2  In a hive path, files in order of name hold each Kafka partition's offsets in order.
 //! L-3  An upload is whole before its cut is committed, and gets its name only afterwards.
 //! L-4  Memory does not grow with file size: row groups leave as parts.
+//! L-5  Nothing is removed that a cut, committed or under way, refers to.
 
 pub mod layout;
+pub mod leftovers;
 pub mod reader;
+pub mod refusal;
 pub mod store;
 pub mod writer;
 
 mod directory;
 mod encoder;
+mod services;
 
 #[cfg(test)]
 mod fixture;

@@ -1,12 +1,14 @@
 //! ⇄ Object stores: uploads that are invisible until completed, on S3, Google, Azure or a disk.
 //!
-//! Owns: connections, timeouts, what an answer means (did not happen, may have, never will).
+//! Owns: connections, timeouts, status and code of an answer (`refusal` says what they mean).
 //! Does not own: when to complete (`pipeline`), which uploads there are (`warehouse` notes them);
-//! how a local directory does the same (see `directory`).
+//! how a local directory does the same (see `directory`); services and their settings (`services`).
 //!
-//! S-1  Nothing is deleted but what is staged: an object, once visible, stays.
+//! S-1  Nothing is deleted but what is staged: an object, once visible, stays. Only
+//!      `highwater sweep` removes others, by an operator's word.
 //! S-2  `complete` and `abort` may be repeated, by any process.
 //! S-3  An ambiguous answer to `complete` is resolved by looking for the object and its size.
+//! S-4  `begin` leaves nothing that a listing shows: what is listed was noted before.
 //!
 //! SUBTLE: an upload goes to a hidden object (`.highwater/staging/`), is ended there *before* its cut
 //! is committed, and copied to its name afterwards. Completing the multipart upload in place after
@@ -15,26 +17,19 @@
 //! A copy that is broken off leaves its source, so anybody can do it again.
 
 use super::directory::Directory;
+use super::leftovers::Listed;
+use super::refusal::{self, ACCESS, Phase};
+use super::services;
 use crate::cut::UploadId;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, ClientOptions, Error as StoreError, ObjectStore, ObjectStoreExt, RetryConfig,
-};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of one request: a part of 8 MiB at 2.5 Mbit/s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// A cut that fails is tried again as a whole, so single requests give up soon.
-const RETRIES: usize = 3;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where uploads are until they have their names; not below any topic.
 const STAGING: &str = ".highwater/staging";
 
@@ -42,6 +37,8 @@ const STAGING: &str = ".highwater/staging";
 #[derive(Clone)]
 pub struct Store {
     place: Place,
+    /// The warehouse that knows what is staged; None: nobody sweeps it.
+    owner: Option<Uuid>,
 }
 
 #[derive(Clone)]
@@ -61,7 +58,7 @@ struct Remote {
 }
 
 /// What all three services can do.
-trait Service: ObjectStore + MultipartStore {}
+pub trait Service: ObjectStore + MultipartStore {}
 impl<T: ObjectStore + MultipartStore> Service for T {}
 
 impl Store {
@@ -76,25 +73,34 @@ impl Store {
                     "a local lake needs three slashes and a full path: file:///srv/lake, lake={url}"
                 )));
             }
-            return Ok(Self { place: Place::Local(Arc::new(Directory::open(rest)?)) });
+            let place = Place::Local(Arc::new(Directory::open(rest)?));
+            return Ok(Self { place, owner: None });
         }
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() {
             return Err(Error::config(format!("the lake's URL names no bucket, lake={url}")));
         }
-        let (store, credentials) = match scheme {
-            "s3" => amazon(bucket, options)?,
-            "gs" => google(bucket, options)?,
-            "az" => azure(bucket, options)?,
-            _ => return Err(unknown_scheme(url)),
-        };
+        let (store, credentials) =
+            services::open(scheme, bucket, options).ok_or_else(|| unknown_scheme(url))??;
         let prefix = prefix.trim_matches('/').to_string();
         let endpoint = options
             .iter()
             .find(|(key, _)| key.to_ascii_lowercase().starts_with("aws_endpoint"))
             .map(|(_, at)| format!(" at {}", at.rsplit('@').next().unwrap_or_default()));
         let name = format!("{scheme}://{bucket}/{prefix}{}", endpoint.unwrap_or_default());
-        Ok(Self { place: Place::Remote(Arc::new(Remote { store, prefix, name, credentials })) })
+        let place = Place::Remote(Arc::new(Remote { store, prefix, name, credentials }));
+        Ok(Self { place, owner: None })
+    }
+
+    /// The same lake, with uploads named after the warehouse that notes them.
+    pub fn of_warehouse(self, id: Uuid) -> Self {
+        Self { owner: Some(id), ..self }
+    }
+
+    /// Of a staged object.
+    fn new_name(&self) -> String {
+        let name = Uuid::new_v4();
+        self.owner.map_or(name.to_string(), |owner| format!("{owner}.{name}"))
     }
 
     /// Where it is, for logs; without secrets.
@@ -108,8 +114,8 @@ impl Store {
     /// Begins an invisible upload.
     pub async fn begin(&self, path: &str) -> Result<UploadId> {
         match &self.place {
-            Place::Local(directory) => blocking(directory, Directory::begin).await,
-            Place::Remote(remote) => remote.begin(path).await,
+            Place::Local(directory) => Ok(directory.begin(self.new_name())),
+            Place::Remote(remote) => remote.begin(path, self.new_name()).await,
         }
     }
 
@@ -137,7 +143,10 @@ impl Store {
                         Err(Error::retry(format!("the upload was aborted meanwhile, file={path}"))
                             .because(e))
                     }
-                    Err(e) => Err(remote.judged(format!("part {number} of {path} not put"), e)),
+                    Err(e) => {
+                        let doing = format!("part {number} of {path} not put");
+                        Err(remote.judged_in(Phase::Staging, doing, e))
+                    }
                 }
             }
         }
@@ -190,12 +199,71 @@ impl Store {
     /// Visible files below a folder, with their bytes, in order of path. All are held at once:
     /// about 150 bytes each.
     pub async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+        let listed = self.list_dated(prefix).await?;
+        Ok(listed.into_iter().map(|file| (file.name, file.bytes)).collect())
+    }
+
+    /// As [`Store::list`], with the time of each.
+    pub async fn list_dated(&self, prefix: &str) -> Result<Vec<Listed>> {
         match &self.place {
             Place::Local(directory) => {
                 let prefix = prefix.to_string();
                 blocking(directory, move |d| d.list(&prefix)).await
             }
-            Place::Remote(remote) => remote.list(prefix).await,
+            Place::Remote(remote) => {
+                let mut files = remote.list(prefix).await?;
+                files.retain(|file| !file.name.starts_with(".highwater/"));
+                Ok(files)
+            }
+        }
+    }
+
+    /// What is staged in the name of this warehouse, whatever became of it. Not among it: multipart
+    /// uploads that were not ended, which object_store does not list.
+    pub async fn list_staged(&self) -> Result<Vec<Listed>> {
+        let Some(owner) = self.owner else { return Ok(Vec::new()) };
+        let start = format!("{owner}.");
+        match &self.place {
+            Place::Local(directory) => blocking(directory, move |d| d.list_staged(&start)).await,
+            Place::Remote(remote) => {
+                let mut staged = remote.list(STAGING).await?;
+                for one in &mut staged {
+                    one.name = one.name.split_off((STAGING.len() + 1).min(one.name.len()));
+                }
+                staged.retain(|one| one.name.starts_with(&start));
+                Ok(staged)
+            }
+        }
+    }
+
+    /// What the store's own clock says: microseconds since 1970. Puts a hidden object to learn it.
+    pub async fn now(&self) -> Result<i64> {
+        let name = self.new_name();
+        match &self.place {
+            Place::Local(directory) => blocking(directory, move |d| d.now(name)).await,
+            Place::Remote(remote) => remote.now(&name).await,
+        }
+    }
+
+    /// Removes what is staged under this name. Idempotent.
+    pub async fn remove_staged(&self, name: &str) -> Result<()> {
+        match &self.place {
+            Place::Local(directory) => {
+                let upload = UploadId(name.to_owned());
+                blocking(directory, move |d| d.abort(&upload)).await
+            }
+            Place::Remote(remote) => remote.remove(&format!("{STAGING}/{name}")).await,
+        }
+    }
+
+    /// Removes a visible file, by an operator's word. Idempotent.
+    pub async fn remove(&self, path: &str) -> Result<()> {
+        match &self.place {
+            Place::Local(directory) => {
+                let path = path.to_owned();
+                blocking(directory, move |d| d.remove(&path)).await
+            }
+            Place::Remote(remote) => remote.remove(path).await,
         }
     }
 
@@ -221,16 +289,16 @@ impl Store {
         match &self.place {
             Place::Local(directory) => blocking(directory, Directory::probe).await,
             Place::Remote(remote) => {
-                let path = format!(".highwater/probe/{}", Uuid::new_v4());
-                let probed = async {
-                    let upload = remote.begin(&path).await?;
-                    remote.abort(&path, &upload).await
+                let staged = remote.location(&format!("{STAGING}/{}", Uuid::new_v4()))?;
+                let refused = |e| {
+                    let doing = "the lake cannot be written".to_owned();
+                    remote.judged_in(Phase::Starting, doing, e)
                 };
-                // What was never allowed is a mistake in the settings.
-                probed.await.map_err(|e| match e.context.contains(remote.credentials) {
-                    true => Error { kind: Kind::Halt, ..e },
-                    false => e,
-                })
+                let id = remote.store.create_multipart(&staged).await.map_err(refused)?;
+                match remote.store.abort_multipart(&staged, &id).await {
+                    Err(e) if !is_absent(&e) => Err(refused(e)),
+                    Ok(()) | Err(_) => Ok(()),
+                }
             }
         }
     }
@@ -255,8 +323,7 @@ impl Remote {
         Ok((self.location(&format!("{STAGING}/{name}"))?, id.to_owned()))
     }
 
-    async fn begin(&self, path: &str) -> Result<UploadId> {
-        let name = Uuid::new_v4();
+    async fn begin(&self, path: &str, name: String) -> Result<UploadId> {
         let staged = self.location(&format!("{STAGING}/{name}"))?;
         let begun = self.store.create_multipart(&staged).await;
         let id = begun.map_err(|e| self.judged(format!("upload of {path} not begun"), e))?;
@@ -267,17 +334,11 @@ impl Remote {
         let (staged, id) = self.staged(upload)?;
         let parts = tags.iter().map(|tag| PartId { content_id: tag.clone() }).collect();
         let sealed = self.store.complete_multipart(&staged, &id, parts).await;
-        sealed.map(drop).map_err(|e| {
-            // Where the first answer was lost, the client's own second try finds it ended.
-            let is_gone = is_absent(&e);
-            let error = self.judged(format!("upload of {path} not ended"), e);
-            match error.kind {
-                // Nothing is committed yet: the cut begins anew, with another upload.
-                Kind::Unknown | Kind::Fenced => Error { kind: Kind::Retry, ..error },
-                Kind::Halt if is_gone => Error { kind: Kind::Retry, ..error },
-                Kind::Retry | Kind::Halt | Kind::Config => error,
-            }
-        })
+        // Refused or not answered, nothing is committed yet: the cut begins anew with another upload,
+        // also where whoever took over has aborted this one.
+        sealed
+            .map(drop)
+            .map_err(|e| self.judged_in(Phase::Staging, format!("upload of {path} not ended"), e))
     }
 
     async fn complete(&self, path: &str, upload: &UploadId, bytes: u64) -> Result<()> {
@@ -314,11 +375,31 @@ impl Remote {
 
     async fn unstage(&self, path: &str, upload: &UploadId) -> Result<()> {
         let (staged, _) = self.staged(upload)?;
-        match self.store.delete(&staged).await {
+        self.drop_object(&staged, || format!("what was staged for {path} not dropped")).await
+    }
+
+    async fn remove(&self, path: &str) -> Result<()> {
+        self.drop_object(&self.location(path)?, || format!("{path} not removed")).await
+    }
+
+    async fn drop_object(&self, object: &Path, doing: impl FnOnce() -> String) -> Result<()> {
+        match self.store.delete(object).await {
             Ok(()) => Ok(()),
             Err(e) if is_absent(&e) => Ok(()),
-            Err(e) => Err(self.judged(format!("what was staged for {path} not dropped"), e)),
+            Err(e) => Err(self.judged(doing(), e)),
         }
+    }
+
+    async fn now(&self, name: &str) -> Result<i64> {
+        let clock = self.location(&format!("{STAGING}/{name}"))?;
+        let asked = async {
+            self.store.put(&clock, Bytes::from_static(b"now").into()).await?;
+            self.store.head(&clock).await
+        };
+        let doing = || "the lake's clock not read".to_owned();
+        let answer = asked.await.map_err(|e| self.judged(doing(), e))?;
+        self.drop_object(&clock, doing).await?;
+        Ok(answer.last_modified.timestamp_micros())
     }
 
     async fn abort(&self, path: &str, upload: &UploadId) -> Result<()> {
@@ -340,57 +421,53 @@ impl Remote {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         let below = self.location(prefix.trim_matches('/'))?;
         let skip = if self.prefix.is_empty() { 0 } else { self.prefix.len() + 1 };
-        let objects: Vec<_> = self
+        let mut objects: Vec<_> = self
             .store
             .list(Some(&below))
-            .map_ok(|object| (object.location.as_ref()[skip..].to_string(), object.size))
+            .map_ok(|object| Listed {
+                name: object.location.as_ref()[skip..].to_string(),
+                bytes: object.size,
+                modified: object.last_modified.timestamp_micros(),
+            })
             .try_collect()
             .await
             .map_err(|e| self.judged(format!("objects below {prefix:?} not listed"), e))?;
-        let mut objects: Vec<_> =
-            objects.into_iter().filter(|(path, _)| !path.starts_with(".highwater/")).collect();
-        objects.sort();
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(objects)
     }
 
-    /// What a refusal means to the caller. object_store keeps codes in the text of its errors.
     fn judged(&self, doing: String, e: StoreError) -> Error {
+        self.judged_in(Phase::Running, doing, e)
+    }
+
+    /// What a refusal means to the caller. object_store keeps codes in the text of its errors.
+    fn judged_in(&self, phase: Phase, doing: String, e: StoreError) -> Error {
         let (text, lake) = (text_of(&e), &self.name);
-        let halt = |remedy: &str| Error::halt(format!("{doing}: {remedy}, lake={lake}"));
-        let error = match &e {
-            _ if text.contains("NoSuchBucket") => {
-                halt("the bucket does not exist, create it or correct --lake")
-            }
-            _ if text.contains("RequestTimeTooSkewed") => {
-                halt("this machine's clock is wrong, set it")
-            }
-            _ if text.contains("configured region") || text.contains("MalformedRegion") => {
-                halt("the bucket is in another region, set AWS_REGION")
-            }
-            // Keys are rotated and rights given back; and MinIO says AccessDenied when it cleans up
-            // an emptied folder in the instant that it is written to (minio issue 15157).
-            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-                Error::retry(format!("{doing}: {}, lake={lake}", self.credentials))
-            }
-            StoreError::NotFound { .. } => halt("it is not there"),
+        let (status, code) = match &e {
+            // Answers without a body, and what the client says without asking.
+            StoreError::NotFound { .. } => (Some(404), code_of(&text)),
             StoreError::InvalidPath { .. }
             | StoreError::NotSupported { .. }
             | StoreError::NotImplemented { .. }
-            | StoreError::UnknownConfigurationKey { .. } => halt("the store cannot do this"),
-            _ if text.contains("169.254.") => Error::retry(format!(
-                "{doing}: no credentials are set and the machine's metadata service gave none; {}, lake={lake}",
+            | StoreError::UnknownConfigurationKey { .. } => (Some(501), None),
+            _ if text.contains("redirect without LOCATION") => (Some(301), None),
+            _ => (status_of(&text), code_of(&text)),
+        };
+        let verdict = refusal::of_service(status, code, phase);
+        let remedy = match verdict.remedy {
+            Some(remedy) if remedy == ACCESS => Some(self.credentials.to_owned()),
+            // No credentials at all: the client asks the machine it runs on.
+            None if text.contains("169.254.") => Some(format!(
+                "no credentials are set and the machine's metadata service gave none; {}",
                 self.credentials
             )),
-            _ => match status_of(&text) {
-                Some(408 | 409 | 429) | None => Error::retry(format!("{doing}, lake={lake}")),
-                Some(400..=499) => halt("the store refuses the request"),
-                Some(_) => Error::retry(format!("{doing}, lake={lake}")),
-            },
+            remedy => remedy.map(str::to_owned),
         };
-        error.because(e)
+        let remedy = remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
+        Error::new(verdict.kind, format!("{doing}{remedy}, lake={lake}")).because(e)
     }
 }
 
@@ -413,6 +490,12 @@ fn status_of(text: &str) -> Option<u16> {
     after.get(..3)?.parse().ok()
 }
 
+/// Of S3's error document.
+fn code_of(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once("<Code>")?;
+    after.split_once("</Code>").map(|(code, _)| code)
+}
+
 async fn blocking<T: Send + 'static>(
     directory: &Arc<Directory>,
     work: impl FnOnce(&Directory) -> Result<T> + Send + 'static,
@@ -429,110 +512,10 @@ fn unknown_scheme(url: &str) -> Error {
     ))
 }
 
-fn retry() -> RetryConfig {
-    let backoff = BackoffConfig {
-        init_backoff: Duration::from_millis(100),
-        max_backoff: Duration::from_secs(2),
-        base: 2.,
-    };
-    RetryConfig { backoff, max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT }
-}
-
-fn client() -> ClientOptions {
-    ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT)
-}
-
-/// The options that a builder knows; one it does not is named in the log, as most come from an
-/// environment that other programs use too (`AWS_PROFILE`).
-fn known<K: std::str::FromStr>(
-    start: &str,
-    options: &[(String, String)],
-) -> impl Iterator<Item = (K, String)> {
-    options.iter().filter_map(move |(name, value)| {
-        let key = name.to_ascii_lowercase();
-        if !key.starts_with(start) {
-            return None;
-        }
-        let known = key.parse().ok();
-        if known.is_none() {
-            tracing::debug!(option = name, "the lake does not know this option, it has no effect");
-        }
-        Some((known?, value.clone()))
-    })
-}
-
-type Opened = Result<(Box<dyn Service>, &'static str)>;
-
-fn amazon(bucket: &str, options: &[(String, String)]) -> Opened {
-    let given = |wanted: &str| {
-        let found = options.iter().find(|(key, _)| key.to_ascii_lowercase() == wanted);
-        found.map(|(_, value)| value.as_str())
-    };
-    let plain = ["aws_endpoint", "aws_endpoint_url", "aws_endpoint_url_s3"]
-        .iter()
-        .filter_map(|key| given(key))
-        .any(|endpoint| endpoint.starts_with("http://"));
-    if plain && !given("aws_allow_http").is_some_and(|v| ["true", "1", "yes", "on"].contains(&v)) {
-        return Err(Error::config(
-            "the S3 endpoint is http://, without encryption; set AWS_ALLOW_HTTP=true if that is meant",
-        ));
-    }
-    let mut builder = AmazonS3Builder::new().with_retry(retry()).with_client_options(client());
-    for (key, value) in known::<AmazonS3ConfigKey>("aws_", options) {
-        builder = builder.with_config(key, value);
-    }
-    let store = builder.with_bucket_name(bucket).build().map_err(|e| wrong_options("S3", e))?;
-    Ok((
-        Box::new(store),
-        "access is denied, check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the role, and that it may s3:PutObject, s3:GetObject, s3:ListBucket and s3:AbortMultipartUpload",
-    ))
-}
-
-#[cfg(feature = "gcs")]
-fn google(bucket: &str, options: &[(String, String)]) -> Opened {
-    use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-    let mut builder =
-        GoogleCloudStorageBuilder::new().with_retry(retry()).with_client_options(client());
-    for (key, value) in known::<GoogleConfigKey>("google_", options) {
-        builder = builder.with_config(key, value);
-    }
-    let store = builder.with_bucket_name(bucket).build().map_err(|e| wrong_options("GCS", e))?;
-    Ok((
-        Box::new(store),
-        "access is denied, check GOOGLE_SERVICE_ACCOUNT and that it is Storage Object User of the bucket",
-    ))
-}
-
-#[cfg(not(feature = "gcs"))]
-fn google(_: &str, _: &[(String, String)]) -> Opened {
-    Err(Error::config("this build cannot write to gs://, build it with --features gcs"))
-}
-
-#[cfg(feature = "azure")]
-fn azure(container: &str, options: &[(String, String)]) -> Opened {
-    use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-    let mut builder =
-        MicrosoftAzureBuilder::new().with_retry(retry()).with_client_options(client());
-    for (key, value) in known::<AzureConfigKey>("azure_", options) {
-        builder = builder.with_config(key, value);
-    }
-    let built = builder.with_container_name(container).build();
-    let store = built.map_err(|e| wrong_options("Azure", e))?;
-    Ok((
-        Box::new(store),
-        "access is denied, check AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or the identity, and that it is Storage Blob Data Contributor",
-    ))
-}
-
-#[cfg(not(feature = "azure"))]
-fn azure(_: &str, _: &[(String, String)]) -> Opened {
-    Err(Error::config("this build cannot write to az://, build it with --features azure"))
-}
-
-fn wrong_options(service: &str, e: StoreError) -> Error {
-    Error::config(format!("the options of the lake on {service} are not complete")).because(e)
-}
-
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod answers_tests;

@@ -47,6 +47,11 @@ fn describe() {
         "Rows that came after their window was final"
     );
     describe_counter!(
+        "highwater_negative_deltas_total",
+        Unit::Count,
+        "Differences of delta(x) that went below zero"
+    );
+    describe_counter!(
         "highwater_filtered_total",
         Unit::Count,
         "Rows that a model's WHERE left out"
@@ -84,6 +89,17 @@ fn describe() {
     describe_counter!("highwater_lake_bytes_total", Unit::Bytes, "Bytes of lake files committed");
     describe_counter!("highwater_lake_rolls_total", Unit::Count, "Lake cuts sealed, by reason");
     describe_histogram!("highwater_upload_seconds", Unit::Seconds, "Duration of putting one part");
+    describe_counter!(
+        "highwater_swept_total",
+        Unit::Count,
+        "What dead processes left in the lake, removed: uploads aborted, staged objects"
+    );
+    describe_counter!(
+        "highwater_swept_bytes_total",
+        Unit::Bytes,
+        "Bytes of staged objects removed"
+    );
+    describe_counter!("highwater_sweeps_total", Unit::Count, "Sweeps of the lake, by outcome");
     describe_counter!(
         "highwater_dead_letters_forwarded_total",
         Unit::Count,

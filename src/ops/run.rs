@@ -3,11 +3,12 @@
 use super::{
     http, load, metrics, references, require_secret,
     service::{Health, Resources, Service},
+    sweep,
 };
 use crate::{
     catalog::Catalog,
     config::Config,
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     lake::store::Store,
     warehouse::postgres::{Warehouse, WarehouseSettings},
 };
@@ -34,6 +35,10 @@ pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
     let handle = runtime.handle().clone();
     // Before the first partition is taken: from then on a signal is answered in good order.
     let signals = Signals::listen(&handle)?;
+    if let Some(store) = &store {
+        let sweeper = sweep::Sweeper::new(&catalog, warehouse.clone(), store.clone());
+        handle.spawn(sweeper.run(config.sweep_interval, config.sweep_age));
+    }
     let loading = references::load_all(&catalog, &warehouse, store.as_ref());
     let references = runtime.block_on(loading)?;
     references::keep_fresh(&catalog, &references, &warehouse, store.as_ref(), &handle);
@@ -67,17 +72,14 @@ pub async fn open(catalog: &Catalog, config: &Config) -> Result<(Warehouse, Opti
         WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
     let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
     warehouse.migrate().await?;
+    warehouse.declare_topics(catalog.topics.values()).await?;
     let models: Vec<_> = catalog.models.values().cloned().collect();
     warehouse.ensure_tables(&models).await?;
     let store = match &config.lake {
         Some(url) => {
             let store = Store::open(url, &config.store_options)?;
-            // Wrong from the start is wrong in the settings.
-            store.probe().await.map_err(|e| match e.kind {
-                Kind::Halt => Error { kind: Kind::Config, ..e },
-                Kind::Retry | Kind::Unknown | Kind::Fenced | Kind::Config => e,
-            })?;
-            Some(store)
+            store.probe().await?;
+            Some(store.of_warehouse(warehouse.id().await?))
         }
         None => {
             let wanting = catalog.topics.values().find(|topic| topic.lake.is_some());

@@ -341,6 +341,8 @@ fn worker_settings(config: &Config, topic: &Topic, shares: &Shares) -> Settings 
             .as_ref()
             .map_or(defaults.lake_file_bytes, |lake| lake.roll_bytes),
         lake_memory: shares.lake,
+        idle_after: topic.idle,
+        idle_check: topic.idle.map_or(defaults.idle_check, |idle| idle.min(defaults.idle_check)),
         jitter: Some(rand::random()),
         judged: topic.unique.is_some(),
         ..defaults

@@ -9,7 +9,7 @@ use crate::{
     record::{Offset, Partition},
     source::kafka::{Kafka, KafkaSettings},
     warehouse::{
-        MarkRow,
+        MarkRow, WatermarkRow,
         postgres::{Warehouse, WarehouseSettings},
     },
 };
@@ -31,6 +31,10 @@ struct Line {
     end: Option<i64>,
     lag_records: Option<i64>,
     event_time_max_us: Option<i64>,
+    /// Of the output over all partitions and processes, and the partition that holds it back.
+    watermark_us: Option<i64>,
+    held_back_by: Option<i32>,
+    held_back_since_us: Option<i64>,
     committed_at_us: Option<i64>,
     accepted: u64,
     filtered: u64,
@@ -48,18 +52,20 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
     let runtime = runtime()?;
     let settings =
         WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
-    let marks = runtime.block_on(async {
+    let read: Result<_> = runtime.block_on(async {
         let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
         warehouse.migrate().await?;
-        warehouse.marks(None).await
-    })?;
+        Ok((warehouse.marks(None).await?, warehouse.watermarks(None).await?))
+    });
+    let (marks, watermarks) = read?;
     let ends = ends(config, &catalog, &marks);
-    let lines: Vec<Line> = marks.iter().map(|row| line(row, &ends)).collect();
+    let lines: Vec<Line> = marks.iter().map(|row| line(row, &ends, &watermarks)).collect();
     if json {
         let text = serde_json::to_string_pretty(&lines).expect("numbers and texts");
         println!("{text}");
     } else {
         print!("{}", render(&lines));
+        print!("{}", render_watermarks(&watermarks));
     }
     Ok(())
 }
@@ -100,7 +106,8 @@ pub fn ends(config: &Config, catalog: &Catalog, marks: &[MarkRow]) -> Ends {
     ends
 }
 
-fn line(row: &MarkRow, ends: &Ends) -> Line {
+fn line(row: &MarkRow, ends: &Ends, watermarks: &[WatermarkRow]) -> Line {
+    let own = watermarks.iter().find(|w| w.topic == row.topic && w.output == row.output);
     let end = ends.get(&(row.topic.clone(), row.partition)).map(|o| o.0);
     let fates = row.mark.fates;
     Line {
@@ -111,6 +118,9 @@ fn line(row: &MarkRow, ends: &Ends) -> Line {
         end,
         lag_records: end.map(|end| (end - row.mark.next.0).max(0)),
         event_time_max_us: row.mark.event_time_max.map(|t| t.0),
+        watermark_us: own.and_then(|w| w.watermark).map(|t| t.0),
+        held_back_by: own.map(|w| w.held_back_by.0),
+        held_back_since_us: own.map(|w| w.since),
         committed_at_us: row.committed_at,
         accepted: fates.accepted,
         filtered: fates.filtered,
@@ -121,6 +131,29 @@ fn line(row: &MarkRow, ends: &Ends) -> Line {
         epoch: row.mark.epoch.0,
         owner: row.owner.clone(),
     }
+}
+
+fn time(us: Option<i64>) -> String {
+    us.and_then(chrono::DateTime::from_timestamp_micros)
+        .map_or(String::new(), |t| t.format("%Y-%m-%d %H:%M:%SZ").to_string())
+}
+
+/// How far event time has come, and which partition holds it back; empty before the first mark.
+fn render_watermarks(watermarks: &[WatermarkRow]) -> String {
+    if watermarks.is_empty() {
+        return String::new();
+    }
+    let row = |w: &WatermarkRow| {
+        vec![
+            w.topic.to_string(),
+            w.output.to_string(),
+            w.watermark.map_or("none".to_owned(), |t| time(Some(t.0))),
+            format!("partition {}", w.held_back_by.0),
+            time(Some(w.since)),
+        ]
+    };
+    let head = ["topic", "output", "watermark", "held back by", "since"];
+    format!("\n{}", table::render(&head, &watermarks.iter().map(row).collect::<Vec<_>>()))
 }
 
 fn render(lines: &[Line]) -> String {
@@ -140,10 +173,6 @@ fn render(lines: &[Line]) -> String {
         "committed",
         "epoch",
     ];
-    let time = |us: Option<i64>| {
-        us.and_then(chrono::DateTime::from_timestamp_micros)
-            .map_or(String::new(), |t| t.format("%Y-%m-%d %H:%M:%SZ").to_string())
-    };
     let row = |l: &Line| {
         vec![
             l.topic.clone(),

@@ -8,9 +8,9 @@ use super::{
     breaker::{self, Breaker},
     encoder::LakeLane,
     forward::Forwarder,
-    report::{self, Reporter, Standing, TopicStatus},
-    tables::{Job, References, TablesLane},
-    take::{self, Taking},
+    report::{self, OutputWatermark, Reporter, Standing, TopicStatus},
+    requests::{self, Taking},
+    tables::{References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
@@ -19,9 +19,9 @@ use crate::{
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
-    record::{EventTime, Lane, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Lane, Offset, Output, Partition, RawRecord},
     source::kafka::{self, Fetched, Kafka, TopicReader},
-    warehouse::postgres::Warehouse,
+    warehouse::{Taken, postgres::Warehouse},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, SyncSender},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::runtime::Handle;
 
@@ -38,6 +38,7 @@ const FETCH_RECORDS: usize = 8_192;
 /// Longest wait for records, so the longest that other news waits.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+const WATERMARKS_EVERY: Duration = Duration::from_secs(5);
 
 /// What reaches a topic from outside.
 pub enum News {
@@ -47,11 +48,13 @@ pub enum News {
     Taken {
         lane: Lane,
         ticket: Ticket,
-        marks: Vec<(Output, Partition, Mark)>,
+        taken: Taken,
         memory: Memory,
     },
     /// Event time of a judged topic's partitions, of other processes too.
     Reached(Vec<(Partition, EventTime)>),
+    /// An answer of PostgreSQL's; None: there was none.
+    Watermarks(Option<Vec<OutputWatermark>>),
     /// The lake's encoder takes batches again.
     Room,
     Halt(String),
@@ -111,7 +114,6 @@ pub struct Driver {
     tables: TablesLane,
     lake: Option<LakeLane>,
     forwarder: Option<Forwarder>,
-    store: Option<Store>,
     context: Context,
     inbox: Receiver<News>,
     /// Revocations not answered yet.
@@ -119,6 +121,9 @@ pub struct Driver {
     origin: Instant,
     reporter: Reporter,
     reported: Instant,
+    /// When to ask how far event time has come over all processes; one question at a time.
+    watermarks_due: Instant,
+    asks_watermarks: bool,
     told_caught_up: bool,
     status: Arc<Mutex<Option<TopicStatus>>>,
     opened: BTreeMap<Lane, (u64, Instant)>,
@@ -167,6 +172,8 @@ impl Driver {
             releases: Vec::new(),
             origin: Instant::now(),
             reported: Instant::now(),
+            watermarks_due: Instant::now(),
+            asks_watermarks: false,
             told_caught_up: false,
             opened: BTreeMap::new(),
             memory: Memory::default(),
@@ -175,7 +182,6 @@ impl Driver {
             tables,
             lake,
             forwarder,
-            store,
             context,
             inbox,
             status,
@@ -236,10 +242,16 @@ impl Driver {
             News::Room => return Ok(()),
             News::Halt(why) => Input::Halt { why },
             News::Drain => Input::Drain,
+            News::Watermarks(told) => {
+                self.reporter.watermarks = told.unwrap_or_default();
+                self.watermarks_due = Instant::now() + WATERMARKS_EVERY;
+                self.asks_watermarks = false;
+                return Ok(());
+            }
             News::Worker(input) => self.note(input),
-            News::Taken { lane, ticket, marks, memory } => {
+            News::Taken { lane, ticket, taken: (marks, advances), memory } => {
                 self.memory = memory;
-                self.decide(Input::Taken { lane, ticket, marks }, None)?;
+                self.decide(Input::Taken { lane, ticket, marks, advances }, None)?;
                 self.memory = Memory::default();
                 if !self.tables.is_contested() {
                     return Ok(());
@@ -278,6 +290,7 @@ impl Driver {
             | Input::Measured { .. }
             | Input::Halt { .. }
             | Input::Targets(_)
+            | Input::Ends { .. }
             | Input::Tick(_)
             | Input::Drain => {}
         }
@@ -314,6 +327,10 @@ impl Driver {
             Ok(fetched) => fetched,
             Err(error) => return self.decide(Input::Halt { why: error.to_string() }, None),
         };
+        if let Some(why) = &fetched.trouble {
+            self.reporter.failed(Lane::Tables, why);
+            self.reporter.failed(Lane::Lake, why);
+        }
         let mut records = fetched.records();
         let mut decoded = self.decoder.decode(&records);
         let broken = self.breaker.as_mut().and_then(|breaker| {
@@ -326,12 +343,12 @@ impl Driver {
             records.truncate(at);
             decoded = self.decoder.decode(&records);
         }
-        self.count(&records, &decoded);
+        self.reporter.count(&records, &decoded);
         let mut arrivals = arrivals(&records);
         for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
         }
-        self.watch(&records, &decoded);
+        self.reporter.watch(&records, &decoded);
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
@@ -367,8 +384,11 @@ impl Driver {
     fn act(&mut self, effect: Effect, batch: Option<&Batch<'_>>) -> Result<()> {
         match effect {
             Effect::Take { lane, ticket, partitions } => self.take(lane, ticket, partitions),
-            Effect::Adopt { lane, marks } => match (lane, &mut self.lake) {
-                (Lane::Tables, _) => self.tables.adopt(&marks, &self.memory),
+            Effect::Adopt { lane, marks, advances } => match (lane, &mut self.lake) {
+                (Lane::Tables, _) => {
+                    self.tables.adopt(&marks, &advances, &self.memory);
+                    self.reporter.adopt(&marks, &advances);
+                }
                 (Lane::Lake, Some(lake)) => lake.adopt(&marks),
                 (Lane::Lake, None) => {}
             },
@@ -407,6 +427,11 @@ impl Driver {
                     done => done?,
                 }
             }
+            Effect::AskEnds { partitions } => self.ask_ends(partitions),
+            Effect::Advance(advance) => {
+                self.tables.advance(advance);
+                self.reporter.observe(advance.partition, advance.event_time);
+            }
             Effect::Seal { lane, cut, reason, moves } => self.seal(lane, cut, reason, moves)?,
             Effect::Abandon { lane } => match (lane, &mut self.lake) {
                 (Lane::Tables, _) => self.tables.abandon()?,
@@ -428,9 +453,20 @@ impl Driver {
             Lane::Tables => self.tables.outputs(),
             Lane::Lake => vec![Output::Lake],
         };
-        let (topic, store) = (self.topic.clone(), self.store.clone());
-        let taking = Taking { topic, store, lane, outputs, partitions };
+        let owed =
+            self.lake.as_ref().filter(|_| lane == Lane::Lake).map(|lake| lake.owed().clone());
+        let taking = Taking { topic: self.topic.clone(), owed, lane, outputs, partitions };
         self.context.runtime.spawn(taking.run(self.context.clone(), ticket));
+    }
+
+    /// The clock first: what is appended after it was read does not count as missing.
+    fn ask_ends(&self, partitions: Vec<Partition>) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let (topic, context) = (self.topic.clone(), self.context.clone());
+        self.context.runtime.spawn(async move {
+            let ends = requests::ends(&topic, &context, partitions).await;
+            context.tell(News::Worker(Input::Ends { at: EventTime(at), ends }));
+        });
     }
 
     fn seal(&mut self, lane: Lane, cut: u64, reason: Reason, moves: Vec<Move>) -> Result<()> {
@@ -446,7 +482,8 @@ impl Driver {
         match (lane, &mut self.lake) {
             (Lane::Tables, _) => {
                 let job = self.tables.seal(moves)?;
-                self.commit(cut, job);
+                let commit = requests::commit(self.topic.clone(), self.context.clone(), cut, job);
+                self.context.runtime.spawn(commit);
             }
             (Lane::Lake, Some(lake)) => {
                 metrics::counter!("highwater_lake_rolls_total", "topic" => topic,
@@ -457,24 +494,6 @@ impl Driver {
             (Lane::Lake, None) => {}
         }
         Ok(())
-    }
-
-    fn commit(&self, cut: u64, job: Job) {
-        let (context, judged) = (self.context.clone(), self.topic.unique.is_some());
-        self.context.runtime.spawn(async move {
-            let started = Instant::now();
-            match context.warehouse.commit(&job.cut).await {
-                Ok(()) => {
-                    report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
-                    job.count();
-                    context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
-                    if judged {
-                        take::forget(&job.cut.topic, &context).await;
-                    }
-                }
-                Err(error) => context.fail(Lane::Tables, cut, &error),
-            }
-        });
     }
 
     fn release(&mut self, partitions: &[Partition]) {
@@ -500,48 +519,6 @@ impl Driver {
         }
     }
 
-    fn count(&mut self, records: &[RawRecord<'_>], decoded: &crate::decode::Decoded) {
-        let topic = self.topic.name.to_string();
-        let bytes: usize = records.iter().filter_map(|r| r.value).map(<[u8]>::len).sum();
-        metrics::counter!("highwater_bytes_total", "topic" => topic.clone())
-            .increment(bytes as u64);
-        for run in records.chunk_by(|a, b| a.partition == b.partition) {
-            metrics::counter!("highwater_records_total", "topic" => topic.clone(),
-                "partition" => run[0].partition.0.to_string())
-            .increment(run.len() as u64);
-        }
-        for reject in &decoded.rejects {
-            metrics::counter!("highwater_rejects_total", "topic" => topic.clone(),
-                "class" => reject.class.as_str())
-            .increment(1);
-        }
-        if decoded.unknown_fields > 0 {
-            metrics::counter!("highwater_unknown_fields_total", "topic" => topic)
-                .increment(decoded.unknown_fields);
-        }
-        self.reporter.records += records.len() as u64;
-        self.reporter.rejects += decoded.rejects.len() as u64;
-    }
-
-    /// Remembers how far each partition has come, in offsets and in event time.
-    fn watch(&mut self, records: &[RawRecord<'_>], decoded: &crate::decode::Decoded) {
-        for run in records.chunk_by(|a, b| a.partition == b.partition) {
-            if let Some(last) = run.last() {
-                let next = Offset::after(last.offset);
-                self.reporter.saw(last.partition, next, last.timestamp);
-            }
-        }
-        let (partitions, _) = crate::compute::places(&decoded.rows);
-        let mut start = 0;
-        for run in partitions.chunk_by(|a, b| a == b) {
-            let times = &decoded.event_times[start..start + run.len()];
-            start += run.len();
-            let max: Option<EventTime> = times.iter().copied().max();
-            self.reporter.observe(Partition(run[0]), max);
-        }
-    }
-
-    /// Once a second, and at once when the targets are reached: `--until-caught-up` waits for it.
     fn report(&mut self) {
         let caught_up = self.is_caught_up();
         if self.reported.elapsed() < REPORT_EVERY && caught_up == self.told_caught_up {
@@ -549,6 +526,13 @@ impl Driver {
         }
         self.reported = Instant::now();
         self.told_caught_up = caught_up;
+        if !self.asks_watermarks && Instant::now() >= self.watermarks_due {
+            self.asks_watermarks = true;
+            let (topic, context) = (self.topic.clone(), self.context.clone());
+            self.context.runtime.spawn(async move {
+                context.tell(News::Watermarks(requests::watermarks(&topic, &context).await));
+            });
+        }
         self.publish_status();
     }
 
@@ -558,7 +542,7 @@ impl Driver {
 
     /// Committed files are visible, dead letters sent on (or nobody takes them).
     fn owes_nothing(&self) -> bool {
-        self.lake.as_ref().is_none_or(|lake| lake.owed() == 0)
+        self.lake.as_ref().is_none_or(|lake| lake.owed().count() == 0)
             && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
     }
 
@@ -581,6 +565,9 @@ impl Driver {
         let mut status = self.reporter.snapshot(end, memory);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
+        if let Some(lake) = &self.lake {
+            lake.owed().tell(&mut status);
+        }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 }

@@ -8,7 +8,7 @@
 //! 2. put all parts and seal it: whole, in a hidden place;
 //! 3. commit: files, their upload ids and tags, and the marks, in one transaction that also
 //!    removes the notes;
-//! 4. complete the uploads: only now do the files appear;
+//! 4. complete the uploads (see `owed`): only now do the files appear;
 //! 5. record them as completed.
 //!
 //! A crash before 3 leaves noted uploads that no mark stands for: whoever takes the partition
@@ -20,7 +20,7 @@ use super::{
     counting,
     driver::{Context, News},
     held::{self, Held},
-    owed::publish_owed,
+    owed::Owed,
     report,
     tables::{lake_counts, lake_refusals},
     worker::{Input, Move, Size},
@@ -54,7 +54,7 @@ use tokio::{sync::mpsc as channel, task::JoinSet};
 
 /// Batches that may wait for the encoder; at the limit the topic stops fetching.
 const WAITING_BATCHES: usize = 4;
-/// Files of one cut that are begun at the same time.
+/// Files of one cut that are uploaded at the same time.
 const FILES_AT_ONCE: usize = 16;
 
 /// The driver's end of the lane.
@@ -68,6 +68,7 @@ pub struct LakeLane {
     refused_bytes: usize,
     orders: mpsc::Sender<Order>,
     load: Arc<Load>,
+    owed: Owed,
     encoder: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -80,8 +81,6 @@ struct Load {
     files: AtomicUsize,
     /// Bytes on their way to the store.
     uploading: AtomicUsize,
-    /// Committed files not completed yet.
-    owed: AtomicUsize,
 }
 
 enum Order {
@@ -100,12 +99,14 @@ impl LakeLane {
     ) -> Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let load = Arc::new(Load::default());
+        let owed = Owed::new(topic.name.clone(), store.clone(), context.clone());
         let encoder = Encoder {
             topic: topic.clone(),
             store,
             settings,
             context,
             load: load.clone(),
+            owed: owed.clone(),
             open: None,
         };
         let thread = std::thread::Builder::new()
@@ -122,6 +123,7 @@ impl LakeLane {
             refused_bytes: 0,
             orders,
             load,
+            owed,
             encoder: Some(thread),
         })
     }
@@ -223,9 +225,9 @@ impl LakeLane {
             && self.load.uploading.load(Ordering::Relaxed) < uploading_limit
     }
 
-    /// Committed files that readers do not see yet.
-    pub fn owed(&self) -> usize {
-        self.load.owed.load(Ordering::Relaxed)
+    /// Committed files that readers do not see yet, and what else is to be tidied.
+    pub fn owed(&self) -> &Owed {
+        &self.owed
     }
 
     fn order(&self, order: Order) {
@@ -251,6 +253,7 @@ struct Encoder {
     settings: WriterSettings,
     context: Context,
     load: Arc<Load>,
+    owed: Owed,
     open: Option<OpenLake>,
 }
 
@@ -333,9 +336,8 @@ impl Encoder {
             finished,
             topic: self.topic.name.clone(),
             judged: self.topic.unique.is_some(),
-            store: self.store.clone(),
             context: self.context.clone(),
-            load: self.load.clone(),
+            owed: self.owed.clone(),
         };
         self.context.runtime.spawn(publication.run(uploads));
         Ok(())
@@ -484,24 +486,24 @@ struct Publication {
     finished: Vec<Finished>,
     topic: Arc<str>,
     judged: bool,
-    store: Store,
     context: Context,
-    load: Arc<Load>,
+    owed: Owed,
 }
 
 impl Publication {
     async fn run(mut self, uploads: Uploads) {
         match self.commit(uploads).await {
-            Ok(owed) => {
-                self.load.owed.fetch_add(owed.len(), Ordering::Relaxed);
+            Ok(files) => {
+                let files = self.owed.owe(files);
                 self.context
                     .tell(News::Worker(Input::Committed { lane: Lane::Lake, cut: self.cut }));
                 self.count();
-                let files = owed.len();
-                publish_owed(&self.topic, &self.store, &self.context, owed).await;
-                self.load.owed.fetch_sub(files, Ordering::Relaxed);
+                self.owed.publish(files).await;
             }
-            Err(error) => self.context.fail(Lane::Lake, self.cut, &error),
+            Err(error) => {
+                self.context.fail(Lane::Lake, self.cut, &error);
+                self.owed.drop_abandoned().await;
+            }
         }
     }
 

@@ -20,6 +20,7 @@
 //!      `follow`).
 
 pub mod driver;
+pub mod owed;
 pub mod retry;
 pub mod worker;
 
@@ -28,10 +29,9 @@ mod counting;
 mod encoder;
 mod forward;
 mod held;
-mod owed;
 mod report;
+mod requests;
 mod tables;
-mod take;
 
 pub use report::{PartitionStatus, TopicStatus};
 pub use tables::References;

@@ -3,9 +3,9 @@
 use crate::{
     catalog::{Model, Topic},
     cut::Cut,
-    decode::RejectClass,
+    decode::{Decoded, RejectClass},
     error::Kind,
-    record::{EventTime, Lane, Offset, Partition},
+    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord},
 };
 use serde::Serialize;
 use std::{
@@ -19,6 +19,8 @@ use std::{
 pub struct TopicStatus {
     pub topic: String,
     pub partitions: Vec<PartitionStatus>,
+    /// Over all processes, as of some seconds ago.
+    pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
     pub stopped: Option<String>,
     /// A lane waits to take its partitions again.
@@ -32,6 +34,16 @@ pub struct TopicStatus {
     pub rejects: u64,
     pub memory_bytes: BTreeMap<&'static str, u64>,
     pub caught_up: bool,
+}
+
+/// How far an output has come in event time, and the partition that holds it back.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutputWatermark {
+    pub output: String,
+    /// Microseconds since 1970; None: a partition has none yet.
+    pub watermark_us: Option<i64>,
+    pub held_back_by: i32,
+    pub since_us: i64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -49,8 +61,12 @@ pub struct PartitionStatus {
 pub struct Reporter {
     topic: String,
     disorder_us: i64,
-    /// Per partition: highest event time decoded, and the Kafka timestamp of the last record.
+    /// Per partition: where reading is, and the Kafka timestamp of the last record.
     seen: BTreeMap<Partition, Seen>,
+    /// Per partition: the highest event time of its mark, of what was decoded, or of the clock where
+    /// nothing came.
+    event_times: BTreeMap<Partition, EventTime>,
+    pub watermarks: Vec<OutputWatermark>,
     /// Where each lane stands or, while it recovers, last stood.
     standings: BTreeMap<(Lane, Partition), Standing>,
     lanes: BTreeMap<Lane, LaneReport>,
@@ -70,7 +86,7 @@ struct LaneReport {
 }
 
 /// Without a commit although there is something to commit; of the lake after its age, too.
-const STALLED_AFTER: Duration = Duration::from_secs(120);
+pub const STALLED_AFTER: Duration = Duration::from_secs(120);
 
 impl LaneReport {
     fn look(&mut self, behind: bool, now: Instant) {
@@ -97,7 +113,6 @@ impl LaneReport {
 
 #[derive(Clone, Copy)]
 struct Seen {
-    event_time_max: Option<EventTime>,
     fetched: Offset,
     timestamp: EventTime,
 }
@@ -124,6 +139,8 @@ impl Reporter {
             topic: name,
             disorder_us: topic.max_disorder.as_micros() as i64,
             seen: BTreeMap::new(),
+            event_times: BTreeMap::new(),
+            watermarks: Vec::new(),
             standings: BTreeMap::new(),
             lanes,
             records: 0,
@@ -146,26 +163,73 @@ impl Reporter {
         }
     }
 
-    /// The last record fetched of a partition.
-    pub fn saw(&mut self, partition: Partition, next: Offset, timestamp: EventTime) {
-        let seen = self.seen.entry(partition).or_insert(Seen {
-            event_time_max: None,
-            fetched: next,
-            timestamp,
-        });
-        seen.fetched = next;
-        seen.timestamp = timestamp;
+    /// Of one fetch, before it is admitted.
+    pub fn count(&mut self, records: &[RawRecord<'_>], decoded: &Decoded) {
+        let topic = &self.topic;
+        let bytes: usize = records.iter().filter_map(|r| r.value).map(<[u8]>::len).sum();
+        metrics::counter!("highwater_bytes_total", "topic" => topic.clone())
+            .increment(bytes as u64);
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            metrics::counter!("highwater_records_total", "topic" => topic.clone(),
+                "partition" => run[0].partition.0.to_string())
+            .increment(run.len() as u64);
+        }
+        for reject in &decoded.rejects {
+            metrics::counter!("highwater_rejects_total", "topic" => topic.clone(),
+                "class" => reject.class.as_str())
+            .increment(1);
+        }
+        if decoded.unknown_fields > 0 {
+            metrics::counter!("highwater_unknown_fields_total", "topic" => topic.clone())
+                .increment(decoded.unknown_fields);
+        }
+        self.records += records.len() as u64;
+        self.rejects += decoded.rejects.len() as u64;
     }
 
-    pub fn observe(&mut self, partition: Partition, event_time: Option<EventTime>) {
-        if let Some(seen) = self.seen.get_mut(&partition) {
-            seen.event_time_max = seen.event_time_max.max(event_time);
+    /// Remembers how far each partition has come, in offsets and in event time.
+    pub fn watch(&mut self, records: &[RawRecord<'_>], decoded: &Decoded) {
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            if let Some(last) = run.last() {
+                let seen = Seen { fetched: Offset::after(last.offset), timestamp: last.timestamp };
+                self.seen.insert(last.partition, seen);
+            }
+        }
+        let (partitions, _) = crate::compute::places(&decoded.rows);
+        let mut start = 0;
+        for run in partitions.chunk_by(|a, b| a == b) {
+            let times = &decoded.event_times[start..start + run.len()];
+            start += run.len();
+            if let Some(max) = times.iter().copied().max() {
+                self.observe(Partition(run[0]), max);
+            }
+        }
+    }
+
+    pub fn observe(&mut self, partition: Partition, event_time: EventTime) {
+        let highest = self.event_times.entry(partition).or_insert(event_time);
+        *highest = (*highest).max(event_time);
+    }
+
+    /// The tables go on from these: a watermark is known before the first record.
+    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
+        for (output, partition, mark) in marks {
+            if *output != Output::DeadLetters {
+                continue;
+            }
+            self.event_times.remove(partition);
+            let own = |a: &&IdleAdvance| a.partition == *partition && a.before <= mark.next;
+            let advanced = advances.iter().filter(own).map(|a| a.event_time);
+            for event_time in mark.event_time_max.into_iter().chain(advanced) {
+                self.observe(*partition, event_time);
+            }
         }
     }
 
     /// Somebody else's now: what was behind here is not behind for ever.
     pub fn forget(&mut self, partition: Partition) {
         self.seen.remove(&partition);
+        self.event_times.remove(&partition);
         self.standings.retain(|(_, p), _| *p != partition);
         let label = partition.0.to_string();
         for stage in self.lanes.keys().map(|lane| lane.as_str()).chain(["fetched"]) {
@@ -202,7 +266,10 @@ impl Reporter {
                 fetched: fetched.0,
                 tables: None,
                 lake: None,
-                watermark_us: seen.and_then(|s| s.event_time_max).map(|t| t.0 - self.disorder_us),
+                watermark_us: self
+                    .event_times
+                    .get(&partition)
+                    .map(|t| t.0.saturating_sub(self.disorder_us)),
             });
             match standing.lane {
                 Lane::Tables => status.tables = Some(standing.committed.0),
@@ -230,6 +297,7 @@ impl Reporter {
         TopicStatus {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
+            watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,
             stalled: self.lanes.iter().find_map(|(lane, report)| report.stalled(*lane, now)),
@@ -320,6 +388,18 @@ pub fn committed(topic: &str, lane: Lane, cut: &Cut, took: Duration) {
         .record(took.as_secs_f64());
     metrics::histogram!("highwater_cut_rows", "topic" => topic, "lane" => lane.as_str())
         .record(rows as f64);
+}
+
+/// Differences of `delta(…)` that a commit has found below zero.
+pub fn below_zero(topic: &str, models: &[(Arc<str>, u64)]) {
+    for (model, count) in models {
+        metrics::counter!(
+            "highwater_negative_deltas_total",
+            "topic" => topic.to_owned(),
+            "model" => model.to_string()
+        )
+        .increment(*count);
+    }
 }
 
 pub const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];

@@ -267,10 +267,10 @@ impl Retrier {
                 }
                 Output::Model(_) if self.models.contains_key(output) => {
                     let (model, alone) = self.models.get_mut(output).expect("looked at");
-                    let (fates, rows, failures) = concerned.through(alone)?;
-                    tables.extend(rows.map(|rows| (model.name.clone(), rows)));
-                    for (index, reason) in failures {
-                        keeps(concerned.letters[index], output, "model", reason);
+                    let (fates, delta, failures) = concerned.through(alone)?;
+                    tables.extend(delta.map(|delta| (model.name.clone(), delta)));
+                    for (index, class, reason) in failures {
+                        keeps(concerned.letters[index], output, class.as_str(), reason);
                     }
                     fates
                 }

@@ -13,7 +13,7 @@ use crate::{
     cut::{Cut, DeadLetter, Raw, ReferenceUse, Yield},
     decode::{Decoded, Reject},
     error::Result,
-    record::{EventTime, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
     source::kafka::Fetched,
 };
 use bytes::Bytes;
@@ -50,6 +50,8 @@ pub struct TablesLane {
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
     records: BTreeMap<Partition, u64>,
+    /// To be recorded with the open cut.
+    advances: BTreeMap<(Partition, Offset), EventTime>,
 }
 
 /// One cut of the tables, ready to commit.
@@ -81,6 +83,7 @@ impl TablesLane {
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
+            advances: BTreeMap::new(),
         })
     }
 
@@ -88,17 +91,34 @@ impl TablesLane {
         self.tables.outputs()
     }
 
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], memory: &Memory) {
+    pub fn adopt(
+        &mut self,
+        marks: &[(Output, Partition, Mark)],
+        advances: &[IdleAdvance],
+        memory: &Memory,
+    ) {
         if let Some(judge) = &mut self.judge {
             judge.adopt(marks, memory);
         }
-        self.tables.adopt(marks);
+        self.tables.adopt(marks, advances);
+    }
+
+    pub fn advance(&mut self, advance: IdleAdvance) {
+        if let Some(judge) = &mut self.judge {
+            judge.hear(&[(advance.partition, advance.event_time)]);
+        }
+        if self.tables.advance(advance) {
+            let IdleAdvance { partition, before, event_time } = advance;
+            let known = self.advances.entry((partition, before)).or_insert(event_time);
+            *known = (*known).max(event_time);
+        }
     }
 
     pub fn abandon(&mut self) -> Result<()> {
         self.dead_letters.clear();
         self.dead_bytes = 0;
         self.records.clear();
+        self.advances.clear();
         if let Some(judge) = &mut self.judge {
             judge.abandon();
         }
@@ -176,6 +196,9 @@ impl TablesLane {
 
     /// The open cut, ended.
     pub fn seal(&mut self, moves: Vec<Move>) -> Result<Job> {
+        for moved in &moves {
+            self.tables.pass(&moved.output, moved.partition, moved.span.to);
+        }
         let mut sealed = self.tables.seal()?;
         let mut counts = BTreeMap::new();
         for moved in &moves {
@@ -199,7 +222,7 @@ impl TablesLane {
         let records = std::mem::take(&mut self.records);
         let advances = counting::advances(&self.topic, moves, &counts, &records);
         let mut yields: Vec<Yield> =
-            sealed.tables.into_iter().map(|(model, rows)| Yield::Table { model, rows }).collect();
+            sealed.tables.into_iter().map(|(model, delta)| Yield::Table { model, delta }).collect();
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
@@ -213,6 +236,15 @@ impl TablesLane {
             yields.push(Yield::References(uses));
         }
         self.dead_bytes = 0;
+        let obsolete: Vec<_> = sealed.obsolete.iter().map(|a| (a.partition, a.before)).collect();
+        let idle: Vec<_> = std::mem::take(&mut self.advances)
+            .into_iter()
+            .filter(|(place, _)| !obsolete.contains(place))
+            .map(|((partition, before), event_time)| IdleAdvance { partition, before, event_time })
+            .collect();
+        if !idle.is_empty() || !obsolete.is_empty() {
+            yields.push(Yield::IdleAdvances { recorded: idle, obsolete });
+        }
         let cut = Cut { topic: self.topic.clone(), advances, yields };
         Ok(Job { cut, late: sealed.late, misses: sealed.misses })
     }

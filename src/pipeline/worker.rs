@@ -7,6 +7,7 @@
 //! The invariants P-1 to P-5 are in the stage's front page.
 
 mod follow;
+mod idle;
 mod lane;
 mod port;
 mod recover;
@@ -15,8 +16,9 @@ pub use port::{Arrival, Effect, Input, Moment, Move, Reason, Settings, Size, Tic
 
 use crate::{
     error::Kind,
-    record::{Lane, Mark, Offset, Output, Partition, Span},
+    record::{IdleAdvance, Lane, Mark, Offset, Output, Partition, Span},
 };
+use idle::Rest;
 use lane::{Flight, Hold, LaneState, OpenCut, Pending, SealedCut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -41,6 +43,7 @@ pub struct Worker {
     targets: Option<BTreeMap<Partition, Offset>>,
     /// The last fetch found the log's end.
     near_end: bool,
+    rest: Rest,
     next_cut: u64,
     next_ticket: Ticket,
     effects: VecDeque<Effect>,
@@ -58,6 +61,7 @@ impl Worker {
             leaving: BTreeSet::new(),
             targets: None,
             near_end: false,
+            rest: Rest::default(),
             next_cut: 1,
             next_ticket: 1,
             effects: VecDeque::new(),
@@ -80,7 +84,9 @@ impl Worker {
             Input::Assigned(partitions) => self.assigned(partitions),
             Input::Revoked(partitions) => self.revoked(partitions),
             Input::Lost(partitions) => self.lost(&partitions),
-            Input::Taken { lane, ticket, marks } => self.taken(lane, ticket, marks),
+            Input::Taken { lane, ticket, marks, advances } => {
+                self.taken(lane, ticket, marks, advances);
+            }
             Input::TakeFailed { lane, ticket, kind, why } => {
                 self.take_failed(lane, ticket, kind, why);
             }
@@ -100,7 +106,9 @@ impl Worker {
             Input::Tick(now) => {
                 self.now = now;
                 self.retry_takes();
+                self.ask_for_ends();
             }
+            Input::Ends { at, ends } => self.heard_ends(at, ends),
             Input::Drain => {
                 if self.mode == Mode::Running {
                     self.mode = Mode::Draining;
@@ -226,7 +234,13 @@ impl Worker {
         }
     }
 
-    fn taken(&mut self, lane: Lane, ticket: Ticket, marks: Vec<(Output, Partition, Mark)>) {
+    fn taken(
+        &mut self,
+        lane: Lane,
+        ticket: Ticket,
+        marks: Vec<(Output, Partition, Mark)>,
+        advances: Vec<IdleAdvance>,
+    ) {
         if !self.is_awaited(lane, ticket) {
             return;
         }
@@ -245,12 +259,17 @@ impl Worker {
             Some(open) if lane == Lane::Lake && open.sequence <= newest => {
                 state.deferred.extend(marks);
             }
-            Some(_) | None => self.adopt(lane, marks),
+            Some(_) | None => self.adopt(lane, marks, advances),
         }
         self.take_what_is_wanted();
     }
 
-    fn adopt(&mut self, lane: Lane, marks: Vec<(Output, Partition, Mark)>) {
+    fn adopt(
+        &mut self,
+        lane: Lane,
+        marks: Vec<(Output, Partition, Mark)>,
+        advances: Vec<IdleAdvance>,
+    ) {
         if marks.is_empty() {
             return;
         }
@@ -265,8 +284,9 @@ impl Worker {
             let admitted = position;
             state.holds.insert(partition, Hold::Open { marks, position, admitted });
         }
-        self.effects.push_back(Effect::Adopt { lane, marks });
+        self.effects.push_back(Effect::Adopt { lane, marks, advances });
         for partition in partitions {
+            self.rest.disturb(partition, self.now);
             self.position_reader(partition);
         }
         self.follow();
@@ -332,6 +352,7 @@ impl Worker {
                 continue;
             }
             *reader = arrival.next;
+            self.rest.disturb(arrival.partition, self.now);
             fresh.push(*arrival);
         }
         for index in 0..self.lanes.len() {
@@ -400,6 +421,7 @@ impl Worker {
             since: now,
             sequence,
             spans: BTreeMap::new(),
+            advanced: BTreeSet::new(),
             size: Size::default(),
         });
         self.effects.push_back(Effect::Open {
@@ -484,7 +506,7 @@ impl Worker {
                 // An output that is ahead of its lane (a model added later stands behind) moves
                 // only by what it has not seen.
                 let from = span.from.max(mark.next);
-                if from < span.to {
+                if from < span.to || open.advanced.contains(&partition) {
                     moves.push(Move {
                         output: output.clone(),
                         partition,
@@ -504,7 +526,7 @@ impl Worker {
 
     fn adopt_deferred(&mut self, lane: Lane) {
         let deferred = std::mem::take(&mut self.lane(lane).deferred);
-        self.adopt(lane, deferred);
+        self.adopt(lane, deferred, Vec::new());
     }
 
     fn committed(&mut self, lane: Lane, cut: u64) {

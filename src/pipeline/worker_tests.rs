@@ -2,7 +2,7 @@
 //! `seal tables 1 interval: dead_letters 0@0..5 e1`.
 
 use super::*;
-use crate::record::Epoch;
+use crate::record::{Epoch, EventTime};
 
 const BOTH: &[Lane] = &[Lane::Tables, Lane::Lake];
 const TABLES: &[Lane] = &[Lane::Tables];
@@ -67,7 +67,7 @@ fn said(effect: &Effect) -> String {
         Effect::Take { lane, ticket, partitions } => {
             format!("take {} #{ticket}: {}", lane.as_str(), list(partitions))
         }
-        Effect::Adopt { lane, marks } => {
+        Effect::Adopt { lane, marks, .. } => {
             let mark = |(o, p, m): &(Output, Partition, Mark)| format!("{o} {}@{}", p.0, m.next.0);
             let marks: Vec<_> = marks.iter().map(mark).collect();
             format!("adopt {}: {}", lane.as_str(), marks.join(", "))
@@ -89,6 +89,10 @@ fn said(effect: &Effect) -> String {
             };
             let moves: Vec<_> = moves.iter().map(moved).collect();
             format!("seal {} {cut} {}: {}", lane.as_str(), reason.as_str(), moves.join(", "))
+        }
+        Effect::AskEnds { partitions } => format!("ask for the ends: {}", list(partitions)),
+        Effect::Advance(a) => {
+            format!("advance {}@{} to {}", a.partition.0, a.before.0, a.event_time.0)
         }
         Effect::Abandon { lane } => format!("abandon {}", lane.as_str()),
         Effect::Release { partitions } => format!("release {}", list(partitions)),
@@ -122,7 +126,7 @@ impl Desk {
         ticket: Ticket,
         marks: &[(Output, Partition, Mark)],
     ) -> Vec<String> {
-        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec() })
+        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec(), advances: Vec::new() })
     }
 
     fn take_failed(&mut self, lane: Lane, ticket: Ticket, kind: Kind) -> Vec<String> {
@@ -798,4 +802,69 @@ fn a_judged_partition_is_revoked_when_the_lake_has_what_was_judged() {
     let follows = desk.committed(Lane::Tables, 1);
     assert_eq!(follows.last().unwrap(), "seal lake 2 revoke: lake 0@0..5 e1");
     assert_eq!(desk.committed(Lane::Lake, 2), ["acknowledge 0@5", "release 0"]);
+}
+
+/// A desk whose partition 0 is read up to 5 and committed, with the clock of idle partitions on.
+fn resting() -> Desk {
+    let mut desk = reading(TABLES);
+    desk.worker.settings.idle_after = Some(Moment::from_secs(30));
+    desk.arrived(0, 5, 5);
+    desk.wait(1_000);
+    desk.committed(Lane::Tables, 1);
+    desk
+}
+
+fn ends(end: i64) -> Input {
+    Input::Ends { at: EventTime(77), ends: vec![(Partition(0), Offset(end))] }
+}
+
+#[test]
+fn the_clock_moves_event_time_where_the_log_ends_and_with_the_mark() {
+    let mut desk = resting();
+    assert_eq!(desk.wait(28_000), nothing(), "not silent for long enough");
+    assert_eq!(desk.wait(1_000), ["ask for the ends: 0"]);
+    assert_eq!(desk.wait(9_000), nothing(), "one question at a time");
+    assert_eq!(desk.hear(ends(5)), ["open tables 2 number 0: 0@5 e1", "advance 0@5 to 77"]);
+    assert_eq!(desk.wait(1_000), ["seal tables 2 interval: dead_letters 0@5..5 e1"]);
+    desk.committed(Lane::Tables, 2);
+    assert_eq!(desk.wait(5_000), ["ask for the ends: 0"], "and again while the silence lasts");
+}
+
+#[test]
+fn what_is_not_read_yet_holds_the_watermark() {
+    let mut desk = resting();
+    assert_eq!(desk.wait(29_000), ["ask for the ends: 0"]);
+    assert_eq!(desk.hear(ends(6)), nothing(), "the log goes on");
+    assert_eq!(desk.wait(5_000), ["ask for the ends: 0"]);
+    desk.arrived(0, 6, 1);
+    assert_eq!(desk.hear(ends(6)), nothing(), "it was not silent");
+    let unreachable = Input::Ends { at: EventTime(77), ends: Vec::new() };
+    desk.wait(30_000);
+    assert_eq!(desk.hear(unreachable), nothing());
+}
+
+#[test]
+fn records_behind_an_advance_go_into_its_cut() {
+    let mut desk = resting();
+    desk.wait(29_000);
+    desk.hear(ends(5));
+    assert_eq!(desk.arrived(0, 8, 3), ["admit tables: 0@5"]);
+    assert_eq!(desk.wait(1_000), ["seal tables 2 interval: dead_letters 0@5..8 e1"]);
+}
+
+#[test]
+fn a_run_to_targets_and_one_that_drains_or_recovers_is_no_clock() {
+    let mut desk = resting();
+    desk.hear(Input::Targets(BTreeMap::from([(Partition(0), Offset(9))])));
+    assert_eq!(desk.wait(60_000), nothing());
+    let mut desk = resting();
+    desk.wait(29_000);
+    desk.hear(Input::Drain);
+    assert_eq!(desk.hear(ends(5)), nothing());
+    let mut desk = resting();
+    desk.arrived(0, 9, 4);
+    desk.wait(1_000);
+    desk.failed(Lane::Tables, 2, Kind::Retry);
+    let asks = |said: Vec<String>| said.iter().any(|s| s.starts_with("ask"));
+    assert!(!asks(desk.wait(60_000)), "its marks are not known");
 }

@@ -158,6 +158,17 @@ pub struct Mark {
     pub sequence: i64,
 }
 
+/// What no record says: before the record at `before` came, the partition's event time had come to
+/// `event_time`, by the clock (nothing was left to read) or because the partition was added when
+/// the others had come that far. A row of `highwater.idle_advances`; who reads these offsets again
+/// judges by it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleAdvance {
+    pub partition: Partition,
+    pub before: Offset,
+    pub event_time: EventTime,
+}
+
 /// A record as Kafka gave it; borrows the client's buffers.
 #[derive(Debug, Clone, Copy)]
 pub struct RawRecord<'a> {

@@ -12,21 +12,31 @@
 //! either way, and whoever reads a mark after taking it reads what is final.
 
 use super::{
-    Claim, Warehouse,
+    Claim, Taken, Warehouse,
     dead_letters::add_dead_letters,
-    encode::{Elements, Instant},
+    encode::Instant,
+    merge::{Way, merge},
     postgres::{Parameter, Row, Session},
-    references,
-    tables::Table,
-    unique,
+    references, unique,
 };
 use crate::{
+    compute::Delta,
     cut::{Advance, Cut, LakeFile, Yield},
     error::{Error, Kind, Result},
-    record::{Epoch, EventTime, Fates, Lane, Mark, Offset, Output, Partition},
+    record::{Epoch, EventTime, Fates, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
-use arrow::array::RecordBatch;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// What a commit has found on its way.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Differences of `delta(…)` that went below zero, by model: the counter was set back, or a
+    /// value was wrong.
+    pub below_zero: Vec<(Arc<str>, u64)>,
+}
 
 impl Warehouse {
     /// Makes this process the owner of a lane of some partitions, and says where to go on from.
@@ -34,7 +44,7 @@ impl Warehouse {
     ///
     /// # Errors
     /// Never `Unknown`: taking again is right whether or not it happened.
-    pub async fn take(&self, claim: &Claim) -> Result<Vec<(Output, Partition, Mark)>> {
+    pub async fn take(&self, claim: &Claim) -> Result<Taken> {
         let taken = self.within("take partitions", self.take_now(claim)).await;
         taken.map_err(|error| match error.kind {
             Kind::Unknown => Error { kind: Kind::Retry, ..error },
@@ -42,7 +52,7 @@ impl Warehouse {
         })
     }
 
-    async fn take_now(&self, claim: &Claim) -> Result<Vec<(Output, Partition, Mark)>> {
+    async fn take_now(&self, claim: &Claim) -> Result<Taken> {
         if let Some(stray) = claim.outputs.iter().find(|output| output.lane() != claim.lane) {
             let lane = claim.lane.as_str();
             return Err(Error::halt(format!(
@@ -58,6 +68,9 @@ impl Warehouse {
         let is_lake = claim.lane == Lane::Lake;
 
         let session = self.begin(&doing).await?;
+        if claim.lane == Lane::Tables {
+            know_partitions(&session, &doing, topic, claim.partition_count as i32).await?;
+        }
         let sql = include_str!("../../sql/warehouse/insert_marks.sql");
         session
             .execute(&doing, sql, &[&topic, &outputs, &partitions, &oldest, &claim.owner])
@@ -67,6 +80,13 @@ impl Warehouse {
         let sql = include_str!("../../sql/warehouse/bump_epochs.sql");
         let rows =
             session.query(&doing, sql, &[&topic, &partitions, &is_lake, &claim.owner]).await?;
+        let advances = match claim.lane {
+            Lane::Tables => {
+                let sql = include_str!("../../sql/warehouse/read_advances.sql");
+                session.query(&doing, sql, &[&topic, &partitions, &outputs]).await?
+            }
+            Lane::Lake => Vec::new(),
+        };
         session.commit(&doing).await?;
 
         let mut taken = Vec::with_capacity(rows.len());
@@ -77,7 +97,7 @@ impl Warehouse {
             }
         }
         taken.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-        Ok(taken)
+        Ok((taken, advances.iter().map(|row| advance(row, 0)).collect()))
     }
 
     /// Moves the cut's marks and applies what it yields, or does neither (W-1).
@@ -85,7 +105,7 @@ impl Warehouse {
     /// # Errors
     /// `Fenced`: a mark is not where the cut begins, or has another epoch. `Unknown`: COMMIT was
     /// sent and not answered. `Retry`: nothing happened. `Halt`: it cannot be applied at all.
-    pub async fn commit(&self, cut: &Cut) -> Result<()> {
+    pub async fn commit(&self, cut: &Cut) -> Result<Committed> {
         let committing = AtomicBool::new(false);
         let work = self.commit_now(cut, &committing);
         match tokio::time::timeout(self.transaction_timeout(), work).await {
@@ -101,7 +121,7 @@ impl Warehouse {
         }
     }
 
-    async fn commit_now(&self, cut: &Cut, committing: &AtomicBool) -> Result<()> {
+    async fn commit_now(&self, cut: &Cut, committing: &AtomicBool) -> Result<Committed> {
         for advance in &cut.advances {
             if advance.fates.total() != advance.span.len() {
                 return Err(Error::halt(format!(
@@ -122,16 +142,28 @@ impl Warehouse {
             let _ = session.roll_back(&doing).await;
             return Err(refusal);
         }
-        // Every process goes through tables in the same order, and through a table by key (W-2) or,
-        // of sessions, under a lock that it takes at the table's place in that order.
+        // Every process goes through tables in the same order, and through a table by key (W-2) or
+        // under its model's lock (W-8).
         let mut yields: Vec<_> = cut.yields.iter().collect();
         yields.sort_by_key(|y| match y {
             Yield::Files(_) => (0, ""),
-            Yield::DeadLetters(_) => (1, ""),
-            Yield::Verdicts { .. } | Yield::Judged => (2, ""),
-            Yield::References(_) => (2, ""),
-            Yield::Table { model, .. } => (3, model as &str),
+            Yield::IdleAdvances { .. } => (1, ""),
+            Yield::DeadLetters(_) => (2, ""),
+            Yield::Verdicts { .. } | Yield::Judged => (3, ""),
+            Yield::References(_) => (4, ""),
+            Yield::Table { model, .. } => (5, model as &str),
         });
+        let mut committed = Committed::default();
+        let models = cut.yields.iter().filter_map(|y| match y {
+            Yield::Table { model, .. } => Some(model),
+            Yield::IdleAdvances { .. }
+            | Yield::Files(_)
+            | Yield::DeadLetters(_)
+            | Yield::Verdicts { .. }
+            | Yield::Judged
+            | Yield::References(_) => None,
+        });
+        self.lock_models(&session, &doing, models).await?;
         for one in yields {
             match one {
                 Yield::Files(files) => {
@@ -140,6 +172,11 @@ impl Warehouse {
                     let sequence = lake.map(|a| a.sequence).max().unwrap_or_default();
                     let made = Made { moved: &moved, sequence, origin: "cut" };
                     add_files(&session, &doing, &cut.topic, &made, files).await?
+                }
+                Yield::IdleAdvances { recorded, obsolete } => {
+                    let doing = format!("{doing}: record how far event time has come");
+                    record_advances(&session, &doing, cut, recorded).await?;
+                    forget_advances(&session, &doing, &cut.topic, obsolete).await?;
                 }
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, &cut.topic, letters).await?
@@ -151,57 +188,46 @@ impl Warehouse {
                 Yield::References(uses) => {
                     references::add_uses(&session, &doing, &cut.topic, uses).await?
                 }
-                Yield::Table { model, rows } => {
-                    self.merge(&session, &*self.table(model)?, rows).await?
+                Yield::Table { model, delta } => {
+                    let below = self.merge(&session, model, delta).await?;
+                    if below > 0 {
+                        committed.below_zero.push((model.clone(), below));
+                    }
                 }
             }
         }
         committing.store(true, Ordering::Relaxed);
-        session.commit(&doing).await
+        session.commit(&doing).await?;
+        Ok(committed)
     }
 
-    /// Merges a delta into its model's table: one INSERT for a small one, COPY for a large one.
-    pub(super) async fn merge(
+    /// Merges a delta into its model's tables; gives how many differences went below zero.
+    pub(super) async fn merge(&self, session: &Session, model: &str, delta: &Delta) -> Result<u64> {
+        let way = Way::CopyAbove(self.settings.insert_rows_max);
+        merge(session, &*self.table(model)?, delta, way).await
+    }
+
+    /// W-8: rows of these models depend on each other, so what changes them takes turns. All locks
+    /// are taken at once and in order of names, after the marks and before any row is touched: two
+    /// transactions cannot wait for each other.
+    pub(super) async fn lock_models(
         &self,
         session: &Session,
-        table: &Table,
-        rows: &RecordBatch,
+        doing: &str,
+        models: impl Iterator<Item = &Arc<str>>,
     ) -> Result<()> {
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        let doing = format!("merge a cut into its table, model={}", table.model);
-        let given = rows.schema();
-        let given: Vec<_> = given.fields().iter().map(|field| field.name().as_str()).collect();
-        let wanted: Vec<_> = table.columns.iter().map(|(name, _)| name.as_str()).collect();
-        if given != wanted {
-            return Err(Error::halt(format!(
-                "{doing}: the delta has other columns than the table, given={given:?} wanted={wanted:?}"
-            )));
-        }
-        let columns = table.columns.iter().zip(rows.columns());
-        let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        if let Some(sessions) = &table.sessions {
-            let sql = include_str!("../../sql/warehouse/lock_sessions.sql");
-            session.query(&doing, sql, &[&&*table.model]).await?;
-            return sessions.merge(session, &doing, &columns, rows.num_rows()).await;
-        }
-        if rows.num_rows() <= self.settings.insert_rows_max {
-            let arrays: Vec<_> = columns.iter().map(|c| c.slice(0, rows.num_rows())).collect();
-            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-            return session.execute(&doing, &table.merge_arrays, &values).await.map(drop);
-        }
-        // The staging table is read in the order in which COPY wrote it (temporary tables take no
-        // part in synchronized scans), so keys stay sorted without an ORDER BY.
-        match &table.staging {
-            None => session.copy(&doing, &table.copy, &columns, rows.num_rows()).await,
-            Some(staging) => {
-                session.batch(&doing, &staging.create).await?;
-                session.copy(&doing, &table.copy, &columns, rows.num_rows()).await?;
-                session.execute(&doing, &staging.merge, &[]).await.map(drop)
+        let mut names = Vec::new();
+        for model in models {
+            if self.table(model)?.takes_turns() {
+                names.push(model.to_string());
             }
         }
+        names.sort();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let sql = include_str!("../../sql/warehouse/lock_models.sql");
+        session.query(doing, sql, &[&names]).await.map(drop)
     }
 }
 
@@ -223,6 +249,87 @@ pub(super) fn mark(row: &Row, at: usize) -> Mark {
         },
         sequence: number(10),
     }
+}
+
+/// An advance from the three columns that begin at `at`.
+pub(super) fn advance(row: &Row, at: usize) -> IdleAdvance {
+    IdleAdvance {
+        partition: Partition(row.get(at)),
+        before: Offset(row.get(at + 1)),
+        event_time: EventTime(row.get::<_, Instant>(at + 2).0),
+    }
+}
+
+/// E-5: notes how many partitions the topic has. Those that were added begin where the slowest of
+/// the others stands: a reader of before sees them not at all, one of afterwards so far.
+async fn know_partitions(session: &Session, doing: &str, topic: &str, count: i32) -> Result<()> {
+    let sql = include_str!("../../sql/warehouse/read_topic.sql");
+    let known = session.query(doing, sql, &[&topic]).await?;
+    if known.first().is_none_or(|row| row.get::<_, i32>(0) >= count) {
+        return Ok(());
+    }
+    // The topic before its marks, here as everywhere (W-2).
+    let sql = include_str!("../../sql/warehouse/lock_topic.sql");
+    let known: i32 = session.query(doing, sql, &[&topic]).await?[0].get(0);
+    if (1..count).contains(&known) {
+        let sql = include_str!("../../sql/warehouse/lock_topic_marks.sql");
+        session.query(doing, sql, &[&topic]).await?;
+        let sql = include_str!("../../sql/warehouse/begin_added_partitions.sql");
+        session.execute(doing, sql, &[&topic, &known, &count]).await?;
+    }
+    let sql = include_str!("../../sql/warehouse/know_partitions.sql");
+    session.execute(doing, sql, &[&topic, &count]).await.map(drop)
+}
+
+/// E-4: in the transaction that moves the marks, after they are moved.
+async fn record_advances(
+    session: &Session,
+    doing: &str,
+    cut: &Cut,
+    recorded: &[IdleAdvance],
+) -> Result<()> {
+    if recorded.is_empty() {
+        return Ok(());
+    }
+    let judged = |a: &IdleAdvance| {
+        let mut of_partition = cut.advances.iter().filter(|m| m.partition == a.partition);
+        of_partition.any(|m| m.span.from > a.before || m.span.to < a.before)
+    };
+    if let Some(a) = recorded.iter().find(|a| judged(a)) {
+        return Err(Error::halt(format!(
+            "E-4: an advance of event time lies outside of its cut, at {}/{}@{}",
+            cut.topic, a.partition.0, a.before.0
+        )));
+    }
+    let topic: &str = &cut.topic;
+    let outputs: Vec<_> = cut.advances.iter().map(|a| a.output.to_string()).collect();
+    let partitions: Vec<_> = recorded.iter().map(|a| a.partition.0).collect();
+    let before: Vec<_> = recorded.iter().map(|a| a.before.0).collect();
+    let times: Vec<_> = recorded.iter().map(|a| Instant(a.event_time.0)).collect();
+    let sql = include_str!("../../sql/warehouse/record_advances.sql");
+    let values: [Parameter; 5] = [&topic, &outputs, &partitions, &before, &times];
+    let stored = session.execute(doing, sql, &values).await?;
+    if stored != recorded.len() as u64 {
+        return Err(Error::halt(format!(
+            "E-4: an output has judged records behind an advance of event time already, topic={topic}"
+        )));
+    }
+    Ok(())
+}
+
+async fn forget_advances(
+    session: &Session,
+    doing: &str,
+    topic: &str,
+    obsolete: &[(Partition, Offset)],
+) -> Result<()> {
+    if obsolete.is_empty() {
+        return Ok(());
+    }
+    let partitions: Vec<_> = obsolete.iter().map(|(partition, _)| partition.0).collect();
+    let before: Vec<_> = obsolete.iter().map(|(_, before)| before.0).collect();
+    let sql = include_str!("../../sql/warehouse/forget_advances.sql");
+    session.execute(doing, sql, &[&topic, &partitions, &before]).await.map(drop)
 }
 
 /// The refusal, if not every mark could be moved.

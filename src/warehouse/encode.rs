@@ -14,10 +14,11 @@ use crate::{
 use arrow::{
     array::{
         Array, AsArray, BinaryArray, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array,
-        Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, LargeBinaryArray,
-        LargeStringArray, StringArray, StringViewArray, TimestampMicrosecondArray,
+        Decimal256Array, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array,
+        LargeBinaryArray, LargeStringArray, StringArray, StringViewArray,
+        TimestampMicrosecondArray,
     },
-    datatypes::{DataType, TimeUnit},
+    datatypes::{DataType, TimeUnit, i256},
 };
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
@@ -45,6 +46,7 @@ enum Form<'a> {
     Float8(&'a Float64Array),
     NumericOfInt(&'a Int64Array),
     Numeric(&'a Decimal128Array, u8),
+    WideNumeric(&'a Decimal256Array, u8),
     Date(&'a Date32Array),
     Instant(&'a TimestampMicrosecondArray),
     Text(Strings<'a>),
@@ -96,6 +98,9 @@ impl<'a> Elements<'a> {
             }
             (PgType::Numeric(..) | PgType::NumericAny, DataType::Decimal128(_, s @ 0..)) => {
                 Form::Numeric(array.as_primitive(), *s as u8)
+            }
+            (PgType::NumericAny, DataType::Decimal256(_, s @ 0..)) => {
+                Form::WideNumeric(array.as_primitive(), *s as u8)
             }
             (PgType::Date, DataType::Date32) => Form::Date(array.as_primitive()),
             (PgType::Timestamptz, DataType::Timestamp(TimeUnit::Microsecond, _)) => {
@@ -149,6 +154,7 @@ impl<'a> Elements<'a> {
             }
             Form::NumericOfInt(a) => put_numeric(a.value(row).into(), 0, out),
             Form::Numeric(a, scale) => put_numeric(a.value(row), *scale, out),
+            Form::WideNumeric(a, scale) => put_wide_numeric(a.value(row), *scale, out),
             Form::Date(a) => {
                 out.put_i32(4);
                 out.put_i32(a.value(row) - DAYS_TO_2000);
@@ -286,7 +292,6 @@ fn put_numeric(unscaled: i128, scale: u8, out: &mut BytesMut) {
     // The last digit holds `scale % 4` decimal places; shifting it left, instead of the whole
     // number, is what keeps 38 decimal digits within 128 bits.
     let rest = u32::from(scale % 4);
-    let fraction_digits = usize::from(scale).div_ceil(4);
     let mut value = unscaled.unsigned_abs();
     if rest > 0 {
         let unit = 10u128.pow(rest);
@@ -306,6 +311,39 @@ fn put_numeric(unscaled: i128, scale: u8, out: &mut BytesMut) {
         value /= 10_000;
         count += 1;
     }
+    put_digits(&digits[..count], unscaled < 0, scale, out);
+}
+
+/// The same of 256 bits.
+fn put_wide_numeric(unscaled: i256, scale: u8, out: &mut BytesMut) {
+    if let Some(narrow) = unscaled.to_i128() {
+        return put_numeric(narrow, scale, out);
+    }
+    // Each digit is of the absolute value, which need not fit: the remainder has the sign.
+    let next = |value: i256, unit: u16| {
+        let unit = i256::from_i128(unit.into());
+        let rest = value.wrapping_rem(unit).as_i128().unsigned_abs() as u16;
+        (value.wrapping_div(unit), rest)
+    };
+    let (mut value, mut digits) = (unscaled, Vec::with_capacity(22));
+    let rest = u32::from(scale % 4);
+    if rest > 0 {
+        let (whole, part) = next(value, 10u16.pow(rest));
+        digits.push(part * 10u16.pow(4 - rest));
+        value = whole;
+    }
+    while value != i256::ZERO {
+        let (whole, digit) = next(value, 10_000);
+        digits.push(digit);
+        value = whole;
+    }
+    put_digits(&digits, unscaled.is_negative(), scale, out);
+}
+
+/// Digits of base 10,000, the last of the fraction first.
+fn put_digits(digits: &[u16], negative: bool, scale: u8, out: &mut BytesMut) {
+    let fraction_digits = usize::from(scale).div_ceil(4);
+    let mut count = digits.len();
     while count > 0 && digits[count - 1] == 0 {
         count -= 1;
     }
@@ -317,7 +355,7 @@ fn put_numeric(unscaled: i128, scale: u8, out: &mut BytesMut) {
     // The place of the first digit: 0 is the one just before the decimal point.
     let weight = if kept.is_empty() { 0 } else { count as i16 - fraction_digits as i16 - 1 };
     out.put_i16(weight);
-    out.put_u16(if unscaled < 0 && !kept.is_empty() { 0x4000 } else { 0 });
+    out.put_u16(if negative && !kept.is_empty() { 0x4000 } else { 0 });
     out.put_u16(scale.into());
     kept.iter().rev().for_each(|digit| out.put_u16(*digit));
 }
@@ -406,6 +444,24 @@ mod tests {
         fn a_numeric_reads_back_as_it_was(unscaled: i128, shift in 0u32..127, scale in 0u8..=38) {
             let unscaled = unscaled >> shift;
             prop_assert_eq!(written(unscaled, scale), decimal(unscaled, scale));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_wide_numeric_is_the_narrow_one_with_more_digits(
+            high in 1i128..10i128.pow(36), low in 0u64..10_000_000_000, scale in 0u8..=39, negative: bool,
+        ) {
+            // high * 10^40 + low, beyond 128 bits.
+            let whole = i256::from_string(&format!("{high}{low:040}")).unwrap();
+            let whole = if negative { whole.wrapping_neg() } else { whole };
+            let mut out = BytesMut::new();
+            put_wide_numeric(whole, scale, &mut out);
+            let digits = format!("{high}{low:040}");
+            let (left, right) = digits.split_at(digits.len() - scale as usize);
+            let point = if scale > 0 { "." } else { "" };
+            let sign = if negative { "-" } else { "" };
+            prop_assert_eq!(read_numeric(&out), format!("{sign}{left}{point}{right}"));
         }
     }
 

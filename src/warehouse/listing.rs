@@ -3,13 +3,13 @@
 //! Owns: nothing that changes. Does not own: how it is shown (`ops`).
 
 use super::{
-    MarkRow, Warehouse, commit,
+    MarkRow, Warehouse, WatermarkRow, commit,
     encode::Instant,
     postgres::{Parameter, Row},
 };
 use crate::{
     error::{Error, Result},
-    record::{Output, Partition},
+    record::{EventTime, Output, Partition},
 };
 
 impl Warehouse {
@@ -18,6 +18,22 @@ impl Warehouse {
         let sql = include_str!("../../sql/warehouse/read_marks.sql");
         let rows = self.read("read marks", sql, &[&topic]).await?;
         rows.iter().map(mark_row).collect()
+    }
+
+    /// How far event time has come, by topic and output; of all topics without one.
+    pub async fn watermarks(&self, topic: Option<&str>) -> Result<Vec<WatermarkRow>> {
+        let sql = include_str!("../../sql/warehouse/read_watermarks.sql");
+        let rows = self.read("read watermarks", sql, &[&topic]).await?;
+        let watermark = |row: &Row| {
+            Ok(WatermarkRow {
+                topic: row.get::<_, &str>(0).into(),
+                output: output(row.get(1))?,
+                watermark: row.get::<_, Option<Instant>>(2).map(|instant| EventTime(instant.0)),
+                held_back_by: Partition(row.get(3)),
+                since: row.get::<_, Instant>(4).0,
+            })
+        };
+        rows.iter().map(watermark).collect()
     }
 
     /// Any statements by the simple protocol: names of columns, then rows as text, of the last

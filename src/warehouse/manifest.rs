@@ -1,15 +1,18 @@
 //! Lake files after their cut was committed, and uploads that never were.
 //!
-//! Owns: which files still have to be completed, which uploads nobody can commit any more.
+//! Owns: which files still have to be completed, which uploads nobody can commit any more, what of
+//! the lake the warehouse knows.
 //! Does not own: the object store, whose word goes before: a file is noted as completed, and an
 //! upload forgotten, only after the store has done it.
 
 use super::{Unfinished, Warehouse};
 use crate::{
     cut::UploadId,
-    error::Result,
+    error::{Error, Result},
     record::{Epoch, Partition},
 };
+use std::collections::BTreeSet;
+use uuid::Uuid;
 
 impl Warehouse {
     /// Notes an upload before its first part, so that a crash leaves nothing unknown (W-4).
@@ -67,5 +70,28 @@ impl Warehouse {
         let uploads: Vec<_> = uploads.iter().map(|upload| upload.0.as_str()).collect();
         let sql = include_str!("../../sql/warehouse/forget_uploads.sql");
         self.change("forget aborted uploads", sql, &[&uploads]).await
+    }
+
+    /// Who this warehouse is, for the names of what it has staged.
+    pub async fn id(&self) -> Result<Uuid> {
+        let sql = include_str!("../../sql/warehouse/read_id.sql");
+        let rows = self.read("read the warehouse's id", sql, &[]).await?;
+        let id = rows.first().and_then(|row| Uuid::parse_str(row.get(0)).ok());
+        id.ok_or_else(|| Error::halt("highwater.warehouse_id does not hold one id"))
+    }
+
+    /// Ids of all uploads that are or may be committed and are needed where they are staged.
+    pub async fn named_uploads(&self) -> Result<BTreeSet<String>> {
+        let sql = include_str!("../../sql/warehouse/named_uploads.sql");
+        let rows = self.read("read which uploads are known", sql, &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Paths of all files of the topic's lake.
+    pub async fn paths(&self, topic: &str) -> Result<BTreeSet<String>> {
+        let doing = format!("read the manifest of {topic}");
+        let sql = include_str!("../../sql/warehouse/read_paths.sql");
+        let rows = self.read(&doing, sql, &[&topic]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 }

@@ -11,6 +11,8 @@
 //!      which the note names: an upload whose note has an old epoch can never be committed.
 //! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes.
+//! W-7  A value is counted by `count(DISTINCT …)` in the transaction that first stores it.
+//! W-8  A difference is to the last value of the window before, as both are at COMMIT.
 //!
 //! | file | does |
 //! | --- | --- |
@@ -18,6 +20,8 @@
 //! | `embedded` ⇄ | PostgreSQL within the process, behind a Unix socket |
 //! | `schema` | migrations, tables of models |
 //! | `commit` | take partitions, commit cuts: where exactly-once is kept |
+//! | `merge` | a delta into its model's tables, statement by statement |
+//! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
 //! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
@@ -26,21 +30,29 @@
 //! | `unique` | keys and duplicates of topics with `unique` |
 //! | `references` | versions of references, and who was looked up in which |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
-//! | `tables`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
+//! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
+pub mod merging;
 pub mod postgres;
 pub mod sqlstate;
 pub mod tables;
 
 mod commit;
+mod compare;
 mod dead_letters;
+mod differences;
+mod finality;
+mod keyed;
 mod listing;
 mod manifest;
+mod merge;
 pub mod references;
 pub mod retry;
 mod schema;
 mod sessions;
+mod sets;
+mod sketches;
 pub mod snapshot;
 mod tls;
 mod unique;
@@ -51,11 +63,12 @@ pub mod embedded;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use commit::Committed;
 pub use postgres::{Warehouse, WarehouseSettings};
 
 use crate::{
     cut::UploadId,
-    record::{EventTime, Lane, Mark, Offset, Output, Partition},
+    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use std::sync::Arc;
 
@@ -68,8 +81,25 @@ pub struct Claim {
     pub outputs: Vec<Output>,
     /// With the oldest offset that Kafka has: where a new mark begins.
     pub partitions: Vec<(Partition, Offset)>,
+    /// How many the topic has, held by whomever.
+    pub partition_count: usize,
     /// Who takes it, for people: host, process, life.
     pub owner: String,
+}
+
+/// Marks to go on from, and what moved event time without a record from there on.
+pub type Taken = (Vec<(Output, Partition, Mark)>, Vec<IdleAdvance>);
+
+/// A row of `highwater.watermarks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatermarkRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    /// None: a partition has none yet.
+    pub watermark: Option<EventTime>,
+    pub held_back_by: Partition,
+    /// When it came there, by the server's clock: microseconds since 1970.
+    pub since: i64,
 }
 
 /// A lake file that is committed but not yet completed, so that no reader sees it.

@@ -24,12 +24,14 @@ use super::{
     unique,
 };
 use crate::{
-    compute::unique::{Duplicate, NewKey},
+    compute::{
+        Delta,
+        unique::{Duplicate, NewKey},
+    },
     cut::LakeFile,
     error::{Error, Kind, Result},
     record::{Epoch, EventTime, Fates, Output, Partition},
 };
-use arrow::array::RecordBatch;
 use std::{collections::BTreeSet, sync::Arc};
 
 /// Letters that are retried at once: at most so many, and so many bytes of keys and values.
@@ -123,7 +125,7 @@ pub struct Retry {
     /// Sorted by (output, partition).
     pub changes: Vec<Change>,
     /// By model; sorted by name.
-    pub tables: Vec<(Arc<str>, RecordBatch)>,
+    pub tables: Vec<(Arc<str>, Delta)>,
     pub files: Option<RetryFiles>,
     /// Of a topic with `unique`: keys that the records take, and those that are duplicates.
     pub keys: Vec<NewKey>,
@@ -237,9 +239,11 @@ impl Warehouse {
             let made = Made { moved: &[*noted_for], sequence: *sequence, origin: "retry" };
             add_files(session, doing, topic, &made, files).await?;
         }
+        // As a cut does: models before keys, or the two could wait for each other.
+        self.lock_models(session, doing, retry.tables.iter().map(|(model, _)| model)).await?;
         unique::remember(session, doing, topic, &retry.keys, &retry.duplicates).await?;
-        for (model, rows) in &retry.tables {
-            self.merge(session, &*self.table(model)?, rows).await?;
+        for (model, delta) in &retry.tables {
+            self.merge(session, model, delta).await?;
         }
         change_fates(session, doing, retry).await?;
         Ok(true)

@@ -8,8 +8,9 @@
 
 use super::{
     Warehouse,
+    finality::FinalView,
     postgres::Session,
-    tables::{self, Found, FoundKey, Table},
+    tables::{self, Found, FoundKey, Shape, Table},
 };
 use crate::{
     catalog::Model,
@@ -37,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 13] = migrations![
+static MIGRATIONS: [Migration; 16] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -47,6 +48,9 @@ static MIGRATIONS: [Migration; 13] = migrations![
     "0007_lake_file_ranges_by_path"
     "0008_refusals"
     "0009_dead_letters_forwarded"
+    "0012_warehouse_id"
+    "0017_event_time"
+    "0018_watermarks"
     "0019_duplicates"
     "0020_unique_keys"
     "0021_reference_versions"
@@ -138,8 +142,11 @@ impl Warehouse {
         self.within(doing, async {
             let session = self.begin(doing).await?;
             lock(&session, doing).await?;
-            for table in &tables {
+            for (table, model) in tables.iter().zip(models) {
                 ensure(&session, table).await?;
+                if let Some(view) = FinalView::of(model) {
+                    view.ensure(&session).await?;
+                }
             }
             session.commit(doing).await
         })
@@ -149,13 +156,16 @@ impl Warehouse {
     }
 }
 
-/// How a person makes a model's table anew.
-fn rebuild(model: &str) -> String {
+/// How a person makes a model's tables anew.
+fn rebuild(table: &Table) -> String {
+    let model = &table.model;
     format!(
-        "To rebuild it from what Kafka still has, stop highwater, then: DROP TABLE IF EXISTS {}; \
+        "To rebuild it from what Kafka still has, stop highwater, then: DROP VIEW IF EXISTS {}; \
+         DROP TABLE IF EXISTS {}; \
          DELETE FROM highwater.marks WHERE output = 'model:{model}'; \
          DELETE FROM highwater.dead_letters WHERE output = 'model:{model}'; and start again.",
-        tables::quoted(model)
+        tables::quoted(&format!("{model}_final")),
+        tables::list(table.shapes(), |shape| tables::quoted(&shape.table))
     )
 }
 
@@ -167,67 +177,90 @@ async fn lock(session: &Session, doing: &str) -> Result<()> {
 async fn ensure(session: &Session, table: &Table) -> Result<()> {
     let model = &table.model;
     let doing = format!("make the table of a model, model={model}");
-    let name: &str = model;
-    let sql = include_str!("../../sql/warehouse/read_table.sql");
-    let found: Vec<_> = session
-        .query(&doing, sql, &[&name])
-        .await?
-        .iter()
-        .map(|row| Found {
-            name: row.get(0),
-            pg: row.get(1),
-            generated: row.get(2),
-            collation: row.get(3),
-        })
-        .collect();
     let output = Output::Model(model.clone()).to_string();
     let sql = include_str!("../../sql/warehouse/marks_of_output.sql");
     let marks = session.query(&doing, sql, &[&output]).await?;
     let (marks, passed): (i64, i64) = (marks[0].get(0), marks[0].get(1));
-    if found.is_empty() {
+    let mut there = Vec::new();
+    for (shape, (create, comment)) in table.shapes().zip(table.creates()) {
+        let name = &shape.table;
+        let found = columns_of(session, &doing, name).await?;
+        if !found.is_empty() {
+            compare(session, &doing, table, shape, &found).await?;
+            there.push(name);
+            continue;
+        }
         if passed > 0 {
             return Err(Error::config(format!(
-                "table {model} is absent, but its marks have passed {passed} offsets whose rows it \
-                 held. {}",
-                rebuild(model)
+                "table {name} is absent, but the marks of model {model} have passed {passed} \
+                 offsets whose rows it held. {}",
+                rebuild(table)
             )));
         }
-        session.batch(&doing, &table.create).await?;
-        return session.batch(&doing, &table.comment).await;
+        session.batch(&doing, create).await?;
+        session.batch(&doing, comment).await?;
     }
+    // Without marks a model starts from the beginning, and would count everything in it twice.
+    for name in there.into_iter().filter(|_| marks == 0) {
+        let sql = format!("SELECT NOT EXISTS (SELECT FROM {})", tables::quoted(name));
+        if !session.query(&doing, &sql, &[]).await?[0].get::<_, bool>(0) {
+            return Err(Error::config(format!(
+                "table {name} holds rows, but no mark says which offsets they come from. \
+                 Drop the table, or give the model another name"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Empty: there is no such table.
+async fn columns_of(session: &Session, doing: &str, table: &str) -> Result<Vec<Found>> {
+    let sql = include_str!("../../sql/warehouse/read_table.sql");
+    let rows = session.query(doing, sql, &[&table]).await?;
+    let found = rows.iter().map(|row| Found {
+        name: row.get(0),
+        pg: row.get(1),
+        generated: row.get(2),
+        collation: row.get(3),
+    });
+    Ok(found.collect())
+}
+
+/// Refuses a table that is not what its model keeps, or was filled by another definition.
+async fn compare(
+    session: &Session,
+    doing: &str,
+    table: &Table,
+    shape: &Shape,
+    found: &[Found],
+) -> Result<()> {
+    let (model, name) = (&table.model, &shape.table);
     let sql = include_str!("../../sql/warehouse/read_keys.sql");
     let keys: Vec<_> = session
-        .query(&doing, sql, &[&name])
+        .query(doing, sql, &[name])
         .await?
         .iter()
         .map(|row| FoundKey { columns: row.get(0), nulls_equal: row.get(1) })
         .collect();
-    let differences = table.differences(&found, &keys);
+    let differences = shape.differences(found, &keys);
     if !differences.is_empty() {
         return Err(Error::config(format!(
-            "table {model} is not what its model keeps ({}):{}\n\
+            "table {name} is not what its model keeps ({}):{}\n\
              {} Or give the changed model a new name, which keeps the old table as it is.",
             table.file,
             tables::print_differences(&differences),
-            rebuild(model)
+            rebuild(table)
         )));
     }
     let sql = include_str!("../../sql/warehouse/read_comment.sql");
-    let comment: Option<String> = session.query(&doing, sql, &[&name]).await?[0].get(0);
+    let comment: Option<String> = session.query(doing, sql, &[name]).await?[0].get(0);
     if comment.as_ref().is_some_and(|c| *c != table.definition) {
         return Err(Error::config(format!(
             "the definition of model {model} ({}) has changed since its table was filled: going on \
              would mix rows of both. {} Or give the changed model a new name, which keeps the old \
              table as it is.",
             table.file,
-            rebuild(model)
-        )));
-    }
-    // Without marks a model starts from the beginning, and would count everything in it twice.
-    if marks == 0 && !session.query(&doing, &table.is_empty, &[]).await?[0].get::<_, bool>(0) {
-        return Err(Error::config(format!(
-            "table {model} holds rows, but no mark says which offsets they come from. \
-             Drop the table, or give the model another name"
+            rebuild(table)
         )));
     }
     Ok(())

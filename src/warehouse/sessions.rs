@@ -9,7 +9,7 @@
 //! window. Other stored sessions of the island are removed, and they and the rest of the cut's are
 //! merged into the row one after the other.
 //!
-//! SUBTLE: the caller holds the model's lock (`lock_sessions.sql`) since before the statement that
+//! SUBTLE: the caller holds the model's lock (W-8) since before the statement that
 //! looks for stored sessions, until the transaction ends. So what was found is all there is, and it
 //! is still where it was found (`ctid`).
 //!

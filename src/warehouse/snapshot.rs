@@ -4,28 +4,27 @@
 //! Owns: one transaction that changes nothing. Does not own: what is right (`ops::verify`).
 
 use super::{
-    MarkRow, Warehouse,
-    encode::{Elements, Instant},
+    MarkRow, Warehouse, commit, compare,
+    encode::Instant,
     listing,
-    postgres::{Parameter, Session},
-    tables::{Table, quoted},
+    merge::{Way, merge},
+    postgres::Session,
+    tables::Table,
 };
 use crate::{
-    catalog::{Model, PgType},
+    catalog::Model,
+    compute::Delta,
     cut::FileRange,
     error::{Error, Result},
-    record::{EventTime, Offset, Output, Partition, Span},
+    record::{EventTime, IdleAdvance, Offset, Output, Partition, Span},
 };
-use arrow::array::RecordBatch;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
-/// Rows per statement that fill a shadow.
-const SHADOW_ROWS: usize = 20_000;
 /// Differing rows that are told.
-const TOLD_ROWS: u32 = 4;
+const TOLD_ROWS: usize = 4;
 
 /// A file of the manifest.
 #[derive(Debug, Clone)]
@@ -46,6 +45,7 @@ pub struct ManifestFile {
 
 /// Per (topic, output, partition).
 pub type Counts = HashMap<(Arc<str>, Output, Partition), u64>;
+
 /// A record that an output refused in its place and took later.
 #[derive(Debug, Clone)]
 pub struct RetriedRow {
@@ -104,6 +104,13 @@ impl Snapshot {
             }
         });
         Ok(files.collect())
+    }
+
+    /// Of all topics: what moved event time without a record, by place.
+    pub async fn advances(&self) -> Result<Vec<(Arc<str>, IdleAdvance)>> {
+        let sql = include_str!("../../sql/warehouse/read_all_advances.sql");
+        let rows = self.session.query("read advances of event time", sql, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get::<_, &str>(0).into(), commit::advance(row, 1))).collect())
     }
 
     /// Per (topic, output, partition).
@@ -187,64 +194,46 @@ impl Snapshot {
     pub async fn shadow(&mut self, model: &Arc<Model>) -> Result<()> {
         let name = format!("verify_{}", self.shadows.len());
         let table = Table::new(&Model { name: name.as_str().into(), ..Model::clone(model) });
-        let create = table.create.replacen("CREATE TABLE", "CREATE TEMP TABLE", 1);
-        self.session.batch("make a table to compare with", &create).await?;
+        for (create, _) in table.creates() {
+            let create = create.replacen("CREATE TABLE", "CREATE TEMP TABLE", 1);
+            self.session.batch("make a table to compare with", &create).await?;
+        }
         self.shadows.insert(model.name.clone(), (table, model.clone()));
         Ok(())
     }
 
     /// Merges a delta into the model's shadow, as a cut merges it into the table.
-    pub async fn add(&self, model: &str, rows: &RecordBatch) -> Result<()> {
+    pub async fn add(&self, model: &str, delta: &Delta) -> Result<()> {
         let (table, _) = self.shadow_of(model)?;
-        let columns = table.columns.iter().zip(rows.columns());
-        let columns = columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        if let Some(sessions) = &table.sessions {
-            // Nobody else sees a shadow: no lock.
-            let doing = "fill a table to compare with";
-            sessions.merge(&self.session, doing, &columns, rows.num_rows()).await?;
-            return sessions.empty(&self.session, doing).await;
-        }
-        for from in (0..rows.num_rows()).step_by(SHADOW_ROWS) {
-            let to = (from + SHADOW_ROWS).min(rows.num_rows());
-            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
-            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-            self.session
-                .execute("fill a table to compare with", &table.merge_arrays, &values)
-                .await?;
-        }
-        Ok(())
+        merge(&self.session, table, delta, Way::Arrays).await.map(drop)
     }
 
-    /// How many rows differ between the model's table and its shadow, and some of them.
+    /// How many rows differ between the model's tables and their shadows, and some of them.
     pub async fn differences(&self, model: &str) -> Result<(u64, Vec<String>)> {
         let (shadow, model) = self.shadow_of(model)?;
-        let columns: Vec<String> = model
-            .columns
-            .iter()
-            .map(|column| match column.pg {
-                // Sums of doubles depend on the order of addition in their last digits.
-                PgType::Double | PgType::Real => {
-                    format!("round({0}::numeric, 6) AS {0}", quoted(&column.name))
-                }
-                _ => quoted(&column.name),
-            })
-            .collect();
-        let columns = columns.join(", ");
-        let (kept, rebuilt) = (quoted(&model.name), quoted(&shadow.model));
-        let sql = format!(
-            "WITH kept AS (SELECT {columns} FROM {kept}), rebuilt AS (SELECT {columns} FROM {rebuilt}),
-             wrong AS (
-               SELECT 'the table has' AS side, to_jsonb(k)::text AS row
-               FROM (TABLE kept EXCEPT ALL TABLE rebuilt) k
-               UNION ALL
-               SELECT 'the lake gives', to_jsonb(r)::text
-               FROM (TABLE rebuilt EXCEPT ALL TABLE kept) r)
-             SELECT side || ' ' || row, count(*) OVER () FROM wrong ORDER BY row, side LIMIT {TOLD_ROWS}"
-        );
+        let table = Table::new(model);
+        let (mut count, mut told) = (0, Vec::new());
+        for (kept, rebuilt) in table.shapes().zip(shadow.shapes()) {
+            let sql = match kept.table == *model.name {
+                true => compare::exactly(kept, rebuilt, |column| compare::is_exact(model, column)),
+                false => compare::exactly(kept, rebuilt, |_| true),
+            };
+            self.compare(&sql, &mut count, &mut told).await?;
+        }
+        if let Some(sql) = compare::nearly(model, &table.shape, &shadow.shape) {
+            self.compare(&sql, &mut count, &mut told).await?;
+        }
+        told.truncate(TOLD_ROWS);
+        Ok((count, told))
+    }
+
+    /// Adds the rows of a comparison: what it tells, and how many there are.
+    async fn compare(&self, sql: &str, count: &mut u64, told: &mut Vec<String>) -> Result<()> {
+        let sql = format!("{sql} LIMIT {TOLD_ROWS}");
         let rows = self.session.query("compare a table with the lake", &sql, &[]).await?;
-        let count = rows.first().map_or(0, |row| row.get::<_, i64>(1) as u64);
-        Ok((count, rows.iter().map(|row| row.get(0)).collect()))
+        *count += rows.first().map_or(0, |row| row.get::<_, i64>(1) as u64);
+        told.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        Ok(())
     }
 
     pub(super) fn session(&self) -> &Session {

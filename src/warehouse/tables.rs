@@ -7,13 +7,19 @@
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes, as in the
 //!      process that made the delta.
 
-use super::sessions::{self, Sessions};
+use super::{
+    differences::Differences,
+    merging::merged,
+    sessions::{self, Sessions},
+    sets,
+    sketches::Sketches,
+};
 use crate::catalog::{Column, Merge, Model, ModelKind, PgType, Role};
 use sha2::{Digest, Sha256};
 use std::{fmt, fmt::Write as _, sync::Arc};
 
 /// Free space per page, so that an upsert finds room for the new version beside the old one.
-const FILLFACTOR: u32 = 90;
+pub(super) const FILLFACTOR: u32 = 90;
 
 /// The column that is the key where a model groups by nothing at all: one row, always true.
 const ONLY: &str = "_only";
@@ -38,9 +44,45 @@ pub struct Table {
     pub staging: Option<Staging>,
     /// COPY into the staging table, or into the table itself.
     pub copy: String,
-    pub is_empty: String,
-    wanted: Vec<Found>,
-    key: Vec<String>,
+    pub shape: Shape,
+    /// The tables of `count(DISTINCT …)`; None: there is none.
+    pub sets: Option<Sets>,
+    /// The columns of `delta(…)`; None: there is none.
+    pub differences: Option<Differences>,
+    /// None: the model keeps no sketch.
+    pub sketches: Option<Sketches>,
+}
+
+/// What a table is, as far as others can be told from it.
+#[derive(Debug)]
+pub struct Shape {
+    pub table: String,
+    pub wanted: Vec<Found>,
+    pub key: Vec<String>,
+}
+
+/// The distinct values that a model counts, and the statements that count what is new.
+#[derive(Debug)]
+pub struct Sets {
+    pub all: Vec<Set>,
+    /// An array parameter per column of each set.
+    pub add_arrays: String,
+    /// From the staging tables.
+    pub add_staged: String,
+}
+
+/// One table `MODEL__COLUMN`: the model's key, and a value that a record of that key had.
+#[derive(Debug)]
+pub struct Set {
+    pub shape: Shape,
+    /// Key, then value; as in a delta.
+    pub columns: Vec<(String, PgType)>,
+    pub create: String,
+    pub comment: String,
+    /// Creates a temporary table of the same columns.
+    pub staging: String,
+    /// COPY into it.
+    pub copy: String,
 }
 
 /// A temporary table of the session, emptied at each COMMIT, through which a large cut passes.
@@ -98,8 +140,7 @@ pub(super) fn definition(pg: PgType) -> String {
 impl Table {
     pub fn new(model: &Model) -> Self {
         let name = quoted(&model.name);
-        let carried: Vec<_> =
-            model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_))).collect();
+        let carried: Vec<_> = model.columns.iter().filter(|c| c.role.travels()).collect();
         let columns: Vec<_> = carried.iter().map(|c| (c.name.clone(), c.pg)).collect();
         let names = list(&columns, |(name, _)| quoted(name));
         let key = key(model);
@@ -111,15 +152,9 @@ impl Table {
             (None, format!("COPY {name} ({names}) FROM STDIN (FORMAT binary)"))
         } else {
             let fields = list(&columns, |(n, pg)| format!("{} {}", quoted(n), definition(*pg)));
-            // Named after what it holds: a model whose columns change finds another one, and long
-            // names cannot be cut off into the same one.
-            let digest = Sha256::digest(format!("{name} {fields}"));
-            let temp = format!("pg_temp.\"highwater_{:.20}\"", hex(&digest));
+            let temp = temporary(&name, &fields);
             let staging = Staging {
-                create: format!(
-                    "CREATE TEMP TABLE IF NOT EXISTS {} ({fields}) ON COMMIT DELETE ROWS",
-                    &temp["pg_temp.".len()..]
-                ),
+                create: create_temporary(&temp, &fields),
                 merge: format!(
                     "INSERT INTO {name} AS t ({names}) SELECT {names} FROM {temp}{conflict}"
                 ),
@@ -141,13 +176,36 @@ impl Table {
             sessions,
             staging,
             copy,
-            is_empty: format!("SELECT NOT EXISTS (SELECT FROM {name})"),
-            wanted: wanted(model, &key),
+            sets: sets::of(model, &key),
+            differences: Differences::of(model),
+            sketches: Sketches::of(model),
+            shape: Shape { table: model.name.to_string(), wanted: wanted(model, &key), key },
             columns,
-            key,
         }
     }
 
+    /// The model's own table, then those of its sets.
+    pub fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        let sets = self.sets.iter().flat_map(|sets| &sets.all);
+        std::iter::once(&self.shape).chain(sets.map(|set| &set.shape))
+    }
+
+    /// What makes them, in the same order: a statement and a comment each.
+    pub fn creates(&self) -> impl Iterator<Item = (&str, &str)> {
+        let sets = self.sets.iter().flat_map(|sets| &sets.all);
+        let sets = sets.map(|set| (set.create.as_str(), set.comment.as_str()));
+        std::iter::once((self.create.as_str(), self.comment.as_str())).chain(sets)
+    }
+}
+
+impl Table {
+    /// Whether what a cut writes depends on what other cuts have written: they take turns then.
+    pub fn takes_turns(&self) -> bool {
+        self.differences.is_some() || self.sketches.is_some() || self.sessions.is_some()
+    }
+}
+
+impl Shape {
     /// What differs between the table found and the table wanted; empty if nothing does.
     pub fn differences(&self, found: &[Found], keys: &[FoundKey]) -> Vec<[String; 3]> {
         let absent = || "(absent)".to_owned();
@@ -181,7 +239,7 @@ impl Table {
     }
 }
 
-fn definition_comment(model: &Model) -> String {
+pub(super) fn definition_comment(model: &Model) -> String {
     format!("highwater model {}, definition {}", model.name, model.fingerprint())
 }
 
@@ -197,6 +255,18 @@ pub fn print_differences(rows: &[[String; 3]]) -> String {
     })
 }
 
+/// A staging table's name. Named after what it holds: a model whose columns change finds another
+/// one, and long names cannot be cut off into the same one.
+pub(super) fn temporary(table: &str, fields: &str) -> String {
+    let digest = Sha256::digest(format!("{table} {fields}"));
+    format!("pg_temp.\"highwater_{:.20}\"", hex(&digest))
+}
+
+pub(super) fn create_temporary(temporary: &str, fields: &str) -> String {
+    let name = &temporary["pg_temp.".len()..];
+    format!("CREATE TEMP TABLE IF NOT EXISTS {name} ({fields}) ON COMMIT DELETE ROWS")
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -205,7 +275,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Arrays have no bounds of numeric: those are the column's, on the way in.
-fn array_type(pg: PgType) -> String {
+pub(super) fn array_type(pg: PgType) -> String {
     match pg {
         PgType::Numeric(..) => "numeric".to_owned(),
         other => other.to_string(),
@@ -242,6 +312,8 @@ fn create(model: &Model, key: &[String]) -> String {
             | Role::WindowEnd
             | Role::Key
             | Role::Part(_)
+            | Role::Difference(_)
+            | Role::Estimate(..)
             | Role::Value
             | Role::Position => format!("{} {}", quoted(&c.name), definition(c.pg)),
         })
@@ -256,11 +328,15 @@ fn create(model: &Model, key: &[String]) -> String {
             format!("UNIQUE NULLS NOT DISTINCT ({columns})")
         }
     });
-    format!(
+    let table = format!(
         "CREATE TABLE {} (\n  {}\n) WITH (fillfactor = {FILLFACTOR})",
         quoted(&model.name),
         lines.join(",\n  ")
-    )
+    );
+    match Differences::of(model) {
+        Some(differences) => format!("{table};\n{}", differences.index),
+        None => table,
+    }
 }
 
 /// What becomes of a row whose key is there already; empty where that cannot be.
@@ -288,22 +364,16 @@ fn conflict(model: &Model, key: &[String]) -> String {
                     Role::Part(merge) => merge,
                     // A session ends with the later of two that are one.
                     Role::WindowEnd if model.is_of_sessions() => &Merge::Greatest,
+                    Role::Estimate(..) => return Some(format!("{name} = excluded.{name}")),
                     Role::WindowStart
                     | Role::WindowEnd
                     | Role::Key
                     | Role::Derived(_)
+                    | Role::Difference(_)
                     | Role::Value
                     | Role::Position => return None,
                 };
-                Some(match merge {
-                    // A sum over nothing is NULL, and NULL plus a number would be NULL.
-                    Merge::Add => format!(
-                        "{name} = coalesce(t.{name} + excluded.{name}, t.{name}, excluded.{name})"
-                    ),
-                    // Both ignore NULLs, as min and max do.
-                    Merge::Least => format!("{name} = least(t.{name}, excluded.{name})"),
-                    Merge::Greatest => format!("{name} = greatest(t.{name}, excluded.{name})"),
-                })
+                Some(format!("{name} = {}", merged(&c.name, merge, "t", "excluded")))
             });
             (sets.collect(), String::new())
         }
@@ -334,28 +404,30 @@ fn sessions_of(model: &Model, columns: &[(String, PgType)], conflict: &str) -> O
 }
 
 fn wanted(model: &Model, key: &[String]) -> Vec<Found> {
-    let mut wanted: Vec<_> = model
-        .columns
-        .iter()
-        .map(|c| Found {
-            name: c.name.clone(),
-            pg: match c.pg {
+    let generated = |role: &Role| matches!(role, Role::Derived(_));
+    let columns = model.columns.iter();
+    let mut wanted: Vec<_> = columns
+        .map(|c| Found { generated: generated(&c.role), ..Found::plain(&c.name, c.pg) })
+        .collect();
+    if key == [ONLY] {
+        wanted.push(Found::plain(ONLY, PgType::Boolean));
+    }
+    wanted
+}
+
+impl Found {
+    /// A column that is not generated.
+    pub(super) fn plain(name: &str, pg: PgType) -> Self {
+        Self {
+            name: name.to_owned(),
+            pg: match pg {
                 PgType::Timestamptz => "timestamp with time zone".into(),
                 other => other.to_string(),
             },
-            generated: matches!(c.role, Role::Derived(_)),
-            collation: if c.pg == PgType::Text { "C".into() } else { String::new() },
-        })
-        .collect();
-    if key == [ONLY] {
-        wanted.push(Found {
-            name: ONLY.into(),
-            pg: "boolean".into(),
             generated: false,
-            collation: String::new(),
-        });
+            collation: if pg == PgType::Text { "C".into() } else { String::new() },
+        }
     }
-    wanted
 }
 
 #[cfg(test)]
@@ -437,13 +509,15 @@ mod tests {
     #[test]
     fn a_difference_names_column_wanted_and_found() {
         let table = Table::new(&aggregate("taps_5m"));
-        let key = FoundKey { columns: table.key.clone(), nulls_equal: true };
-        assert!(table.differences(&table.wanted, std::slice::from_ref(&key)).is_empty());
+        let key = FoundKey { columns: table.shape.key.clone(), nulls_equal: true };
+        assert!(
+            table.shape.differences(&table.shape.wanted, std::slice::from_ref(&key)).is_empty()
+        );
 
-        let mut found = table.wanted.clone();
+        let mut found = table.shape.wanted.clone();
         found[3].pg = "integer".into();
         found.remove(2);
-        let rows = table.differences(&found, &[FoundKey { nulls_equal: false, ..key }]);
+        let rows = table.shape.differences(&found, &[FoundKey { nulls_equal: false, ..key }]);
         let text = print_differences(&rows);
         assert!(text.contains("stop_id  text COLLATE \"C\"         (absent)"), "{text}");
         assert!(text.contains("taps     bigint                   integer"), "{text}");

@@ -41,7 +41,7 @@ impl Warehouse {
         self.within(&doing, async {
             let session = self.session().await?;
             session.batch(&doing, include_str!("../../sql/warehouse/begin_snapshot.sql")).await?;
-            let sql = include_str!("../../sql/warehouse/read_watermarks.sql");
+            let sql = include_str!("../../sql/warehouse/read_reached.sql");
             let reached = session.query(&doing, sql, &[&topic]).await?;
             let keys = keys(&session, &doing, topic).await?;
             let verdicts = verdicts(&session, &doing, topic, partitions, has_lake).await?;
@@ -81,7 +81,7 @@ impl Warehouse {
         let doing = format!("forget keys of {topic}");
         let sql = include_str!("../../sql/warehouse/forget_unique_keys.sql");
         self.change(&doing, sql, &[&topic, &FORGET_MAX]).await?;
-        let sql = include_str!("../../sql/warehouse/read_watermarks.sql");
+        let sql = include_str!("../../sql/warehouse/read_reached.sql");
         Ok(self.read(&doing, sql, &[&topic]).await?.iter().map(watermark).collect())
     }
 }

@@ -3,6 +3,7 @@
 mod commands;
 mod dead_letters;
 mod faults;
+mod fencing;
 mod following;
 mod http;
 mod lake;
@@ -16,6 +17,7 @@ mod simulation;
 mod support;
 mod taps;
 mod tidy;
+mod time;
 mod transactions;
 mod unique;
 mod verify;

@@ -6,11 +6,11 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use highwater::lake::store::Store;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use std::{collections::BTreeSet, io::Read, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 const TAPS: i64 = 217_790;
 const PARTITIONS: i32 = 6;
-const MODELS: [&str; 2] = ["oyster_hourly_by_kind", "oyster_product_daily"];
+const MODELS: [&str; 3] = ["oyster_hourly_by_kind", "oyster_product_daily", "oyster_stop_15m"];
 
 fn world(name: &str, lake: Lake) -> Option<(World, Vec<String>, std::path::PathBuf)> {
     let data = data()?;
@@ -27,8 +27,13 @@ fn keyed(tap: &str) -> (String, String) {
 
 /// A CSV with a header, quoted where it must be; an empty cell is NULL.
 fn csv(path: &Path) -> Vec<Vec<Option<String>>> {
-    let mut text = String::new();
-    std::fs::File::open(path).expect("csv").read_to_string(&mut text).expect("csv");
+    let text = match path.extension().is_some_and(|extension| extension == "gz") {
+        true => {
+            std::process::Command::new("gzip").arg("-dc").arg(path).output().expect("gzip").stdout
+        }
+        false => std::fs::read(path).expect("csv"),
+    };
+    let text = String::from_utf8(text).expect("csv");
     text.lines()
         .skip(1)
         .map(|line| {
@@ -65,6 +70,20 @@ fn assert_tables(world: &World, data: &Path) {
         let number = |cell: &Option<String>| cell.as_ref().and_then(|c| c.parse::<f64>().ok());
         assert_eq!(number(&found[4]), number(&wanted[4]), "{wanted:?}");
     }
+    let mut quarters = world.query(
+        "SELECT to_char(window_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), stop_id, taps, riders
+         FROM oyster_stop_15m",
+    );
+    let mut expected = csv(&data.join("oyster_sunday_stop_15m.csv.gz"));
+    quarters.sort();
+    expected.sort();
+    assert!(expected.len() > 10_000);
+    assert_eq!(quarters.len(), expected.len());
+    for (found, wanted) in quarters.iter().zip(&expected) {
+        assert_eq!(found, wanted);
+    }
+    let values = world.number("SELECT count(*) FROM oyster_stop_15m__riders");
+    assert_eq!(values, world.number("SELECT sum(riders) FROM oyster_stop_15m"), "values counted");
 }
 
 /// Every row of every visible file: (`_partition`, `_offset`), and the file's hive path holds.
@@ -113,7 +132,7 @@ fn assert_lake(world: &World, rows: i64) {
     let owed = world.number("SELECT count(*) FROM highwater.lake_files WHERE completed_at IS NULL");
     assert_eq!(owed, 0, "files owed");
     let proof = world.run(&["verify", "--deep"]);
-    assert!(proof.contains("everything holds") && proof.contains("2 tables rebuilt"), "{proof}");
+    assert!(proof.contains("everything holds") && proof.contains("3 tables rebuilt"), "{proof}");
 }
 
 fn the_sunday_is_exact(name: &str, lake: Lake) {
@@ -229,7 +248,7 @@ fn of_two_processes_one_is_killed_and_the_other_finishes() {
         "SELECT count(*) FROM (SELECT output FROM highwater.marks GROUP BY output
          HAVING sum(next_offset) = {TAPS}) AS done"
     );
-    eventually("all outputs at the end", || world.number(&done) == 4);
+    eventually("all outputs at the end", || world.number(&done) == 5);
     second.signal(libc::SIGTERM);
     let (code, text) = second.wait();
     assert_eq!(code, Some(0), "{text}");

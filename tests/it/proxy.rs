@@ -27,6 +27,8 @@ pub enum Fault {
     Mute,
     /// 503 to everything.
     Unavailable,
+    /// Requests to copy an object are cut off; everything else goes through.
+    NoCopy,
     /// A thin line: some hundred KB a second.
     Slow,
     /// Delays, half messages, and cuts at random.
@@ -54,6 +56,9 @@ const SLOW_WAIT: Duration = Duration::from_millis(10);
 const LATE: Duration = Duration::from_millis(400);
 /// How PostgreSQL is asked for it.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+
+/// The header of a request to copy.
+const COPY: &[u8] = b"x-amz-copy-source";
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -156,6 +161,7 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
             Fault::None
             | Fault::Cut
             | Fault::Mute
+            | Fault::NoCopy
             | Fault::Slow
             | Fault::Rough
             | Fault::Ambiguous => {}
@@ -170,6 +176,11 @@ async fn carry(mut client: TcpStream, way: Way, mut fault: watch::Receiver<Fault
                     return None;
                 }
                 let bytes = &request[..read];
+                let is_copy = || bytes.windows(COPY.len()).any(|w| w.eq_ignore_ascii_case(COPY));
+                if now == Fault::NoCopy && is_copy() {
+                    way.meet();
+                    return None;
+                }
                 if now == Fault::Ambiguous && ends_cut(bytes, &mut takes) {
                     // The fourth goes through, so that all goes on.
                     let turn = way.met.fetch_add(1, Ordering::Relaxed) % 4;

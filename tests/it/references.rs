@@ -35,7 +35,8 @@ const OUTPUTS: i64 = 4;
 
 fn world(name: &str, lake: Lake, place: &str) -> Option<World> {
     let world = World::empty(name, 3, lake)?;
-    world.declare("taps", TOPIC);
+    // Every wait is for the lake, too.
+    world.declare("taps", &TOPIC.replace("[lake]", "[lake]\nroll = { age = \"300ms\" }"));
     world.declare("stops", &STOPS.replace("{place}", place));
     world.declare_model("by_zone", &BY_ZONE.replace("GROUP BY zone,", "GROUP BY stops.zone,"));
     world.declare_model("zoned_taps", ZONED_TAPS);

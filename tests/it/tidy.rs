@@ -116,7 +116,7 @@ fn the_import_reader_sees_lists_and_paths() {
 fn only_an_edge_names_its_outside_system() {
     let edges: [(&str, &[&str]); 7] = [
         ("rdkafka::", &["source/kafka/", "source/broker.rs"]),
-        ("object_store::", &["lake/store.rs"]),
+        ("object_store::", &["lake/store.rs", "lake/services.rs"]),
         ("std::fs", &["lake/directory.rs", "catalog/mod.rs", "config.rs", "ops/", "warehouse/"]),
         ("tokio_postgres::", &["warehouse/"]),
         ("axum::", &["ops/http.rs"]),
@@ -161,4 +161,83 @@ fn a_source_file_opens_with_its_front_page() {
         let text = read(&path);
         assert!(text.starts_with("//! "), "{} has no front page", path.display());
     }
+}
+
+/// Names of everything that runs as a test.
+fn tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for path in files("src", ".rs").into_iter().chain(files("tests", ".rs")) {
+        let text = read(&path);
+        let marks = ["#[test]", "#[tokio::test"];
+        for (at, mark) in marks.iter().flat_map(|mark| text.match_indices(mark)) {
+            let rest = &text[at + mark.len()..];
+            let Some((_, name)) = rest.split_once("fn ") else { continue };
+            names.insert(name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    names
+}
+
+/// Rows of the tables on a front page, cell by cell.
+fn table_rows(text: &str) -> Vec<Vec<&str>> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | ")?.strip_suffix(" |"));
+    rows.map(|row| row.split(" | ").collect()).collect()
+}
+
+/// What stands in backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_row_of_the_crash_table_names_a_test_that_exists() {
+    let tests = tests();
+    let text = read(&root().join("src/cut/mod.rs"));
+    let rows = table_rows(&text);
+    let rows = rows.iter().skip_while(|row| row[0] != "after").skip(2).collect::<Vec<_>>();
+    assert!(rows.len() >= 18, "the crash table has {} rows", rows.len());
+    for row in rows {
+        assert_eq!(row.len(), 4, "{row:?}");
+        let named: Vec<_> = quoted(row[3]).collect();
+        assert!(!named.is_empty(), "no test shows what follows after {:?}", row[0]);
+        for name in named {
+            assert!(tests.contains(name), "after {:?}: there is no test {name}", row[0]);
+        }
+    }
+}
+
+#[test]
+fn the_table_of_invariants_names_what_exists() {
+    let tests = tests();
+    let text = read(&root().join("src/lib.rs"));
+    let rows = table_rows(&text);
+    let rows = rows.iter().skip_while(|row| row[0] != "number").skip(2);
+    let (mut invariants, mut places) = (0, 0);
+    for row in rows {
+        invariants += 1;
+        for name in row[1..].iter().flat_map(|cell| quoted(cell)) {
+            let is_place = name.ends_with(".rs") || name.ends_with(".sql") || name.contains("/");
+            if is_place {
+                let found = ["", "src", "tests", "sql/warehouse", "sql/migrations", "sql/queries"]
+                    .iter()
+                    .any(|folder| root().join(folder).join(name).exists());
+                assert!(found, "{}: {name} is not there", row[0]);
+                places += 1;
+            }
+            // A sentence in snake_case is a test.
+            let is_word =
+                name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if is_word && name.matches('_').count() >= 3 {
+                let is_constraint = files("sql", ".sql").iter().any(|p| read(p).contains(name));
+                let is_function =
+                    || files("src", ".rs").iter().any(|p| read(p).contains(&format!("fn {name}")));
+                assert!(
+                    tests.contains(name) || is_constraint || is_function(),
+                    "{}: {name} is no test",
+                    row[0]
+                );
+            }
+        }
+    }
+    assert!(invariants >= 30 && places >= 40, "{invariants} invariants, {places} places");
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{Lake, Running, World, data, lines};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const EVENTS: &str = r#"topic = "{topic}"
 format = "json"
@@ -157,7 +157,10 @@ fn windows_that_overlap_hold_what_each_of_them_should() {
         (
             "sliding",
             "AS SELECT hop(interval '5 minutes', interval '1 hour') AS window, k, count(*) AS events,
-             sum(n) AS n, min(n) AS low, max(n) AS high, avg(n) AS mean FROM events
+             sum(n) AS n, min(n) AS low, max(n) AS high, avg(n) AS mean,
+             count(DISTINCT n % 7) AS sevenths, arg_max(n % 11, n) AS eleventh,
+             round(stddev_pop(n), 3) AS spread, bool_and(n % 5 > 0) AS no_fifth,
+             approx_distinct(n) AS about, approx_percentile(n, 1) AS high_too FROM events
              GROUP BY window, k",
         ),
         (
@@ -192,13 +195,18 @@ fn windows_that_overlap_hold_what_each_of_them_should() {
         .map(|((start, k), ns)| {
             let (count, sum) = (ns.len() as i64, ns.iter().sum::<i64>());
             let (low, high) = (ns.iter().min().unwrap(), ns.iter().max().unwrap());
-            text(&[start, &HOUR, k, &count, &sum, low, high, &(sum * 100 / count)])
+            let sevenths = ns.iter().map(|n| n % 7).collect::<BTreeSet<_>>().len();
+            let no_fifth = ns.iter().all(|n| n % 5 > 0);
+            // So few are counted exactly.
+            let more = text(&[&sevenths, &(high % 11), &no_fifth, &count, high]);
+            let row = text(&[start, &HOUR, k, &count, &sum, low, high, &(sum * 100 / count)]);
+            [row, more].concat()
         })
         .collect();
     let found = world.query(
         "SELECT extract(epoch FROM window_start)::bigint,
                 extract(epoch FROM window_end - window_start)::bigint, k, events, n, low, high,
-                trunc(mean * 100)
+                trunc(mean * 100), sevenths, eleventh, no_fifth::text, about, high_too::bigint
          FROM sliding ORDER BY window_start, k COLLATE \"C\"",
     );
     assert_eq!(found, wanted);
@@ -261,7 +269,10 @@ fn sessions_of_the_oyster_sunday_are_those_of_a_slow_look() {
             &format!(
                 "CREATE MATERIALIZED VIEW {model} AS
                  SELECT session(interval '{gap} seconds') AS session, {key}, count(*) AS taps,
-                        sum(fare) AS fare, min({other}) AS least
+                        sum(fare) AS fare, min({other}) AS least,
+                        first_value({other}) AS first, last_value({other}) AS last,
+                        arg_max({other}, fare) AS dearest, bool_or(fare > 0) AS paid,
+                        stddev_pop(fare::double precision) AS spread
                  FROM oyster_taps GROUP BY session, {key}"
             ),
         );

@@ -87,10 +87,53 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
         ),
         ("SELECT doc, count(*) AS c FROM events GROUP BY doc", 2, "a key of jsonb"),
         (
-            "SELECT name, count(DISTINCT n) AS c FROM events GROUP BY name",
+            "SELECT name, count(DISTINCT ratio) AS c FROM events GROUP BY name",
             2,
-            "count(DISTINCT …) is not supported yet",
+            "count(DISTINCT …): a value of double precision is not exact",
         ),
+        ("SELECT name, count(DISTINCT doc) AS c FROM events GROUP BY name", 2, "a value of jsonb"),
+        (
+            "SELECT name, count(DISTINCT n, big) AS c FROM events GROUP BY name",
+            2,
+            "count(DISTINCT …) takes one argument",
+        ),
+        (
+            "SELECT name, count(DISTINCT *) AS c FROM events GROUP BY name",
+            2,
+            "count(DISTINCT …) takes one argument",
+        ),
+        (
+            "SELECT name, max(DISTINCT n) AS c FROM events GROUP BY name",
+            2,
+            "max(DISTINCT x) is max(x)",
+        ),
+        (
+            "SELECT name, last_value(DISTINCT n) AS c FROM events GROUP BY name",
+            2,
+            "Allowed: last_value(x), count(DISTINCT x)",
+        ),
+        ("SELECT name, last_value(n ORDER BY at) AS c FROM events GROUP BY name", 2, "ORDER BY"),
+        ("SELECT name, last(n) AS c FROM events GROUP BY name", 2, "last_value(x)"),
+        ("SELECT name, max_by(n, at) AS c FROM events GROUP BY name", 2, "arg_max(x, y)"),
+        (
+            "SELECT name, arg_max(n) AS c FROM events GROUP BY name",
+            2,
+            "arg_max takes two arguments",
+        ),
+        (
+            "SELECT name, arg_max(n, doc) AS c FROM events GROUP BY name",
+            2,
+            "arg_max(x, y) by jsonb",
+        ),
+        ("SELECT name, bool_and(n) AS c FROM events GROUP BY name", 2, "a bool_and of integer"),
+        ("SELECT name, stddev(name) AS c FROM events GROUP BY name", 2, "a stddev_samp of text"),
+        (
+            "SELECT name, variance(wide) AS c FROM events GROUP BY name",
+            2,
+            "a sum of squares of numeric(30,2) may not fit",
+        ),
+        ("SELECT name, var(n) AS c FROM events GROUP BY name", 2, "var is not PostgreSQL's"),
+        ("SELECT name, corr(n, big) AS c FROM events GROUP BY name", 2, "corr is not supported"),
         ("SELECT name, sum(DISTINCT n) AS c FROM events GROUP BY name", 2, "cannot be merged"),
         (
             "SELECT name, string_agg(name, ',') AS c FROM events GROUP BY name",
@@ -103,11 +146,47 @@ fn every_mistake_in_a_model_has_its_line_and_says_what_is_allowed() {
             "array_agg cannot be merged",
         ),
         ("SELECT name, median(n) AS c FROM events GROUP BY name", 2, "median cannot be merged"),
-        ("SELECT name, stddev(n) AS c FROM events GROUP BY name", 2, "stddev is not supported yet"),
+        ("SELECT name, delta(n) AS c FROM events GROUP BY name", 2, "delta(x) without a window"),
         (
-            "SELECT name, bool_or(flag) AS c FROM events GROUP BY name",
+            "SELECT tumble(interval '1 h') AS w, delta(ratio) AS c FROM events GROUP BY w",
             2,
-            "count(*) FILTER (WHERE …) = 0",
+            "a delta of double precision is not exact. Allowed: delta(x::numeric(18,6))",
+        ),
+        (
+            "SELECT tumble(interval '1 h') AS w, delta(name) + 1 AS c FROM events GROUP BY w",
+            2,
+            "a delta of text",
+        ),
+        (
+            "SELECT name, approx_percentile(n) AS c FROM events GROUP BY name",
+            2,
+            "Allowed: approx_percentile(x, 0.95)",
+        ),
+        (
+            "SELECT name, approx_percentile(n, 95) AS c FROM events GROUP BY name",
+            2,
+            "not a number from 0 to 1",
+        ),
+        (
+            "SELECT name, 2 * approx_percentile(n, big) AS c FROM events GROUP BY name",
+            2,
+            "not a number from 0 to 1",
+        ),
+        (
+            "SELECT name, approx_percentile(name, 0.5) AS c FROM events GROUP BY name",
+            2,
+            "approx_percentile(…) of text. Allowed: numbers",
+        ),
+        (
+            "SELECT name, approx_distinct(ratio) AS c FROM events GROUP BY name",
+            2,
+            "approx_distinct(…): a value of double precision",
+        ),
+        ("SELECT name, mode(n) AS c FROM events GROUP BY name", 2, "mode cannot be merged"),
+        (
+            "SELECT name, percentile_cont(n) AS c FROM events GROUP BY name",
+            2,
+            "percentile_cont cannot be merged: it needs every value of the group at once, while only a small state per group is kept. Allowed: approx_percentile(x, 0.5)",
         ),
         (
             "SELECT name, sum(max(n)) AS c FROM events GROUP BY name",
@@ -376,6 +455,49 @@ fn the_mistakes_of_one_statement_are_told_together() {
     assert_eq!(lines, ["2:", "3:", "4:", "5:", "7:"], "{told:#?}");
 }
 
+#[test]
+fn what_cannot_be_kept_in_a_window_is_refused_with_what_to_write_instead() {
+    let of = |window: &str, aggregate: &str| {
+        view(&format!(
+            "SELECT {window} AS w, count(*) AS c,\n{aggregate} AS x\nFROM events GROUP BY w"
+        ))
+    };
+    let hop = "hop(interval '1 h', interval '2 h')";
+    let session = "session(interval '1 h')";
+    assert_each(
+        [
+            (of(hop, "delta(n)"), 3, "overlap"),
+            (of(hop, "1 + delta(n)"), 3, "first_value(x) and last_value(x) with hop"),
+            (of(session, "delta(n)"), 3, "last_value(x) - first_value(x) with session"),
+            (of(session, "count(DISTINCT name)"), 3, "would have to become one set"),
+            (
+                of(session, "100 / count(DISTINCT name)"),
+                3,
+                "Allowed: tumble, hop; or a model of rows",
+            ),
+            (of(session, "approx_distinct(name)"), 3, "cannot unite sketches"),
+            (of(session, "2 * approx_percentile(n, 0.5)"), 3, "stddev, min, max with session"),
+        ],
+        model_mistakes,
+    );
+    for aggregate in [
+        "first_value(name)",
+        "last_value(n) - first_value(n)",
+        "arg_max(name, n)",
+        "bool_or(n > 1)",
+        "stddev(n)",
+        "var_pop(ratio)",
+    ] {
+        for window in [hop, session] {
+            assert_eq!(model_mistakes(&of(window, aggregate)), [""; 0]);
+        }
+    }
+    for aggregate in ["count(DISTINCT name)", "approx_distinct(name)", "approx_percentile(n, 0.5)"]
+    {
+        assert_eq!(model_mistakes(&of(hop, aggregate)), [""; 0]);
+    }
+}
+
 const PLACES: &str = "reference = \"lake:places.csv\"\nprimary_key = [\"code\"]\n\
                       [columns]\ncode = \"text\"\nlevel = \"integer\"\n";
 
@@ -452,4 +574,40 @@ fn mistakes_in_a_reference_have_their_lines() {
         ],
         mistakes,
     );
+}
+
+#[test]
+fn tables_of_distinct_values_have_names_of_their_own() {
+    let told = |models: &[(&str, &str)]| -> Vec<String> {
+        let models: Vec<_> = models
+            .iter()
+            .map(|(name, select)| {
+                let text = format!("CREATE MATERIALIZED VIEW {name} AS {select}");
+                source(&format!("sql/models/{name}.sql"), &text)
+            })
+            .collect();
+        match check(&[source("topics/events.toml", EVENTS)], &models) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+        }
+    };
+    let counts = |alias: &str| {
+        format!("SELECT name, count(DISTINCT n) AS {alias} FROM events GROUP BY name")
+    };
+    assert_eq!(told(&[("a", &counts("c")), ("b", &counts("c"))]), Vec::<String>::new());
+    for (models, words) in [
+        (
+            vec![("a", counts("c")), ("a__c", "SELECT n FROM events".into())],
+            "that of sql/models/a__c.sql",
+        ),
+        (
+            vec![("a", counts("b__c")), ("a__b", counts("c"))],
+            "which is that of sql/models/a__b.sql",
+        ),
+        (vec![("a", counts(&"c".repeat(61)))], "whose name has 64 bytes"),
+    ] {
+        let models: Vec<_> = models.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let told = told(&models);
+        assert!(told.first().is_some_and(|first| first.contains(words)), "{told:?}");
+    }
 }

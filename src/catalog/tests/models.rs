@@ -190,13 +190,72 @@ fn a_part_has_the_type_that_cannot_overflow() {
         ("max(wide)", "numeric(30,2)", DataType::Decimal128(30, 2)),
         ("max(single)", "real", DataType::Float32),
         ("max(card)", "text", DataType::Utf8),
+        ("count(DISTINCT id)", "bigint", DataType::Int64),
+        ("bool_and(flag)", "boolean", DataType::Boolean),
+        ("every(flag)", "boolean", DataType::Boolean),
+        ("bool_or(n > 0)", "boolean", DataType::Boolean),
+        ("first_value(doc)", "jsonb", DataType::Utf8),
+        ("last_value(small)", "smallint", DataType::Int16),
+        ("arg_max(amount, at)", "numeric(18,2)", DataType::Decimal128(18, 2)),
+        ("arg_min(flag, ratio)", "boolean", DataType::Boolean),
     ] {
         let m = model(&view(&format!("SELECT name, {call} AS x FROM events GROUP BY 1")));
         let part = &aggregate(&m).parts[0];
-        assert_eq!((part.pg.to_string().as_str(), &part.arrow), (pg, &arrow), "{call}");
-        if let Some(arg) = part.arg.as_ref().filter(|_| !call.starts_with("count")) {
+        let kept = &part.columns[0];
+        assert_eq!((kept.pg.to_string().as_str(), &kept.arrow), (pg, &arrow), "{call}");
+        if let Some(arg) = part.args.first().filter(|_| !call.starts_with("count")) {
             assert_eq!(arrow_of(arg), arrow, "{call}");
         }
+    }
+}
+
+#[test]
+fn what_an_aggregate_keeps_besides_its_column_is_hidden_and_shared() {
+    let m = model(&view(
+        "SELECT name, tumble(interval '1 hour') AS w, arg_max(n, at) AS top, count(DISTINCT id) AS ids, stddev(n) AS s,
+                var_pop(n) AS v, variance(ratio) AS r, delta(big) AS grown, approx_percentile(n, 0.5) AS half,
+                approx_percentile(n, 0.9) - approx_percentile(n, 0.5) AS tail FROM events GROUP BY name, w",
+    ));
+    let columns: Vec<String> =
+        m.columns.iter().map(|c| format!("{} {}", c.name, c.pg)).skip(3).collect();
+    assert_eq!(
+        columns,
+        [
+            "top integer",
+            "ids bigint",
+            "s numeric",
+            "v numeric",
+            "r double precision",
+            "grown numeric",
+            "half double precision",
+            "tail double precision",
+            "_top_by timestamptz",
+            "_top_time timestamptz",
+            "_top_partition integer",
+            "_top_offset bigint",
+            "_grown_last bigint",
+            "_grown_last_time timestamptz",
+            "_grown_last_partition integer",
+            "_grown_last_offset bigint",
+            "_half_sketch bytea",
+            "_s_squares numeric",
+            "_s_sum numeric",
+            "_s_count bigint",
+            "_r_moments_count bigint",
+            "_r_moments_mean double precision",
+            "_r_moments_m2 double precision",
+            "_tail_approx_percentile double precision",
+        ]
+    );
+    let text = m.describe();
+    for words in [
+        "adds the values that m__ids did not hold yet",
+        "of the row with the greatest _top_by, then the earliest event time",
+        "_grown_last minus that of the window before",
+        "about, from _half_sketch: within 1% of the value at 0.9",
+        "(\"_s_count\"::numeric * \"_s_squares\" - \"_s_sum\" * \"_s_sum\")",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
     }
 }
 
@@ -362,4 +421,30 @@ fn the_fingerprint_changes_with_the_rows_alone() {
     };
     assert_ne!(of(&EVENTS.replace("n      = \"integer\"", "n = \"bigint\"")), first);
     assert_eq!(of(&EVENTS.replace("small  = \"smallint\"", "")), first, "it does not read it");
+}
+
+#[test]
+fn the_view_of_final_windows_needs_its_name() {
+    let topic = (
+        PathBuf::from("topics/events.toml"),
+        "topic = \"e\"\nformat = \"json\"\n[columns]\nk = \"text\"".to_owned(),
+    );
+    let model = |name: &str| {
+        let sql = format!(
+            "CREATE MATERIALIZED VIEW {name} WITH (late = 'dead-letter') AS \
+             SELECT tumble(interval '1 minute') AS window, count(*) AS n FROM events GROUP BY window"
+        );
+        (PathBuf::from(format!("sql/models/{name}.sql")), sql)
+    };
+    let catalog = check(std::slice::from_ref(&topic), &[model("a")]).unwrap();
+    let window = catalog.models["a"].window().unwrap();
+    assert_eq!((window.late, window.closes_after()), (Late::DeadLetter, Duration::ZERO));
+    let long = "m".repeat(60);
+    for (models, text) in [
+        (vec![model("a"), model("a_final")], "is a model of that name"),
+        (vec![model(&long)], "66 bytes"),
+    ] {
+        let mistakes = check(std::slice::from_ref(&topic), &models).unwrap_err();
+        assert!(mistakes.iter().any(|m| m.to_string().contains(text)), "{mistakes:?}");
+    }
 }

@@ -70,7 +70,8 @@ forward    = "taps.dead"
 fn what_a_file_leaves_out_has_a_default() {
     let t = topic(&with("[columns]\nx = \"text\""));
     assert_eq!(t.event_time, None);
-    assert_eq!((t.max_disorder, t.max_future), (Duration::from_secs(60), None));
+    assert_eq!((t.max_disorder, t.idle), (Duration::from_secs(60), None));
+    assert_eq!(t.max_future, Some(Duration::from_secs(86_400)));
     assert_eq!(t.stop_above, Some(0.05));
     let lake = t.lake.as_ref().unwrap();
     assert_eq!((lake.roll_bytes, lake.roll_age), (128 << 20, Duration::from_secs(60)));
@@ -109,6 +110,21 @@ fn every_mistake_in_a_topic_file_has_its_line_and_says_what_is_allowed() {
         ),
         (with(&format!("max_disorder = \"90\"\n{columns}")), 3, "`max_disorder`: `90` has no unit"),
         (with(&format!("max_future = 10\n{columns}")), 3, "`max_future` is a TOML integer"),
+        (with(&format!("max_future = \"x\"\n{columns}")), 3, "or none"),
+        (with(&format!("idle = \"soon\"\n{columns}")), 3, "or never"),
+        (with(&format!("idle = \"10ms\"\n{columns}")), 3, "Allowed: 1s or more, or never"),
+        (with(&format!("time_zone = \"Londn\"\n{columns}")), 3, "unknown time zone `Londn`"),
+        (with(&format!("event_time = 3\n{columns}")), 3, "`event_time` is a TOML integer"),
+        (
+            with(&format!("event_time = {{ date = \"x\", clock = \"x\" }}\n{columns}")),
+            3,
+            "the event_time.date column `x` is text. Allowed: date",
+        ),
+        (
+            with(&format!("event_time = {{ clock = \"x\" }}\n{columns}")),
+            3,
+            "the key `event_time.date` is missing",
+        ),
         (format!("topic = \"a b\"\nformat = \"json\"\n{columns}"), 1, "no name of a Kafka topic"),
         (format!("topic = \"t\"\nformat = \"avro\"\n{columns}"), 2, "`avro` is not supported yet"),
         (format!("topic = \"t\"\nformat = \"jason\"\n{columns}"), 2, "did you mean `json`?"),
@@ -391,4 +407,22 @@ fn mistakes_in_a_topic_of_changes_have_their_lines() {
         (with("[columns]\nd = { type = \"date\", encoding = \"weeks\" }\n"), 4, "unknown encoding"),
     ];
     assert_each(cases, topic_mistakes);
+}
+
+#[test]
+fn a_service_day_makes_an_event_time_of_its_own() {
+    let t = topic(&with(
+        "time_zone = \"Europe/London\"\nidle = \"30s\"\nmax_future = \"none\"\n\
+         event_time = { date = \"day\", clock = \"at\" }\n\
+         [columns]\nsecret = { type = \"text\", pii = \"drop\" }\nday = \"date\"\nat = \"text\"",
+    ));
+    let names: Vec<&str> = t.schema.fields().iter().map(|f| f.name().as_str()).collect();
+    assert_eq!(names, ["day", "at", "_event_time", "_partition", "_offset", "_timestamp"]);
+    assert_eq!((t.event_time, t.service_day), (Some(2), Some(ServiceDay { date: 0, clock: 1 })));
+    assert_eq!(t.kept("_event_time"), Some(PgType::Timestamptz));
+    assert_eq!((t.idle, t.max_future), (Some(Duration::from_secs(30)), None));
+    let lake = t.lake.as_ref().unwrap();
+    assert_eq!((lake.time_zone, t.time_zone), (t.time_zone, chrono_tz::Europe::London));
+    assert_eq!(lake.partition_by[0].column, 2, "by the date of the computed instant");
+    assert_eq!(t.event_time_declaration(), "at of the service day day in Europe/London");
 }

@@ -4,6 +4,7 @@ mod expressions;
 mod merged;
 mod oracle;
 mod retried;
+mod sketches;
 mod tables;
 mod unique;
 mod unique_retried;
@@ -28,6 +29,7 @@ const TOPIC: &str = r#"topic = "events"
 format = "json"
 event_time = "at"
 max_disorder = "10s"
+max_future = "none"
 
 [columns]
 k      = { type = "text", optional = true }
@@ -82,7 +84,7 @@ impl Declared {
         let mut tables = self.tables();
         let marks: Vec<_> =
             tables.outputs().into_iter().map(|o| (o, Partition(0), mark(0, None))).collect();
-        tables.adopt(&marks);
+        tables.adopt(&marks, &[]);
         tables
     }
 
@@ -114,9 +116,10 @@ impl Cut {
     fn rows(&self) -> Vec<String> {
         match self.sealed.tables.as_slice() {
             [] => Vec::new(),
-            [(_, batch)] => {
-                values(batch).iter().map(|row| row.iter().map(Value::text).collect()).collect()
-            }
+            [(_, delta)] => values(&delta.rows)
+                .iter()
+                .map(|row| row.iter().map(Value::text).collect())
+                .collect(),
             several => panic!("{} models have a delta", several.len()),
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! The streams have disorder, ties, gaps in their offsets, NULLs, rejects and records on which an
 //! expression fails; outputs start at marks of their own; batches, cuts, overlaps and abandoned
-//! cuts fall anywhere.
+//! cuts fall anywhere, and so do advances of event time that no record says (E-4): some stand recorded,
+//! some are made on the way, and those that change nothing any more are forgotten.
 //!
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
-//! kept; open rows kept by `abandon`; lateness judged before WHERE; overflow that wraps;
+//! kept; open rows kept by `abandon`; an advance at an offset that counts only behind its record;
+//! lateness judged before WHERE; overflow that wraps;
 //! the first window still open left out of those that take a late event.
 
 use super::{
@@ -15,9 +17,9 @@ use super::{
     record,
 };
 use crate::{
-    catalog::ModelKind,
+    catalog::{Late, ModelKind, Pick},
     decode::{Decoder, RejectClass},
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
 use proptest::prelude::*;
 use std::{
@@ -79,6 +81,19 @@ enum Function {
     Sum,
     Min,
     Max,
+    /// Counts each value once.
+    Distinct,
+    /// The value in one row: of those for which the condition holds, and the second value is there.
+    Pick(Pick, fn(&Event) -> bool, Option<Eval>),
+}
+
+impl Function {
+    fn width(&self) -> usize {
+        match self {
+            Self::Count | Self::Sum | Self::Min | Self::Max | Self::Distinct => 1,
+            Self::Pick(_, _, by) => 4 + usize::from(by.is_some()),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -114,14 +129,14 @@ impl SaidWindow {
 /// A model, said in Rust.
 struct Said {
     statement: &'static str,
-    /// Its windows, allowed lateness, whether late events are dropped.
-    window: Option<(SaidWindow, i64, bool)>,
+    /// Its windows, allowed lateness, what becomes of late events.
+    window: Option<(SaidWindow, i64, Late)>,
     /// Whether WHERE is true.
     filter: fn(&Event) -> Result<bool, Fails>,
     /// Keys, or the columns of a row; with `primary_key`, indexes in them.
     columns: &'static [Eval],
     primary_key: Option<&'static [usize]>,
-    /// NULL where FILTER leaves the event out, as every part ignores NULL.
+    /// NULL where FILTER leaves the event out, as every part but `Pick` ignores NULL.
     parts: &'static [(Function, Eval)],
 }
 
@@ -175,7 +190,7 @@ const SAID: &[Said] = &[
                    max(amount) AS amount_max, sum(big) FILTER (WHERE small > 0) AS big_small,
                    min(at) AS first
             FROM events WHERE k IS DISTINCT FROM 'b' GROUP BY w",
-        window: Some((SaidWindow::Tumble(60 * SECOND, 0), 5 * SECOND, false)),
+        window: Some((SaidWindow::Tumble(60 * SECOND, 0), 5 * SECOND, Late::Amend)),
         filter: |e| Ok(e.k != Some("b")),
         parts: &[
             (Function::Min, |e| text(e.txt)),
@@ -190,13 +205,39 @@ const SAID: &[Said] = &[
         ..PLAIN
     },
     Said {
+        statement: "chosen AS
+            SELECT n % 2 AS r, tumble(interval '30 seconds') AS w,
+                   count(DISTINCT txt) AS texts, first_value(txt) AS first_txt,
+                   last_value(big) FILTER (WHERE n > 0) AS last_big,
+                   arg_max(k, amount) AS k_of_most, arg_min(n, ratio) AS n_of_least,
+                   arg_max(at, txt) AS at_of_last, bool_and(n > 0) AS all_positive,
+                   bool_or(small > 1) AS some_large,
+                   count(DISTINCT n) FILTER (WHERE big > 0) * 2 AS twice
+            FROM events WHERE k <> 'b' GROUP BY r, w",
+        window: Some((SaidWindow::Tumble(30 * SECOND, 0), 0, Late::Amend)),
+        filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
+        columns: &[|e| int(e.n.map(|n| n % 2))],
+        parts: &[
+            (Function::Distinct, |e| text(e.txt)),
+            (Function::Pick(Pick::First, |_| true, None), |e| text(e.txt)),
+            (Function::Pick(Pick::Last, |e| e.n > Some(0), None), |e| int(e.big)),
+            (Function::Pick(Pick::GreatestBy, |_| true, Some(|e| int(e.amount))), |e| text(e.k)),
+            (Function::Pick(Pick::LeastBy, |_| true, Some(ratio)), |e| int(e.n)),
+            (Function::Pick(Pick::GreatestBy, |_| true, Some(|e| text(e.txt))), |e| int(e.at)),
+            (Function::Min, |e| Ok(e.n.map_or(Value::Null, |n| Value::Bool(n > 0)))),
+            (Function::Max, |e| Ok(e.small.map_or(Value::Null, |s| Value::Bool(s > 1)))),
+            (Function::Distinct, |e| int(e.n.filter(|_| e.big > Some(0)))),
+        ],
+        ..PLAIN
+    },
+    Said {
         statement: "dropped WITH (allowed_lateness = '3 seconds', late = 'drop') AS
             SELECT k, tumble(interval '10 seconds') AS window, count(*) AS rows, count(big) AS bigs,
                    sum(big) AS big, min(big) AS big_min, max(big) AS big_max,
                    avg(amount) AS amount_avg, sum(n) AS n,
                    count(*) FILTER (WHERE n > 0) AS positive
             FROM events WHERE txt <> 'x' GROUP BY window, k",
-        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 3 * SECOND, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 3 * SECOND, Late::Drop)),
         filter: |e| Ok(e.txt.is_some_and(|txt| txt != "x")),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -253,9 +294,11 @@ const SAID: &[Said] = &[
     Said {
         statement: "hopped WITH (allowed_lateness = '2 seconds', late = 'drop') AS
             SELECT hop(interval '4 seconds', interval '18 seconds') AS window, k, count(*) AS rows,
-                   sum(big) AS big, min(txt) AS txt_min, max(ratio) AS ratio_max, avg(amount) AS amount
+                   sum(big) AS big, min(txt) AS txt_min, max(ratio) AS ratio_max, avg(amount) AS amount,
+                   count(DISTINCT txt) AS texts, last_value(small) FILTER (WHERE n > 0) AS last_small,
+                   arg_max(big, amount) AS big_of_most, bool_and(n > 1) AS all_large
             FROM events WHERE n > 0 OR small > 0 GROUP BY window, k",
-        window: Some((SaidWindow::Hop(4 * SECOND, 18 * SECOND), 2 * SECOND, true)),
+        window: Some((SaidWindow::Hop(4 * SECOND, 18 * SECOND), 2 * SECOND, Late::Drop)),
         filter: |e| Ok(e.n > Some(0) || e.small > Some(0)),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -263,6 +306,10 @@ const SAID: &[Said] = &[
             (Function::Sum, |e| int(e.big)),
             (Function::Min, |e| text(e.txt)),
             (Function::Max, ratio),
+            (Function::Distinct, |e| text(e.txt)),
+            (Function::Pick(Pick::Last, |e| e.n > Some(0), None), |e| int(e.small)),
+            (Function::Pick(Pick::GreatestBy, |_| true, Some(|e| int(e.amount))), |e| int(e.big)),
+            (Function::Min, |e| Ok(e.n.map_or(Value::Null, |n| Value::Bool(n > 1)))),
             (Function::Sum, |e| int(e.amount)),
             (Function::Count, |e| int(e.amount)),
         ],
@@ -270,10 +317,20 @@ const SAID: &[Said] = &[
     },
     Said {
         statement: "hopped_amended AS
-            SELECT hop(interval '10 seconds', interval '30 seconds') AS window, sum(n) AS n
+            SELECT hop(interval '10 seconds', interval '30 seconds') AS window, sum(n) AS n,
+                   first_value(txt) AS first_txt, arg_min(at, ratio) AS at_of_least,
+                   count(DISTINCT n) FILTER (WHERE big > 0) AS numbers,
+                   bool_or(small > 1) AS some_large, count(DISTINCT k) AS ks
             FROM events GROUP BY window",
-        window: Some((SaidWindow::Hop(10 * SECOND, 30 * SECOND), 0, false)),
-        parts: &[(Function::Sum, |e| int(e.n))],
+        window: Some((SaidWindow::Hop(10 * SECOND, 30 * SECOND), 0, Late::Amend)),
+        parts: &[
+            (Function::Sum, |e| int(e.n)),
+            (Function::Pick(Pick::First, |_| true, None), |e| text(e.txt)),
+            (Function::Pick(Pick::LeastBy, |_| true, Some(ratio)), |e| int(e.at)),
+            (Function::Distinct, |e| int(e.n.filter(|_| e.big > Some(0)))),
+            (Function::Max, |e| Ok(e.small.map_or(Value::Null, |s| Value::Bool(s > 1)))),
+            (Function::Distinct, |e| text(e.k)),
+        ],
         ..PLAIN
     },
     Said {
@@ -307,18 +364,31 @@ const SAID: &[Said] = &[
         statement: "nobody WITH (late = 'drop') AS
             SELECT tumble(interval '10 seconds') AS window, count(*) AS rows
             FROM events WHERE k = 'nobody' GROUP BY window",
-        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 0, true)),
+        window: Some((SaidWindow::Tumble(10 * SECOND, 0), 0, Late::Drop)),
         filter: |_| Ok(false),
         parts: &[(Function::Count, one)],
+        ..PLAIN
+    },
+    Said {
+        statement: "refused WITH (allowed_lateness = '2 seconds', late = 'dead-letter') AS
+            SELECT hop(interval '5 seconds', interval '15 seconds') AS window, count(*) AS rows,
+                   sum(big / small) AS q
+            FROM events WHERE k <> 'b' GROUP BY window",
+        window: Some((SaidWindow::Hop(5 * SECOND, 15 * SECOND), 2 * SECOND, Late::DeadLetter)),
+        filter: |e| Ok(e.k.is_some_and(|k| k != "b")),
+        parts: &[(Function::Count, one), (Function::Sum, big_over_small)],
         ..PLAIN
     },
     Said {
         statement: "session WITH (allowed_lateness = '5 seconds', late = 'drop') AS
             SELECT session(interval '7 seconds') AS s, k, count(*) AS rows, sum(big) AS big,
                    min(txt) AS txt_min, max(at) AS last, avg(amount) AS amount,
-                   count(*) FILTER (WHERE n > 0) AS positive
+                   count(*) FILTER (WHERE n > 0) AS positive,
+                   last_value(n) - first_value(n) AS grew, arg_min(txt, amount) AS txt_of_least,
+                   arg_max(big, ratio) FILTER (WHERE small > 0) AS big_of_most,
+                   bool_or(n > 1) AS some_large, bool_and(big > 0) AS all_positive
             FROM events WHERE n <> 5 GROUP BY s, k",
-        window: Some((SaidWindow::Session(7 * SECOND), 5 * SECOND, true)),
+        window: Some((SaidWindow::Session(7 * SECOND), 5 * SECOND, Late::Drop)),
         filter: |e| Ok(e.n.is_some_and(|n| n != 5)),
         columns: &[|e| text(e.k)],
         parts: &[
@@ -327,17 +397,29 @@ const SAID: &[Said] = &[
             (Function::Min, |e| text(e.txt)),
             (Function::Max, |e| int(e.at)),
             (Function::Count, |e| int(e.n.filter(|n| *n > 0))),
+            (Function::Pick(Pick::LeastBy, |_| true, Some(|e| int(e.amount))), |e| text(e.txt)),
+            (Function::Pick(Pick::GreatestBy, |e| e.small > Some(0), Some(ratio)), |e| int(e.big)),
+            (Function::Max, |e| Ok(e.n.map_or(Value::Null, |n| Value::Bool(n > 1)))),
+            (Function::Min, |e| Ok(e.big.map_or(Value::Null, |big| Value::Bool(big > 0)))),
             (Function::Sum, |e| int(e.amount)),
             (Function::Count, |e| int(e.amount)),
+            (Function::Pick(Pick::Last, |_| true, None), |e| int(e.n)),
+            (Function::Pick(Pick::First, |_| true, None), |e| int(e.n)),
         ],
         ..PLAIN
     },
     Said {
         statement: "session_of_all AS
-            SELECT session(interval '1 second') AS window, sum(n) AS n, max(ratio) AS ratio
+            SELECT session(interval '1 second') AS window, sum(n) AS n, max(ratio) AS ratio,
+                   first_value(k) AS first_k, last_value(txt) AS last_txt
             FROM events GROUP BY window",
-        window: Some((SaidWindow::Session(SECOND), 0, false)),
-        parts: &[(Function::Sum, |e| int(e.n)), (Function::Max, ratio)],
+        window: Some((SaidWindow::Session(SECOND), 0, Late::Amend)),
+        parts: &[
+            (Function::Sum, |e| int(e.n)),
+            (Function::Max, ratio),
+            (Function::Pick(Pick::First, |_| true, None), |e| text(e.k)),
+            (Function::Pick(Pick::Last, |_| true, None), |e| text(e.txt)),
+        ],
         ..PLAIN
     },
     Said {
@@ -345,7 +427,7 @@ const SAID: &[Said] = &[
         statement: "zoned WITH (late = 'drop') AS
             SELECT tumble(interval '1 minute', 'Africa/Monrovia') AS window, k, sum(n) AS n
             FROM events GROUP BY window, k",
-        window: Some((SaidWindow::Tumble(60 * SECOND, 30 * SECOND), 0, true)),
+        window: Some((SaidWindow::Tumble(60 * SECOND, 30 * SECOND), 0, Late::Drop)),
         columns: &[|e| text(e.k)],
         parts: &[(Function::Sum, |e| int(e.n))],
         ..PLAIN
@@ -373,22 +455,27 @@ struct Outcome {
 /// Records of one partition: (offset, event), ascending.
 type Log = Vec<(i64, Event)>;
 
-/// An event that a model takes: its time, and an argument for each part.
-type Taken = (i64, Vec<Value>);
+/// An event that a model takes: its place by time, partition and offset, and an argument for each
+/// part.
+type Taken<'e> = ((i64, Partition, i64), &'e Event, Vec<Value>);
 
-fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
+fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance]) -> Outcome {
     let mut out = Outcome::default();
     // Of models of sessions: the events of each key.
-    let mut of_sessions: BTreeMap<(usize, Vec<Value>), Vec<Taken>> = BTreeMap::new();
+    let mut of_sessions: BTreeMap<(usize, Vec<Value>), Vec<Taken<'_>>> = BTreeMap::new();
     for ((output, partition), mark) in marks {
         let mut seen: Vec<i64> = mark.event_time_max.iter().map(|t| t.0).collect();
+        let advanced = |to: i64| {
+            let below = advances.iter().filter(|a| a.partition == *partition && a.before.0 <= to);
+            below.map(|a| a.event_time.0).max()
+        };
         let mut fates = Fates::default();
         let said = DECLARED.models.iter().position(|m| Output::Model(m.name.clone()) == *output);
         for (offset, event) in &logs[partition.0 as usize] {
             if *offset < mark.next.0 {
                 continue;
             }
-            let highest = seen.iter().max().copied();
+            let highest = seen.iter().copied().chain(advanced(*offset)).max();
             let mut refuse = |class| {
                 let before = highest.map(EventTime);
                 out.refusals.push((*partition, *offset, output.clone(), class, before));
@@ -417,16 +504,22 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
                 }
             }
             let mut windows = vec![None];
-            if let Some((window, allowed, drop)) = said.window {
+            if let Some((window, allowed, late)) = said.window {
                 let all = window.of(at);
                 let mut open = all.clone();
                 open.retain(|(_, end)| highest.is_none_or(|most| end + allowed + DISORDER > most));
                 if open.len() < all.len() {
                     *out.late.entry(model.name.clone()).or_default() += 1;
                 }
-                windows = if drop { open } else { all }.into_iter().map(Some).collect();
+                let kept = if late == Late::Amend { all } else { open };
+                windows = kept.into_iter().map(Some).collect();
                 if windows.is_empty() {
-                    fates.late += 1;
+                    if late == Late::Drop {
+                        fates.late += 1;
+                    } else {
+                        fates.dead += 1;
+                        refuse(RejectClass::Late);
+                    }
                     continue;
                 }
             }
@@ -439,32 +532,39 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>) -> Outcome {
             };
             fates.accepted += 1;
             if let Some((SaidWindow::Session(_), ..)) = said.window {
-                of_sessions.entry((index, columns)).or_default().push((at, parts));
+                of_sessions.entry((index, columns)).or_default().push((
+                    (at, *partition, *offset),
+                    event,
+                    parts,
+                ));
                 continue;
             }
             let table = out.tables.entry(model.name.clone()).or_default();
             match said.primary_key {
                 None => {
+                    let place = (at, *partition, *offset);
                     for window in windows {
-                        group(said, table, window, &columns, &parts);
+                        group(said, table, event, place, window, &columns, &parts);
                     }
                 }
                 Some(key) => keep(table, key, columns, (at, *partition, *offset)),
             }
         }
         out.fates.insert((output.clone(), *partition), fates);
-        let highest = seen.into_iter().max().map(EventTime);
+        let end = logs[partition.0 as usize].last().map_or(0, |(offset, _)| offset + 1);
+        let reached = advanced(end.max(mark.next.0));
+        let highest = seen.into_iter().chain(reached).max().map(EventTime);
         out.event_time_max.insert((output.clone(), *partition), highest);
     }
     for ((index, columns), mut events) in of_sessions {
         let said = &SAID[index];
         let Some((SaidWindow::Session(gap), ..)) = said.window else { unreachable!() };
         let table = out.tables.entry(DECLARED.models[index].name.clone()).or_default();
-        events.sort_by_key(|(at, _)| *at);
-        for session in events.chunk_by(|(a, _), (b, _)| b - a <= gap) {
-            let window = (session[0].0, session[session.len() - 1].0 + gap);
-            for (_, parts) in session {
-                group(said, table, Some(window), &columns, parts);
+        events.sort_by_key(|(place, ..)| place.0);
+        for session in events.chunk_by(|((a, ..), ..), ((b, ..), ..)| b - a <= gap) {
+            let window = (session[0].0.0, session[session.len() - 1].0.0 + gap);
+            for (place, event, parts) in session {
+                group(said, table, event, *place, Some(window), &columns, parts);
             }
         }
     }
@@ -480,6 +580,8 @@ fn sort_key(refusal: &Refused) -> (Partition, i64, Output) {
 fn group(
     said: &Said,
     table: &mut Merged,
+    event: &Event,
+    (at, partition, offset): (i64, Partition, i64),
     window: Option<(i64, i64)>,
     columns: &[Value],
     parts: &[Value],
@@ -489,38 +591,59 @@ fn group(
     let fresh = || {
         let ends = bounds.iter().map(|(_, end)| end.clone());
         let zero = |(function, _): &(Function, Eval)| match function {
-            Function::Count => Value::Int(0),
-            Function::Sum | Function::Min | Function::Max => Value::Null,
+            Function::Count | Function::Distinct => vec![Value::Int(0)],
+            _ => vec![Value::Null; function.width()],
         };
-        key.iter().cloned().chain(ends).chain(said.parts.iter().map(zero)).collect()
+        key.iter().cloned().chain(ends).chain(said.parts.iter().flat_map(zero)).collect()
     };
     let row: &mut Vec<Value> = table.0.entry(key.clone()).or_insert_with(fresh);
-    let first = row.len() - parts.len();
-    for (stored, ((function, _), new)) in row[first..].iter_mut().zip(said.parts.iter().zip(parts))
-    {
-        if *new == Value::Null {
-            continue;
-        }
+    let mut place = row.len() - said.parts.iter().map(|(f, _)| f.width()).sum::<usize>();
+    let mut set = 0;
+    for ((function, _), new) in said.parts.iter().zip(parts) {
         let new = new.clone();
-        *stored = match (function, &*stored) {
-            (Function::Count, stored) => add(stored, &Value::Int(1)),
-            (_, Value::Null) => new,
-            (Function::Sum, stored) => add(stored, &new),
-            (Function::Min, stored) => {
-                if less(&new, stored) {
-                    new
-                } else {
-                    stored.clone()
+        let stored = &mut row[place..place + function.width()];
+        place += function.width();
+        let here = [i128::from(at), partition.0.into(), offset.into()].map(Value::Int);
+        match function {
+            Function::Pick(pick, condition, by) => {
+                let by = by.map(|by| by(event).expect("a value that cannot fail"));
+                if condition(event) && by != Some(Value::Null) && chooses(*pick, stored, &by, &here)
+                {
+                    let values = std::iter::once(new).chain(by).chain(here);
+                    stored.iter_mut().zip(values).for_each(|(stored, value)| *stored = value);
                 }
             }
-            (Function::Max, stored) => {
-                if less(stored, &new) {
-                    new
-                } else {
-                    stored.clone()
+            Function::Distinct => {
+                let pair = key.iter().chain([&new]).cloned().collect();
+                if new != Value::Null && table.1.insert((set, pair)) {
+                    stored[0] = add(&stored[0], &Value::Int(1));
                 }
+                set += 1;
             }
-        };
+            _ if new == Value::Null => {}
+            Function::Count => stored[0] = add(&stored[0], &Value::Int(1)),
+            _ if stored[0] == Value::Null => stored[0] = new,
+            Function::Sum => stored[0] = add(&stored[0], &new),
+            Function::Min if less(&new, &stored[0]) => stored[0] = new,
+            Function::Max if less(&stored[0], &new) => stored[0] = new,
+            Function::Min | Function::Max => {}
+        }
+    }
+}
+
+fn chooses(pick: Pick, stored: &[Value], by: &Option<Value>, place: &[Value; 3]) -> bool {
+    let known = &stored[stored.len() - 3..];
+    if known[0] == Value::Null {
+        return true;
+    }
+    let nearer = match pick {
+        Pick::Last => place.as_slice() > known,
+        Pick::First | Pick::LeastBy | Pick::GreatestBy => place.as_slice() < known,
+    };
+    match (pick, by) {
+        (Pick::LeastBy, Some(by)) => less(by, &stored[1]) || !less(&stored[1], by) && nearer,
+        (Pick::GreatestBy, Some(by)) => less(&stored[1], by) || !less(by, &stored[1]) && nearer,
+        _ => nearer,
     }
 }
 
@@ -546,18 +669,18 @@ fn keep(
 fn in_oracle_order(model: &crate::catalog::Model, merged: &Merged) -> Merged {
     use crate::catalog::Role;
     let ModelKind::Aggregate(aggregate) = &model.kind else { return merged.clone() };
-    let columns: Vec<_> =
-        model.columns.iter().filter(|c| !matches!(c.role, Role::Derived(_))).collect();
+    let columns: Vec<_> = model.columns.iter().filter(|c| c.role.travels()).collect();
     let of = |role: Role| columns.iter().position(|c| c.role == role);
     let named = |name: &str| columns.iter().position(|c| c.name == name).expect("a column");
     let order: Vec<usize> = of(Role::WindowStart)
         .into_iter()
         .chain(aggregate.keys.iter().map(|k| named(&k.name)))
         .chain(of(Role::WindowEnd))
-        .chain(aggregate.parts.iter().map(|p| named(&p.name)))
+        .chain(aggregate.parts.iter().flat_map(|p| &p.columns).map(|c| named(&c.name)))
         .collect();
     let ordered = |row: &Vec<Value>| order.iter().map(|i| row[*i].clone()).collect();
-    Merged(merged.0.iter().map(|(key, row)| (key.clone(), ordered(row))).collect())
+    let rows = merged.0.iter().map(|(key, row)| (key.clone(), ordered(row)));
+    Merged(rows.collect(), merged.1.clone())
 }
 
 #[derive(Debug, Clone)]
@@ -567,6 +690,8 @@ enum Step {
     Seal,
     /// The cut fails; everything goes back to the marks.
     Abandon,
+    /// Nothing is left to read of a partition, and its event time comes to this.
+    Idle(usize, i64),
 }
 
 /// The lane: reads, cuts, commits, fails.
@@ -579,10 +704,20 @@ struct Lane<'l> {
     next: Vec<usize>,
     open: Vec<Refused>,
     committed: Outcome,
+    /// Recorded, without what is obsolete.
+    advances: Vec<IdleAdvance>,
+    /// Of the open cut.
+    advancing: Vec<IdleAdvance>,
+    /// All that ever were recorded.
+    recorded: Vec<IdleAdvance>,
 }
 
 impl<'l> Lane<'l> {
-    fn new(logs: &'l [Vec<(i64, String)>], marks: BTreeMap<Place, Mark>) -> Self {
+    fn new(
+        logs: &'l [Vec<(i64, String)>],
+        marks: BTreeMap<Place, Mark>,
+        advances: Vec<IdleAdvance>,
+    ) -> Self {
         let mut lane = Self {
             logs,
             tables: DECLARED.tables(),
@@ -591,6 +726,9 @@ impl<'l> Lane<'l> {
             next: Vec::new(),
             open: Vec::new(),
             committed: Outcome::default(),
+            recorded: advances.clone(),
+            advances,
+            advancing: Vec::new(),
         };
         lane.adopt();
         lane
@@ -598,7 +736,8 @@ impl<'l> Lane<'l> {
 
     fn adopt(&mut self) {
         let marks: Vec<_> = self.marks.iter().map(|((o, p), m)| (o.clone(), *p, *m)).collect();
-        self.tables.adopt(&marks);
+        self.advances.sort_by_key(|a| (a.partition, a.before));
+        self.tables.adopt(&marks, &self.advances);
         let position = |p: usize| {
             let marks = marks.iter().filter(|(_, partition, _)| partition.0 as usize == p);
             let lowest = marks.map(|(_, _, mark)| mark.next.0).min().expect("a mark");
@@ -638,26 +777,51 @@ impl<'l> Lane<'l> {
         }
     }
 
+    fn reached(&self, p: usize) -> Offset {
+        match self.next[p] {
+            0 => Offset(0),
+            read => Offset::after(self.logs[p][read - 1].0),
+        }
+    }
+
+    fn idle(&mut self, p: usize, event_time: i64) {
+        let (p, partition) = (p % self.logs.len(), Partition((p % self.logs.len()) as i32));
+        let before = self.reached(p);
+        let ahead = |((_, of), mark): (&Place, &Mark)| *of == partition && mark.next > before;
+        if self.marks.iter().any(ahead) {
+            return;
+        }
+        let advance = IdleAdvance { partition, before, event_time: EventTime(event_time) };
+        if self.tables.advance(advance) {
+            self.advancing.push(advance);
+        }
+    }
+
     fn seal(&mut self) {
+        for (output, partition) in self.marks.keys() {
+            self.tables.pass(output, *partition, self.reached(partition.0 as usize));
+        }
+        self.recorded.extend(&self.advancing);
+        self.advances.append(&mut self.advancing);
         let mut sealed = self.tables.seal().expect("sealed");
         for (name, delta) in &sealed.tables {
-            assert!(delta.num_rows() > 0, "an empty delta is none");
+            assert!(delta.rows.num_rows() > 0, "an empty delta is none");
             let model = DECLARED.models.iter().find(|m| m.name == *name).expect("a model");
             self.committed.tables.entry(name.clone()).or_default().apply(model, delta);
         }
         for (name, late) in sealed.late {
             *self.committed.late.entry(name).or_default() += late;
         }
+        let gone = |a: &IdleAdvance| {
+            sealed.obsolete.iter().any(|o| (o.partition, o.before) == (a.partition, a.before))
+        };
+        self.advances.retain(|advance| !gone(advance));
+        let reached: Vec<_> = (0..self.logs.len()).map(|p| self.reached(p)).collect();
         for (place, mark) in &mut self.marks {
             let counted = sealed.counts.remove(place).expect("every adopted output is counted");
             *self.committed.fates.entry(place.clone()).or_default() += counted.fates;
             self.committed.event_time_max.insert(place.clone(), counted.event_time_max);
-            let p = place.1.0 as usize;
-            let reached = match self.next[p] {
-                0 => Offset(0),
-                read => Offset::after(self.logs[p][read - 1].0),
-            };
-            mark.next = mark.next.max(reached);
+            mark.next = mark.next.max(reached[place.1.0 as usize]);
             mark.event_time_max = counted.event_time_max;
         }
         assert!(sealed.counts.is_empty());
@@ -666,16 +830,18 @@ impl<'l> Lane<'l> {
 
     fn abandon(&mut self) {
         self.open.clear();
+        self.advancing.clear();
         self.tables.abandon().expect("abandoned");
         self.adopt();
     }
 
-    fn run(mut self, steps: &[Step]) -> Outcome {
+    fn run(mut self, steps: &[Step]) -> (Outcome, Vec<IdleAdvance>) {
         for step in steps {
             match step {
                 Step::Read(runs, overlap) => self.read(runs, *overlap),
                 Step::Seal => self.seal(),
                 Step::Abandon => self.abandon(),
+                Step::Idle(p, event_time) => self.idle(*p, *event_time),
             }
         }
         let rest: Vec<_> = (0..self.logs.len()).map(|p| (p, usize::MAX / 2)).collect();
@@ -688,7 +854,7 @@ impl<'l> Lane<'l> {
             }
         }
         out.refusals.sort_by_key(sort_key);
-        out
+        (out, self.recorded)
     }
 }
 
@@ -756,6 +922,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (runs, prop_oneof![3 => Just(0usize), 1 => 1usize..6]).prop_map(|(r, o)| Step::Read(r, o)),
         2 => Just(Step::Seal),
         1 => Just(Step::Abandon),
+        1 => (0usize..3, -45i64..45).prop_map(|(p, s)| Step::Idle(p, s * SECOND)),
     ];
     prop::collection::vec(step, 0..16)
 }
@@ -765,6 +932,18 @@ fn starts() -> impl Strategy<Value = Vec<(i64, Option<i64>)>> {
     let next = prop_oneof![2 => Just(0i64), 1 => 0i64..30];
     let seen = prop_oneof![3 => Just(None), 1 => (-60i64..60).prop_map(|s| Some(s * SECOND))];
     prop::collection::vec((next, seen), 3 * (SAID.len() + 1))
+}
+
+/// What stands recorded before anything is read, one per place.
+fn recorded() -> impl Strategy<Value = Vec<IdleAdvance>> {
+    prop::collection::btree_map((0i32..3, 0i64..40), -45i64..45, 0..5).prop_map(|all| {
+        let one = |((p, before), s): ((i32, i64), i64)| IdleAdvance {
+            partition: Partition(p),
+            before: Offset(before),
+            event_time: EventTime(s * SECOND),
+        };
+        all.into_iter().map(one).collect()
+    })
 }
 
 fn marks_of(starts: &[(i64, Option<i64>)], partitions: usize) -> BTreeMap<Place, Mark> {
@@ -787,12 +966,12 @@ fn texts(logs: &[Log]) -> Vec<Vec<(i64, String)>> {
 proptest! {
     #[test]
     fn any_batches_cuts_and_failures_give_what_one_event_at_a_time_gives(
-        logs in logs(), starts in starts(), steps in steps(),
+        logs in logs(), starts in starts(), steps in steps(), recorded in recorded(),
     ) {
         let marks = marks_of(&starts, logs.len());
-        let wanted = oracle(&logs, &marks);
         let texts = texts(&logs);
-        let got = Lane::new(&texts, marks).run(&steps);
+        let (got, recorded) = Lane::new(&texts, marks.clone(), recorded).run(&steps);
+        let wanted = oracle(&logs, &marks, &recorded);
         for model in &DECLARED.models {
             prop_assert_eq!(got.tables.get(&model.name), wanted.tables.get(&model.name), "{}", model.name);
         }

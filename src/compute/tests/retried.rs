@@ -28,7 +28,7 @@ proptest! {
 
         let mut tables = declared.tables();
         let mark = mark(0, first.map(|second| second * 1_000_000));
-        tables.adopt(&[(Output::DeadLetters, Partition(0), mark), (output.clone(), Partition(0), mark)]);
+        tables.adopt(&[(Output::DeadLetters, Partition(0), mark), (output.clone(), Partition(0), mark)], &[]);
         let mut cuts: Vec<usize> = borders.into_iter().map(|b| b.min(events.len())).collect();
         cuts.extend([0, events.len()]);
         cuts.sort_unstable();
@@ -79,10 +79,10 @@ fn what_a_model_refuses_says_what_that_model_had_seen() {
     let mut tables = declared.tables();
     // The model is behind: the dead letters have passed the first three.
     let (ahead, behind) = (mark(3, Some(9_000_000)), mark(1, None));
-    tables.adopt(&[
-        (Output::DeadLetters, Partition(0), ahead),
-        (output.clone(), Partition(0), behind),
-    ]);
+    tables.adopt(
+        &[(Output::DeadLetters, Partition(0), ahead), (output.clone(), Partition(0), behind)],
+        &[],
+    );
     let texts = [
         event(50, "\"txt\": \"1\""),
         event(5, "\"txt\": \"1\""),

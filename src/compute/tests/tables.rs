@@ -86,8 +86,12 @@ fn every_type_that_the_catalog_takes_is_grouped_counted_and_compared() {
             )]);
             let cut = m.cut(&events);
             let ModelKind::Aggregate(kept) = &m.models[0].kind else { panic!("an aggregate") };
-            let delta = &cut.sealed.tables[0].1;
-            assert_eq!(*delta.column(1).data_type(), kept.parts[0].arrow, "{aggregate}({column})");
+            let delta = &cut.sealed.tables[0].1.rows;
+            assert_eq!(
+                *delta.column(1).data_type(),
+                kept.parts[0].columns[0].arrow,
+                "{aggregate}({column})"
+            );
             assert_eq!(delta.num_rows(), 1, "{aggregate}({column})");
         }
         if ["ratio", "single", "doc"].contains(&column) {
@@ -100,7 +104,7 @@ fn every_type_that_the_catalog_takes_is_grouped_counted_and_compared() {
         ] {
             let m = declared(&[&statement]);
             let cut = m.cut(&events);
-            let delta = &cut.sealed.tables[0].1;
+            let delta = &cut.sealed.tables[0].1.rows;
             assert_eq!(delta.num_rows(), groups, "{statement}");
             let key = m.models[0].columns.iter().find(|c| c.role == Role::Key).unwrap();
             assert_eq!(*delta.column(0).data_type(), key.pg.arrow(), "{statement}");
@@ -132,8 +136,8 @@ fn rows_that_pile_up_are_reduced_to_the_latest_of_each_key() {
         highest = highest.max(tables.memory());
     }
     let sealed = tables.seal().unwrap();
-    assert_eq!(sealed.tables[0].1.num_rows(), 2_000);
-    let rows = super::values(&sealed.tables[0].1);
+    assert_eq!(sealed.tables[0].1.rows.num_rows(), 2_000);
+    let rows = super::values(&sealed.tables[0].1.rows);
     assert!(rows.iter().all(|row| row[1] == super::Value::Int(39)));
     // 160,000 events came; at most this many rows are held.
     let held = REDUCE_AT_ROWS + 2 * 2_000 + 4_000;
@@ -201,7 +205,7 @@ fn lateness_goes_on_from_the_mark() {
         let mut tables = m.tables();
         let marks: Vec<_> =
             tables.outputs().into_iter().map(|o| (o, Partition(0), mark(0, seen))).collect();
-        tables.adopt(&marks);
+        tables.adopt(&marks, &[]);
         let records = records(&events);
         let decoded = m.decode(&records);
         tables.admit(&records, &decoded, &[(Partition(0), Offset(0))], &[]).unwrap();
@@ -232,7 +236,7 @@ fn instants_at_the_ends_of_64_bits_have_a_window() {
     let mut tables = m.fresh();
     tables.admit(&records, &m.decode(&records), &[(Partition(0), Offset(0))], &[]).unwrap();
     let sealed = tables.seal().unwrap();
-    for row in super::values(&sealed.tables[0].1) {
+    for row in super::values(&sealed.tables[0].1.rows) {
         assert!(row[0] < row[1], "{row:?}");
     }
     let counted = sealed.counts[&(Output::Model("m".into()), Partition(0))];

@@ -97,10 +97,12 @@ impl Rebuild {
                     }
                 }
             });
+            let advances = evidence.advances.iter().filter(|(of, _)| *of == topic.name);
+            let advances: Vec<_> = advances.map(|(_, advance)| *advance).collect();
             let built: Result<Vec<_>> = models
                 .map(|(model, marks)| {
                     let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
-                    tables.adopt(&at_first(&tables.outputs(), &marks));
+                    tables.adopt(&at_first(&tables.outputs(), &marks), &advances);
                     let output = Output::Model(model.name.clone());
                     let retried = evidence.retried.iter();
                     let retried = retried.filter(|r| r.topic == topic.name && r.output == output);

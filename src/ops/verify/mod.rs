@@ -112,6 +112,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
         duplicates: snapshot.duplicates().await?,
+        advances: snapshot.advances().await?,
         stray_letters: snapshot.stray_letters().await?,
         retried: snapshot.retried().await?,
         refused_alone: snapshot.refused_alone().await?,

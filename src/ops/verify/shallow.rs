@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     lake::{reader, store::Store},
     ops::status::Ends,
-    record::{Output, Partition, Span},
+    record::{IdleAdvance, Output, Partition, Span},
     warehouse::{
         MarkRow, Warehouse, references,
         snapshot::{Counts, ManifestFile, RetriedRow, Snapshot},
@@ -24,6 +24,8 @@ pub struct Evidence {
     pub files: Vec<ManifestFile>,
     pub dead_letters: Counts,
     pub duplicates: Counts,
+    /// By place.
+    pub advances: Vec<(Arc<str>, IdleAdvance)>,
     pub stray_letters: Vec<(String, String, i32, i64)>,
     pub retried: Vec<RetriedRow>,
     /// Rows of the lake that a model has refused.

@@ -4,16 +4,13 @@
 //! their letters (`retry`).
 
 use crate::{
-    compute::Tables,
-    decode::Decoded,
+    compute::{Delta, Tables},
+    decode::{Decoded, RejectClass},
     error::{Error, Result},
     record::{Epoch, EventTime, Fates, Mark, Offset, Output, Partition},
     warehouse::retry::RetryLetter,
 };
-use arrow::{
-    array::{BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-};
+use arrow::{array::BooleanArray, compute::filter_record_batch};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The good records that one output had refused.
@@ -66,7 +63,7 @@ impl<'a> Concerned<'a> {
         let partitions: BTreeSet<_> = self.letters.iter().map(|l| l.key.partition).collect();
         let marks: Vec<_> =
             partitions.iter().map(|p| (self.output.clone(), *p, BEGINNING)).collect();
-        alone.adopt(&marks);
+        alone.adopt(&marks, &[]);
         let refusals = alone.admit_retried(&self.decoded, &self.before)?;
         let mut sealed = alone.seal()?;
         let mut fates = BTreeMap::new();
@@ -74,12 +71,13 @@ impl<'a> Concerned<'a> {
             let counted = sealed.counts.remove(&(self.output.clone(), partition));
             fates.insert(partition, counted.unwrap_or_default().fates);
         }
-        let failures = refusals.into_iter().map(|refusal| (refusal.record, refusal.reason));
-        Ok((fates, sealed.tables.pop().map(|(_, rows)| rows), failures.collect()))
+        let failures = refusals.into_iter().map(|r| (r.record, r.class, r.reason));
+        Ok((fates, sealed.tables.pop().map(|(_, delta)| delta), failures.collect()))
     }
 }
 
-pub(super) type Through = (BTreeMap<Partition, Fates>, Option<RecordBatch>, Vec<(usize, String)>);
+pub(super) type Through =
+    (BTreeMap<Partition, Fates>, Option<Delta>, Vec<(usize, RejectClass, String)>);
 
 /// Every offset counts: which do is for the refusals to say.
 const BEGINNING: Mark = Mark {

@@ -26,6 +26,8 @@ pub(super) struct OpenCut {
     pub(super) since: Moment,
     pub(super) sequence: i64,
     pub(super) spans: BTreeMap<Partition, Span>,
+    /// Partitions whose event time the clock moved in it: their spans may be empty.
+    pub(super) advanced: BTreeSet<Partition>,
     pub(super) size: Size,
 }
 

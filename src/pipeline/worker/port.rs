@@ -4,7 +4,7 @@
 
 use crate::{
     error::Kind,
-    record::{Epoch, Lane, Mark, Offset, Output, Partition, Span},
+    record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, Span},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,6 +35,11 @@ pub struct Settings {
     pub fenced_wait: Duration,
     /// The topic has a judge (`unique`) in the lane of tables, and the lake follows it (J-1).
     pub judged: bool,
+    /// A partition that had nothing to read for so long has its watermark moved by the clock; None:
+    /// never, only records move it.
+    pub idle_after: Option<Duration>,
+    /// How often logs are asked for their ends, for that.
+    pub idle_check: Duration,
     /// Seed by which waits differ between processes; None: they do not.
     pub jitter: Option<u64>,
 }
@@ -53,6 +58,8 @@ impl Default for Settings {
             backoff_max: Duration::from_secs(15),
             fenced_wait: Duration::from_secs(5),
             judged: false,
+            idle_after: None,
+            idle_check: Duration::from_secs(5),
             jitter: None,
         }
     }
@@ -86,6 +93,8 @@ pub enum Input {
         lane: Lane,
         ticket: Ticket,
         marks: Vec<(Output, Partition, Mark)>,
+        /// Recorded at or above the marks; of the tables.
+        advances: Vec<IdleAdvance>,
     },
     TakeFailed {
         lane: Lane,
@@ -121,6 +130,13 @@ pub enum Input {
     /// End when these are committed (`--until-caught-up`).
     Targets(BTreeMap<Partition, Offset>),
     Tick(Moment),
+    /// The answer to [`Effect::AskEnds`].
+    Ends {
+        /// What the clock showed before anybody was asked.
+        at: EventTime,
+        /// Of the partitions whose leaders answered: the end as a reader of committed records has it.
+        ends: Vec<(Partition, Offset)>,
+    },
     /// Commit what is held and stop reading.
     Drain,
 }
@@ -171,7 +187,7 @@ pub enum Effect {
     /// tell the marks.
     Take { lane: Lane, ticket: Ticket, partitions: Vec<Partition> },
     /// The lane's marks are these now; forget what was held for these partitions.
-    Adopt { lane: Lane, marks: Vec<(Output, Partition, Mark)> },
+    Adopt { lane: Lane, marks: Vec<(Output, Partition, Mark)>, advances: Vec<IdleAdvance> },
     /// Read this partition from here on.
     Seek { partition: Partition, to: Offset },
     /// A new cut begins; of the lake with its files' name.
@@ -183,6 +199,10 @@ pub enum Effect {
     Hold { from: Vec<(Partition, Offset)> },
     /// Verdicts below these offsets are committed: add what is held of them to the lake's cut.
     Follow { to: Vec<(Partition, Offset)> },
+    /// Read the clock, then ask the partitions' leaders where their logs end; answered by `Ends`.
+    AskEnds { partitions: Vec<Partition> },
+    /// The open cut of the tables: event time had come so far before the record at this offset.
+    Advance(IdleAdvance),
     /// End the open cut and commit it; answered by `Committed` or `Failed`.
     Seal { lane: Lane, cut: u64, reason: Reason, moves: Vec<Move> },
     /// Drop the open cut and whatever is in flight, without looking back.

@@ -17,6 +17,7 @@
 mod lookup;
 mod producer;
 mod reader;
+mod refusal;
 
 pub use lookup::Lookup;
 pub use producer::{Producer, Sending};
@@ -279,6 +280,8 @@ pub struct Kafka {
 #[derive(Default)]
 struct Trouble {
     suspected: bool,
+    /// What the client said last that a person could mend.
+    remedy: Option<&'static str>,
     why: Option<String>,
     asked: Option<Instant>,
 }
@@ -335,13 +338,11 @@ impl Kafka {
             Some(Err(error)) => {
                 tracing::debug!(target: "kafka", "{error}");
                 let code = error.rdkafka_error_code();
-                if let Some(
-                    RDKafkaErrorCode::AllBrokersDown
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::TopicAuthorizationFailed,
-                ) = code
-                {
-                    self.lock_trouble().suspected = true;
+                let remedy = code.and_then(|code| refusal::of(code).remedy);
+                if code == Some(RDKafkaErrorCode::AllBrokersDown) || remedy.is_some() {
+                    let mut trouble = self.lock_trouble();
+                    trouble.suspected = true;
+                    trouble.remedy = remedy.or(trouble.remedy);
                 }
             }
             Some(Ok(_)) | None => {}
@@ -362,8 +363,15 @@ impl Kafka {
             return;
         }
         let ask = |topic: &String| self.partitions(topic, ASK_EVERY).err();
-        trouble.why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        let why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        trouble.why = match (why, trouble.remedy) {
+            (Some(why), Some(remedy)) if !why.contains(remedy) => Some(format!("{why}; {remedy}")),
+            (why, _) => why,
+        };
         trouble.suspected = trouble.why.is_some();
+        if !trouble.suspected {
+            trouble.remedy = None;
+        }
         trouble.asked = Some(Instant::now());
     }
 
@@ -405,6 +413,54 @@ impl Kafka {
         let context = || format!("ask Kafka for the offsets of {topic}/{}", partition.0);
         let (low, high) = asked.map_err(|e| Error::retry(context()).because(e))?;
         Ok((Offset(low), Offset(high)))
+    }
+
+    /// Ends as a reader of committed records has them (the last stable offset), asked of the leaders
+    /// now. A partition whose leader does not answer within `timeout` is not there; it keeps none of
+    /// the others waiting for longer.
+    pub fn ends(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Vec<(Partition, Offset)> {
+        match self.ends_at_once(topic, partitions, timeout) {
+            Ok(ends) => ends,
+            // All or none: so one by one.
+            Err(error) if partitions.len() > 1 => {
+                tracing::debug!(topic, "ends of logs: {error}");
+                let one = |p: &Partition| self.ends_at_once(topic, &[*p], ASK_EVERY);
+                partitions.iter().filter_map(|p| one(p).ok()).flatten().collect()
+            }
+            Err(error) => {
+                tracing::debug!(topic, "ends of logs: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    fn ends_at_once(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<(Partition, Offset)>, KafkaError> {
+        // The request behind takes Kafka's number for the end in the place of a time.
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted.add_partition_offset(topic, partition.0, KafkaOffset::End)?;
+        }
+        let told = self.consumer.offsets_for_times(wanted, timeout)?;
+        let end = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match (
+            element.error(),
+            element.offset(),
+        ) {
+            (Ok(()), KafkaOffset::Offset(end)) => {
+                Some((Partition(element.partition()), Offset(end)))
+            }
+            _ => None,
+        };
+        Ok(told.elements().into_iter().filter_map(end).collect())
     }
 
     /// The end as of the last fetch, without asking anybody; None before the first.

@@ -3,9 +3,9 @@
 //! Owns: seeking, what may come out (S-1), librdkafka's messages until they are dropped.
 //! Does not own: where to seek to, when to poll (`pipeline`).
 
-use super::{Kafka, KafkaOffset};
+use super::{Kafka, KafkaOffset, refusal};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     record::{EventTime, Offset, Partition, RawRecord},
 };
 use rdkafka::{
@@ -59,6 +59,7 @@ impl TopicReader {
         let mut fetched = Fetched {
             messages: Vec::with_capacity(messages.len()),
             passed: Vec::new(),
+            trouble: None,
             more: count == max as isize,
             _kafka: self.kafka.clone(),
         };
@@ -78,7 +79,10 @@ impl TopicReader {
                         fetched.messages.push(message);
                     }
                 }
-                code => trouble = self.refused(partition, code, &message),
+                code => match self.refused(partition, code, &message) {
+                    Ok(why) => fetched.trouble = Some(why),
+                    Err(error) => trouble = Err(error),
+                },
             }
         }
         if quiet {
@@ -114,28 +118,24 @@ impl TopicReader {
         passed
     }
 
-    /// An error in place of a record: passing, or the end of reading this partition.
-    fn refused(&self, partition: Partition, code: RDKafkaRespErr, message: &Message) -> Result<()> {
+    /// An error in place of a record: what it waits for, or the end of reading this partition.
+    fn refused(
+        &self,
+        partition: Partition,
+        code: RDKafkaRespErr,
+        message: &Message,
+    ) -> Result<String> {
         let code: RDKafkaErrorCode = code.into();
+        let verdict = refusal::of(code);
         let place = format!("{}/{}@{}", self.topic, partition.0, message.0.offset);
-        match code {
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
-                if self.reading.contains_key(&partition) =>
-            {
-                Err(Error::halt(format!(
-                    "{place} is not in Kafka any more (or not yet): retention has passed the mark, or the topic was made anew ({})",
-                    message.text()
-                )))
-            }
-            RDKafkaErrorCode::BadMessage
-            | RDKafkaErrorCode::InvalidMessage
-            | RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::TopicAuthorizationFailed => {
-                Err(Error::halt(format!("Kafka cannot deliver {place}: {code}")))
-            }
-            _ => {
-                tracing::warn!(target: "kafka", "{place}: {code}: {}", message.text());
-                Ok(())
+        let remedy = verdict.remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
+        let why = format!("Kafka does not deliver {place}{remedy} ({code}: {})", message.text());
+        match verdict.kind {
+            // Of before a seek: what lies at the mark is another matter.
+            Kind::Halt if self.reading.contains_key(&partition) => Err(Error::halt(why)),
+            Kind::Halt | Kind::Retry | Kind::Unknown | Kind::Fenced | Kind::Config => {
+                tracing::warn!(target: "kafka", "{why}");
+                Ok(why)
             }
         }
     }
@@ -227,6 +227,8 @@ pub struct Fetched {
     messages: Vec<Message>,
     /// Read up to here without a record: compacted ones, markers of transactions.
     pub passed: Vec<(Partition, Offset)>,
+    /// Why some partition gives nothing, where it said so.
+    pub trouble: Option<String>,
     /// As many as asked for: there is more.
     pub more: bool,
     /// Buffers belong to the client.

@@ -1,6 +1,7 @@
 //! Against the real thing: PostgreSQL at `HIGHWATER_TEST_POSTGRES` (a URL of a superuser), each
 //! test in a database of its own; and the embedded one. Skipped with a printed line without it.
 
+mod aggregates;
 mod embedded;
 mod merging;
 mod protocol;
@@ -11,6 +12,7 @@ mod unique;
 use super::{Claim, Warehouse, WarehouseSettings};
 use crate::{
     catalog::{Aggregate, Column, Merge, Model, ModelKind, PgType, Role, Rows},
+    compute::Delta,
     cut::{Advance, Cut, Yield},
     record::{EventTime, Fates, Lane, Mark, Offset, Output, Partition, Span},
 };
@@ -149,13 +151,15 @@ pub fn claim(outputs: &[Output], partitions: &[i32]) -> Claim {
         lane: outputs.first().map_or(Lane::Tables, Output::lane),
         outputs: outputs.to_vec(),
         partitions: partitions.iter().map(|p| (Partition(*p), Offset(0))).collect(),
+        partition_count: 2,
         owner: "test".into(),
     }
 }
 
 /// The mark of the one output and partition claimed.
 pub async fn take_one(warehouse: &Warehouse, output: &Output, partition: i32) -> Mark {
-    let taken = warehouse.take(&claim(std::slice::from_ref(output), &[partition])).await.unwrap();
+    let (taken, _) =
+        warehouse.take(&claim(std::slice::from_ref(output), &[partition])).await.unwrap();
     let [(_, _, mark)] = taken[..] else { panic!("{taken:?}") };
     mark
 }
@@ -178,7 +182,7 @@ pub fn cut(advances: Vec<Advance>, yields: Vec<Yield>) -> Cut {
 }
 
 pub fn rows_of(model: &str, rows: RecordBatch) -> Yield {
-    Yield::Table { model: model.into(), rows }
+    Yield::Table { model: model.into(), delta: Delta::of(rows) }
 }
 
 /// A batch by names and arrays.

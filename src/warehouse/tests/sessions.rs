@@ -4,8 +4,8 @@
 //! Mutant it has caught: no lock, so that two processes add neighbours unseen.
 
 use super::{merging::instants, *};
-use crate::catalog::{Late, Shape, Window};
-use arrow::array::{Decimal128Array, Int64Array, StringArray};
+use crate::catalog::{Extreme, Late, Moments, Rank, Shape, Window};
+use arrow::array::{Decimal128Array, Float64Array, Int32Array, Int64Array, StringArray};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,6 +21,12 @@ pub fn sessions(name: &str, keyed: bool) -> Model {
         late: Late::Amend,
     };
     let kind = Aggregate { window: Some(window), keys: Vec::new(), parts: Vec::new() };
+    let names = ["_last_time", "_last_partition", "_last_offset"];
+    let place = names.map(str::to_owned);
+    let rank = Arc::new(Rank { by: None, place, wins: Extreme::Greatest });
+    let last = || Role::Part(Merge::Win(rank.clone()));
+    let [count, mean, squares] = ["_m_count", "_m_mean", "_m_m2"].map(str::to_owned);
+    let moments = Arc::new(Moments { count, mean, squares });
     let mut columns = vec![
         ("s_start", PgType::Timestamptz, Role::WindowStart),
         ("s_end", PgType::Timestamptz, Role::WindowEnd),
@@ -30,6 +36,13 @@ pub fn sessions(name: &str, keyed: bool) -> Model {
         ("fare", PgType::NumericAny, Role::Part(Merge::Add)),
         ("low", PgType::Text, Role::Part(Merge::Least)),
         ("high", PgType::BigInt, Role::Part(Merge::Greatest)),
+        ("last", PgType::Text, last()),
+        ("_last_time", PgType::Timestamptz, last()),
+        ("_last_partition", PgType::Integer, last()),
+        ("_last_offset", PgType::BigInt, last()),
+        ("_m_count", PgType::BigInt, Role::Part(Merge::Add)),
+        ("_m_mean", PgType::Double, Role::Part(Merge::Mean(moments.clone()))),
+        ("_m_m2", PgType::Double, Role::Part(Merge::SquaredDifferences(moments))),
         ("mean", PgType::NumericAny, Role::Derived("round(fare / nullif(taps, 0), 2)".into())),
     ];
     columns.retain(|c| keyed || c.2 != Role::Key);
@@ -39,6 +52,7 @@ pub fn sessions(name: &str, keyed: bool) -> Model {
 #[derive(Debug, Clone)]
 struct Event {
     at: i64,
+    offset: i64,
     card: Option<String>,
     zone: Option<i64>,
     fare: Option<i64>,
@@ -55,6 +69,19 @@ struct Row {
     fare: Option<i64>,
     low: Option<&'static str>,
     high: i64,
+    /// `low` of the last event, NULL or not, by time and offset.
+    last: Option<&'static str>,
+    last_at: (i64, i64),
+    fares: Vec<i64>,
+}
+
+impl Row {
+    /// Whole numbers that mean and squared differences make with the count.
+    fn moments(&self) -> (i64, i64) {
+        let (sum, squares) = (self.fares.iter().sum(), self.fares.iter().map(|f| f * f).sum());
+        let (sum, squares): (i64, i64) = (sum, squares);
+        (sum, self.fares.len() as i64 * squares - sum * sum)
+    }
 }
 
 /// The sessions of events, by sorting each key's by time.
@@ -68,6 +95,7 @@ fn slow(events: &[Event], keyed: bool) -> Vec<(Key, Row)> {
     for (key, mut events) in by_key {
         events.sort_by_key(|e| e.at);
         for session in events.chunk_by(|a, b| b.at - a.at <= GAP) {
+            let last = session.iter().max_by_key(|e| (e.at, e.offset)).expect("an event");
             rows.push((
                 key.clone(),
                 Row {
@@ -77,6 +105,9 @@ fn slow(events: &[Event], keyed: bool) -> Vec<(Key, Row)> {
                     fare: session.iter().filter_map(|e| e.fare).reduce(|a, b| a + b),
                     low: session.iter().filter_map(|e| e.low).min(),
                     high: session.iter().map(|e| e.at % 7).max().unwrap_or_default(),
+                    last: last.low,
+                    last_at: (last.at, last.offset),
+                    fares: session.iter().filter_map(|e| e.fare).collect(),
                 },
             ));
         }
@@ -89,6 +120,10 @@ fn slow(events: &[Event], keyed: bool) -> Vec<(Key, Row)> {
 fn delta(rows: &[(Key, Row)], keyed: bool) -> RecordBatch {
     let of = |value: fn(&Row) -> i64| rows.iter().map(|(_, r)| Some(value(r))).collect();
     let fare: Decimal128Array = rows.iter().map(|(_, r)| r.fare.map(i128::from)).collect();
+    let double = |value: fn(&Row) -> i64| -> Arc<Float64Array> {
+        let of = |r: &Row| value(r) as f64 / r.fares.len().max(1) as f64;
+        Arc::new(rows.iter().map(|(_, r)| Some(of(r))).collect())
+    };
     let mut columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
         ("s_start", instants(of(|r| r.start))),
         ("s_end", instants(of(|r| r.end))),
@@ -98,6 +133,13 @@ fn delta(rows: &[(Key, Row)], keyed: bool) -> RecordBatch {
         ("fare", Arc::new(fare.with_precision_and_scale(38, 0).unwrap())),
         ("low", Arc::new(rows.iter().map(|(_, r)| r.low).collect::<StringArray>())),
         ("high", Arc::new(Int64Array::from_iter(of(|r| r.high)))),
+        ("last", Arc::new(rows.iter().map(|(_, r)| r.last).collect::<StringArray>())),
+        ("_last_time", instants(of(|r| r.last_at.0))),
+        ("_last_partition", Arc::new(Int32Array::from(vec![0; rows.len()]))),
+        ("_last_offset", Arc::new(Int64Array::from_iter(of(|r| r.last_at.1)))),
+        ("_m_count", Arc::new(Int64Array::from_iter(of(|r| r.fares.len() as i64)))),
+        ("_m_mean", double(|r| r.moments().0)),
+        ("_m_m2", double(|r| r.moments().1)),
     ];
     columns.retain(|(name, _)| keyed || !["card", "zone"].contains(name));
     batch(columns)
@@ -112,7 +154,9 @@ fn lines(rows: &[(Key, Row)], keyed: bool) -> Vec<String> {
         .map(|((card, zone), r)| {
             let (fare, low) = (text(&r.fare), text(&r.low));
             let key = if keyed { format!("{}|{}|", text(card), text(zone)) } else { String::new() };
-            format!("{key}{}|{}|{}|{fare}|{low}|{}", r.start, r.end, r.taps, r.high)
+            let (last, (sum, squares)) = (text(&r.last), r.moments());
+            let more = format!("{last}|{}|{}|{sum}|{squares}", r.last_at.1, r.fares.len());
+            format!("{key}{}|{}|{}|{fare}|{low}|{}|{more}", r.start, r.end, r.taps, r.high)
         })
         .collect();
     lines.sort();
@@ -123,7 +167,10 @@ async fn stored(warehouse: &Warehouse, table: &str, keyed: bool) -> Vec<String> 
     let keys = if keyed { "card, zone, " } else { "" };
     let micros = |column| format!("(extract(epoch FROM {column}) * 1000000)::bigint");
     let (start, end) = (micros("s_start"), micros("s_end"));
-    let sql = format!("SELECT {keys}{start}, {end}, taps, fare, low, high FROM {table}");
+    let sql = format!(
+        "SELECT {keys}{start}, {end}, taps, fare, low, high, last, _last_offset, _m_count,
+                round(_m_mean * _m_count)::bigint, round(_m_m2 * _m_count)::bigint FROM {table}"
+    );
     let mut lines = read(warehouse, &sql).await;
     lines.sort();
     lines
@@ -134,6 +181,7 @@ fn random_events(random: &mut StdRng, count: usize, cards: i64) -> Vec<Event> {
     let start = 1_700_000_000 * SECOND;
     let event = |_| Event {
         at: start + random.random_range(0..60) * GAP / 2 + random.random_range(-1..=1),
+        offset: random.random(),
         card: random.random_bool(0.9).then(|| format!("c{}", random.random_range(0..cards))),
         zone: random.random_bool(0.8).then(|| random.random_range(0..2)),
         fare: random.random_bool(0.7).then(|| random.random_range(-5..9)),
@@ -197,6 +245,7 @@ async fn a_cut_may_bridge_stored_sessions_and_a_stored_one_those_of_a_cut() {
     let mut mark = take_one(warehouse, &output, 0).await;
     let event = |second: i64| Event {
         at: second * SECOND,
+        offset: second,
         card: Some("a".into()),
         zone: None,
         fare: Some(second),
@@ -233,7 +282,7 @@ async fn processes_with_the_same_keys_make_one_session_of_neighbours() {
         let warehouse = database.warehouse.clone();
         tokio::spawn(async move {
             let outputs = ["ones", "twos"].map(model_output);
-            let marks = warehouse.take(&claim(&outputs, &[partition])).await.unwrap();
+            let (marks, _) = warehouse.take(&claim(&outputs, &[partition])).await.unwrap();
             let mut random = StdRng::seed_from_u64(partition as u64);
             let mut all = Vec::new();
             for cut_number in 0..15 {

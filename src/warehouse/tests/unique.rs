@@ -99,7 +99,7 @@ async fn the_lake_leaves_out_what_was_recorded_and_nothing_else() {
         advance.fates = Fates { accepted, duplicate, ..Fates::default() };
         let done = warehouse.commit(&cut(vec![advance], vec![Yield::Judged])).await;
         match done {
-            Ok(()) => assert!(whole, "{accepted} {duplicate}"),
+            Ok(_) => assert!(whole, "{accepted} {duplicate}"),
             Err(error) => {
                 assert!(!whole && error.kind == Kind::Halt, "{error}");
                 assert!(error.context.starts_with("U-3"), "{error}");

@@ -6,7 +6,7 @@
 //! forgotten; of two partitions the second one finds the first one's key. The rest of the world
 //! holds the outputs to the verdicts: no output has a duplicate, each has everything else.
 
-use super::servers::{Commit, Life, Log, Out, Place};
+use super::servers::{Advances, Commit, DISORDER, Life, Log, Out, Place};
 use highwater::{
     compute::unique::{Key, Memory},
     record::{EventTime, Offset, Partition},
@@ -16,9 +16,8 @@ use std::{
     time::Duration,
 };
 
-/// Microseconds of event time: a key is remembered for about so many records.
-pub const WITHIN: Duration = Duration::from_micros(40);
-pub const DISORDER: Duration = Duration::from_micros(6);
+/// Of event time: less than a seed lasts, more than its records are out of order.
+pub const WITHIN: Duration = Duration::from_millis(400);
 pub const KEYS_MAX: usize = 1_000_000;
 
 /// A row of `highwater.unique_keys`.
@@ -47,55 +46,61 @@ pub struct Records {
     pub conflicts: u64,
 }
 
-fn remember() -> i64 {
-    (WITHIN + DISORDER).as_micros() as i64
+/// What a cut of the judge is held against.
+pub struct Kept<'a> {
+    /// By partition: how far event time has come when the cut is committed.
+    pub reached: &'a BTreeMap<i32, i64>,
+    /// Those of the cut as well.
+    pub advances: &'a Advances,
+    pub logs: &'a [Log],
 }
 
-/// The highest event time of a partition below an offset.
-fn reached(log: &Log, to: i64) -> Option<i64> {
-    log.records(log.start, to).map(|offset| log.record(offset).1).max()
+impl Kept<'_> {
+    fn is_over(&self, p: i32, forget_at: i64) -> bool {
+        self.reached.get(&p).is_some_and(|time| *time >= forget_at)
+    }
+
+    /// How far event time had come before the record at an offset: by records, and by the clock.
+    fn before(&self, p: i32, offset: i64) -> Option<i64> {
+        let log = &self.logs[p as usize];
+        let by_records = log.records(log.start, offset).map(|offset| log.event_time(offset)).max();
+        by_records.max(self.advances.range((p, 0)..=(p, offset)).map(|(_, time)| *time).max())
+    }
+}
+
+fn remember() -> i64 {
+    WITHIN.as_micros() as i64 + DISORDER
 }
 
 impl Records {
-    /// Of each partition its mark, and so how far its event time has come.
-    pub fn reached(&self, marks: &[(i32, i64)], logs: &[Log]) -> Vec<(Partition, EventTime)> {
-        let of = |&(p, next): &(i32, i64)| {
-            Some((Partition(p), EventTime(reached(&logs[p as usize], next)?)))
-        };
-        marks.iter().filter_map(of).collect()
-    }
-
     /// `floors`: the lowest mark of each partition taken.
-    pub fn recall(&self, marks: &[(i32, i64)], floors: &[(i32, i64)], logs: &[Log]) -> Memory {
-        let reached = self.reached(marks, logs);
+    pub fn recall(&self, reached: Vec<(Partition, EventTime)>, floors: &[(i32, i64)]) -> Memory {
         let forgotten = |row: &Row| {
             reached.iter().any(|(p, time)| p.0 == row.partition && time.0 >= row.forget_at)
         };
         let keys = self.keys.iter().filter(|(_, row)| !forgotten(row));
-        let keys =
-            keys.map(|(key, row)| (*key, Partition(row.partition), EventTime(row.forget_at)));
+        let keys: Vec<_> = keys
+            .map(|(key, row)| (*key, Partition(row.partition), EventTime(row.forget_at)))
+            .collect();
         let verdicts = floors.iter().map(|&(p, from)| {
             let offsets = self.duplicates.range((p, from)..(p + 1, 0)).map(|(_, o)| *o);
             (Partition(p), Offset(from), offsets.collect())
         });
-        Memory { keys: keys.collect(), verdicts: verdicts.collect(), reached: reached.clone() }
+        Memory { keys, verdicts: verdicts.collect(), reached }
     }
 
     /// What the cut's transaction does with its keys; false: another process's is in the way.
     pub fn commit(
         &mut self,
         commit: &Commit,
-        marks: &[(i32, i64)],
-        logs: &[Log],
+        kept: &Kept<'_>,
         number: u64,
         given_up: bool,
     ) -> bool {
-        let reached: BTreeMap<i32, i64> =
-            self.reached(marks, logs).into_iter().map(|(p, t)| (p.0, t.0)).collect();
-        let is_over = |p: i32, forget_at: i64| reached.get(&p).is_some_and(|t| *t >= forget_at);
+        let logs = kept.logs;
         for new in &commit.keys {
             let Some(row) = self.keys.get(&new.key) else { continue };
-            if !is_over(row.partition, row.forget_at) {
+            if !kept.is_over(row.partition, row.forget_at) {
                 let own = row.life == commit.life && !given_up && !row.given_up;
                 assert!(!own, "U-1: a key is taken twice by the same life, {new:?} {row:?}");
                 self.conflicts += 1;
@@ -118,25 +123,19 @@ impl Records {
             assert_eq!(duplicate.event_time.0, time);
         }
         if number.is_multiple_of(3) {
-            self.keys.retain(|_, row| !is_over(row.partition, row.forget_at));
+            self.keys.retain(|_, row| !kept.is_over(row.partition, row.forget_at));
         }
-        self.look_again(commit, logs, number, &is_over);
+        self.look_again(commit, kept, number);
         true
     }
 
     /// The oracle.
-    fn look_again(
-        &mut self,
-        commit: &Commit,
-        logs: &[Log],
-        number: u64,
-        is_over: &dyn Fn(i32, i64) -> bool,
-    ) {
+    fn look_again(&mut self, commit: &Commit, kept: &Kept<'_>, number: u64) {
         let spans: Vec<_> =
             commit.moves.iter().filter(|m| Out::of(&m.output) == Out::DeadLetters).collect();
         for m in &spans {
             let p = m.partition.0;
-            let log = &logs[p as usize];
+            let log = &kept.logs[p as usize];
             for offset in log.records(m.span.from.0, m.span.to.0) {
                 if !self.duplicates.contains(&(p, offset)) {
                     let (key, time) = log.record(offset);
@@ -148,10 +147,10 @@ impl Records {
         }
         for m in spans {
             let p = m.partition.0;
-            let log = &logs[p as usize];
+            let log = &kept.logs[p as usize];
             for offset in log.records(m.span.from.0, m.span.to.0) {
                 let (key, _) = log.record(offset);
-                let before = reached(log, offset);
+                let before = kept.before(p, offset);
                 let others = self.taken.get(&key).into_iter().flatten();
                 let mut others = others.filter(|t| t.place != (p, offset));
                 let remembered_here = |t: &Taken| {
@@ -168,7 +167,7 @@ impl Records {
                         remembered_here(t)
                             || t.place.0 != p
                                 && t.commit < number
-                                && !is_over(t.place.0, t.forget_at)
+                                && !kept.is_over(t.place.0, t.forget_at)
                     });
                     assert!(
                         first.is_none(),

@@ -7,15 +7,17 @@
 //! and brings the trouble: processes die before, during and after an effect, freeze over a
 //! take-over, are expelled, halt, drain, jump in time, run two versions with different models;
 //! requests are lost, answered late or not, land after they were given up; each service goes away.
-//! Then trouble ends, and everything must come to an end in bounded time.
+//! Beside them all a sweeper lists what is staged, reads what the warehouse names, and removes the
+//! rest, with any time between. Then trouble ends, and everything must come to an end in bounded time.
 //!
 //! Held at every step: a mark moves only from where a cut begins, at the cut's epoch, all of a cut
 //! or nothing (C-1, W-1); a cut yields each record of its spans once and nothing else (C-3), each
 //! offset has a fate (I-3); only committed uploads become visible, are never aborted, never
 //! replaced (W-4); numbers of a partition's files ascend (L-2); one commit in flight per lane
 //! (P-1); only what is held is sought; nothing is released with work on it (P-5); nothing is
-//! acknowledged before it is committed; no cut is refused without a rival. At the end: each output
-//! has each record once, visible objects are the manifest's and hold the log, and one process
+//! acknowledged before it is committed; no cut is refused without a rival; the clock moves event time
+//! only at the log's end, never back, and before anybody has judged what follows (E-4). At the end: each
+//! output has each record once, and has judged it as who reads all anew with what stands recorded, visible objects are the manifest's and hold the log, and one process
 //! more finds nothing left over.
 //!
 //! `HIGHWATER_SIM_SEEDS=1000000` runs longer, `HIGHWATER_SIM_SEED=7` replays one; a failure names

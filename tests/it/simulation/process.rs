@@ -2,16 +2,17 @@
 //! `pipeline::driver`, `pipeline::encoder` and `compute` do them.
 
 use super::{
-    judge::{DISORDER, KEYS_MAX, WITHIN},
-    servers::{Commit, File, Life, Out, Place},
+    judge::{KEYS_MAX, WITHIN},
+    servers::{Commit, DISORDER, File, Life, Log, Out, Place, Taken, Verdict, WINDOW},
     tasks::{Task, TaskId, Upload, Work},
     world::World,
 };
 use highwater::{
     compute::unique::{Judge, Key, Memory},
     error::Kind,
+    event_time::Lateness,
     pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Ticket, Worker},
-    record::{EventTime, Lane, Mark, Offset, Output, Partition},
+    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use rand::Rng;
 use std::{
@@ -26,7 +27,7 @@ pub enum News {
     Revoked(u64, Vec<i32>),
     Lost(Vec<i32>),
     Worker(Input),
-    Taken { lane: Lane, ticket: Ticket, marks: Vec<(Output, Partition, Mark)>, memory: Memory },
+    Taken { lane: Lane, ticket: Ticket, taken: Taken, memory: Memory },
     Reached(Vec<(Partition, EventTime)>),
 }
 
@@ -42,6 +43,22 @@ pub struct OpenLake {
     files: BTreeMap<i64, (TaskId, Vec<Place>)>,
     rows: usize,
     partitions: BTreeSet<i32>,
+}
+
+/// Where an output of the tables stands in a partition, as `compute` keeps it.
+#[derive(Debug)]
+struct Standing {
+    floor: i64,
+    lateness: Lateness,
+    ahead: VecDeque<IdleAdvance>,
+}
+
+impl Standing {
+    fn pass(&mut self, to: i64) {
+        while let Some(advance) = self.ahead.pop_front_if(|advance| advance.before.0 <= to) {
+            self.lateness.observe(advance.event_time);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -70,8 +87,11 @@ pub struct Process {
     disturbed: BTreeSet<i32>,
     releases: Vec<(u64, BTreeSet<i32>)>,
     /// The lane of tables: floors per mark, and what is open.
-    standing: BTreeMap<(Out, i32), i64>,
-    rows: Vec<(Out, Place)>,
+    standing: BTreeMap<(Out, i32), Standing>,
+    rows: Vec<Verdict>,
+    advances: BTreeMap<Place, i64>,
+    /// When the question for the ends of logs was put.
+    pub asked: u64,
     lake_standing: BTreeSet<i32>,
     lake: Option<OpenLake>,
     flights: BTreeMap<Lane, (u64, Vec<Move>)>,
@@ -85,7 +105,10 @@ pub struct Process {
 
 impl Process {
     pub fn new(life: Life, slot: usize, settings: Settings, outputs: Vec<Out>) -> Self {
-        let judge = settings.judged.then(|| Judge::new(WITHIN, DISORDER, KEYS_MAX));
+        let judge = settings.judged.then(|| {
+            let disorder = Duration::from_micros(DISORDER as u64);
+            Judge::new(WITHIN, disorder, KEYS_MAX)
+        });
         Self {
             life,
             slot,
@@ -105,6 +128,8 @@ impl Process {
             releases: Vec::new(),
             standing: BTreeMap::new(),
             rows: Vec::new(),
+            advances: BTreeMap::new(),
+            asked: 0,
             lake_standing: BTreeSet::new(),
             lake: None,
             flights: BTreeMap::new(),
@@ -126,7 +151,8 @@ impl Process {
     fn holds_work_of(&self, partition: i32) -> bool {
         let mut moves = self.flights.values().flat_map(|(_, moves)| moves);
         moves.any(|m| m.partition.0 == partition)
-            || self.rows.iter().any(|(_, (p, _))| *p == partition)
+            || self.rows.iter().any(|(_, (p, _), _)| *p == partition)
+            || self.advances.keys().any(|(p, _)| *p == partition)
             || self.lake.as_ref().is_some_and(|lake| lake.partitions.contains(&partition))
     }
 }
@@ -188,9 +214,9 @@ impl World {
                 }
                 Input::Lost(partitions(&list))
             }
-            News::Taken { lane, ticket, marks, memory } => {
+            News::Taken { lane, ticket, taken: (marks, advances), memory } => {
                 p.memory = memory;
-                self.decide(p, Input::Taken { lane, ticket, marks }, &[])?;
+                self.decide(p, Input::Taken { lane, ticket, marks, advances }, &[])?;
                 if !p.judge.as_ref().is_some_and(Judge::is_contested) {
                     return Ok(());
                 }
@@ -338,7 +364,13 @@ impl World {
                 let outputs = p.outputs_of(lane);
                 self.start_take(p.life, lane, ticket, numbers(&partitions), outputs);
             }
-            Effect::Adopt { lane, marks } => adopt(p, lane, &marks),
+            Effect::Adopt { lane, marks, advances } => adopt(p, lane, &marks, &advances),
+            Effect::AskEnds { partitions } => {
+                p.asked = self.now;
+                let at = EventTime((self.now + p.skew) as i64);
+                self.start_ends(p.life, at, numbers(&partitions));
+            }
+            Effect::Advance(advance) => self.advance(p, advance),
             Effect::Seek { partition, to } => {
                 let partition = partition.0;
                 assert!(p.held.contains(&partition), "a seek of {partition}, which is not held");
@@ -348,7 +380,8 @@ impl World {
             }
             Effect::Open { lane: Lane::Tables, cut, .. } => {
                 p.tables_cut = cut;
-                assert!(p.rows.is_empty(), "a cut opens on another's rows");
+                let empty = p.rows.is_empty() && p.advances.is_empty();
+                assert!(empty, "a cut opens on another's rows");
             }
             Effect::Open { lane: Lane::Lake, cut, sequence, partition, from, epoch } => {
                 assert!(p.lake.is_none(), "a cut of the lake opens within another");
@@ -363,7 +396,7 @@ impl World {
                 };
                 let rows: Vec<Place> = batch.iter().copied().filter(wanted).collect();
                 match lane {
-                    Lane::Tables => self.admit_to_tables(p, &rows),
+                    Lane::Tables => admit_to_tables(p, &rows, &self.logs),
                     Lane::Lake => self.admit_to_lake(p, &rows),
                 }
             }
@@ -392,23 +425,6 @@ impl World {
             Effect::Stop { .. } => p.stopped = true,
         }
         None
-    }
-
-    fn admit_to_tables(&mut self, p: &mut Process, rows: &[Place]) {
-        for &(partition, offset) in rows {
-            let (key, time) = self.logs[partition as usize].record(offset);
-            let (key, time) = (Key(u128::from(key)), EventTime(time));
-            let judge = p.judge.as_mut();
-            if judge.is_some_and(|judge| judge.verdict(Partition(partition), offset, time, key)) {
-                continue;
-            }
-            for &out in &p.outputs {
-                let floor = p.standing.get(&(out, partition)).expect("a record before its mark");
-                if offset >= *floor {
-                    p.rows.push((out, (partition, offset)));
-                }
-            }
-        }
     }
 
     fn follow(&mut self, p: &mut Process, to: &[(Partition, Offset)]) -> Option<Input> {
@@ -460,17 +476,47 @@ impl World {
         }
     }
 
+    /// Only at the log's end, as it was when the clock was read or later.
+    fn advance(&mut self, p: &mut Process, advance: IdleAdvance) {
+        let IdleAdvance { partition, before, event_time } = advance;
+        let end = self.logs[partition.0 as usize].end_at(p.asked);
+        assert!(before.0 >= end, "E-4: an advance at {}@{}, before {end}", partition.0, before.0);
+        if let Some(judge) = &mut p.judge {
+            judge.hear(&[(partition, event_time)]);
+        }
+        let mut rises = false;
+        for (_, standing) in p.standing.iter_mut().filter(|((_, of), _)| *of == partition.0) {
+            assert!(standing.floor <= before.0, "E-4: an advance below a mark");
+            standing.pass(before.0);
+            rises |= standing.lateness.watermark.max() < Some(event_time);
+            standing.lateness.observe(event_time);
+        }
+        if rises {
+            let known = p.advances.entry((partition.0, before.0)).or_insert(event_time.0);
+            *known = event_time.0.max(*known);
+        }
+    }
+
     fn seal(&mut self, p: &mut Process, lane: Lane, cut: u64, moves: Vec<Move>) {
         let before = p.flights.insert(lane, (cut, moves.clone()));
         assert!(before.is_none(), "P-1: {lane:?} has a second commit in flight");
-        let life = p.life;
-        let (rows, files, keys, duplicates) = Default::default();
-        let commit = Commit { life, lane, cut, moves, rows, files, keys, duplicates };
+        let (rows, advances, files) = (Vec::new(), Vec::new(), Vec::new());
+        let (keys, duplicates) = (Vec::new(), Vec::new());
+        let (life, times) = (p.life, BTreeMap::new());
+        let mut commit =
+            Commit { life, lane, cut, moves, rows, advances, times, keys, duplicates, files };
         match lane {
             Lane::Tables => {
+                for m in &commit.moves {
+                    let key = (Out::of(&m.output), m.partition.0);
+                    let standing = p.standing.get_mut(&key).expect("a mark was adopted");
+                    standing.pass(m.span.to.0);
+                    commit.times.insert(key, standing.lateness.watermark.max().map(|t| t.0));
+                }
                 let rows = std::mem::take(&mut p.rows);
+                let advances = std::mem::take(&mut p.advances).into_iter().collect();
                 let (keys, duplicates) = p.judge.as_mut().map(Judge::seal).unwrap_or_default();
-                self.start_commit(Commit { rows, keys, duplicates, ..commit });
+                self.start_commit(Commit { rows, advances, keys, duplicates, ..commit });
             }
             Lane::Lake => {
                 let lake = p.lake.take().expect("a cut is open when it is sealed");
@@ -487,6 +533,7 @@ impl World {
         match lane {
             Lane::Tables => {
                 p.rows.clear();
+                p.advances.clear();
                 p.standing.clear();
                 if let Some(judge) = &mut p.judge {
                     judge.abandon();
@@ -522,18 +569,52 @@ impl World {
     }
 }
 
-fn adopt(p: &mut Process, lane: Lane, marks: &[(Output, Partition, Mark)]) {
+fn adopt(
+    p: &mut Process,
+    lane: Lane,
+    marks: &[(Output, Partition, Mark)],
+    advances: &[IdleAdvance],
+) {
     if let (Lane::Tables, Some(judge)) = (lane, &mut p.judge) {
         judge.adopt(marks, &p.memory);
     }
     for (output, partition, mark) in marks {
         match lane {
             Lane::Tables => {
-                p.standing.insert((Out::of(output), partition.0), mark.next.0);
+                let disorder = Duration::from_micros(DISORDER as u64);
+                let lateness = Lateness::new(mark.event_time_max, disorder);
+                let ahead = advances.iter().filter(|a| a.partition == *partition).copied();
+                let floor = mark.next.0;
+                let mut standing = Standing { floor, lateness, ahead: ahead.collect() };
+                standing.pass(floor);
+                p.standing.insert((Out::of(output), partition.0), standing);
             }
             Lane::Lake => {
                 p.lake_standing.insert(partition.0);
                 p.waiting.remove(&partition.0);
+            }
+        }
+    }
+}
+
+fn admit_to_tables(p: &mut Process, rows: &[Place], logs: &[Log]) {
+    for &(partition, offset) in rows {
+        let (key, time) = logs[partition as usize].record(offset);
+        let (key, time) = (Key(u128::from(key)), EventTime(time));
+        let judge = p.judge.as_mut();
+        let is_duplicate =
+            judge.is_some_and(|judge| judge.verdict(Partition(partition), offset, time, key));
+        for &out in &p.outputs {
+            let standing = p.standing.get_mut(&(out, partition));
+            let standing = standing.expect("a record before its mark");
+            if offset >= standing.floor {
+                standing.pass(offset);
+                let end = time.0.div_euclid(WINDOW) * WINDOW + WINDOW;
+                let late = standing.lateness.watermark.is_final(end, 0);
+                standing.lateness.observe(time);
+                if !is_duplicate {
+                    p.rows.push((out, (partition, offset), late));
+                }
             }
         }
     }

@@ -4,12 +4,12 @@
 //!
 //! Every method checks what it is asked against the invariants and panics where one is broken.
 
-use super::judge::Records;
+use super::judge::{Kept, Records};
 use highwater::{
     compute::unique::{Duplicate, Memory, NewKey},
     error::Kind,
     pipeline::worker::Move,
-    record::{Epoch, EventTime, Lane, Mark, Offset, Output, Partition},
+    record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub type Life = usize;
 /// A record's place: partition and offset.
 pub type Place = (i32, i64);
+/// What an output of the tables makes of a record: whether it came too late.
+pub type Verdict = (Out, Place, bool);
+
+/// Tumbling windows, so small that some records are late.
+pub const WINDOW: i64 = 100_000;
+pub const DISORDER: i64 = 50_000;
 
 /// An output by number, so that sets of them are cheap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,21 +67,33 @@ impl Out {
 #[derive(Debug, Default)]
 pub struct Log {
     pub start: i64,
-    /// Key and event time of each record.
-    present: Vec<Option<(u32, i64)>>,
+    /// The key of each record.
+    present: Vec<Option<u32>>,
+    /// Event time, and when it was appended.
+    times: Vec<(i64, u64)>,
 }
 
 impl Log {
     pub fn new(start: i64) -> Self {
-        Self { start, present: Vec::new() }
+        Self { start, present: Vec::new(), times: Vec::new() }
     }
 
     pub fn end(&self) -> i64 {
         self.start + self.present.len() as i64
     }
 
-    pub fn append(&mut self, record: Option<(u32, i64)>) {
-        self.present.push(record);
+    pub fn append(&mut self, key: Option<u32>, event_time: i64, now: u64) {
+        self.present.push(key);
+        self.times.push((event_time, now));
+    }
+
+    pub fn event_time(&self, offset: i64) -> i64 {
+        self.times[(offset - self.start) as usize].0
+    }
+
+    /// Where it ended then.
+    pub fn end_at(&self, then: u64) -> i64 {
+        self.start + self.times.partition_point(|(_, appended)| *appended < then) as i64
     }
 
     pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = i64> + '_ {
@@ -83,9 +101,10 @@ impl Log {
         (low..high).filter(|o| self.present[(o - self.start) as usize].is_some())
     }
 
-    /// Of a record that is there.
+    /// Key and event time of a record that is there.
     pub fn record(&self, offset: i64) -> (u32, i64) {
-        self.present[(offset - self.start) as usize].expect("a record")
+        let key = self.present[(offset - self.start) as usize].expect("a record");
+        (key, self.event_time(offset))
     }
 }
 
@@ -95,6 +114,7 @@ struct Row {
     first: i64,
     next: i64,
     epoch: i64,
+    event_time_max: Option<i64>,
     sequence: i64,
     fates: u64,
     /// Who took it last, and whether that take landed after its taker had given it up.
@@ -118,6 +138,9 @@ struct Committed {
     completed: bool,
 }
 
+/// How far event time came without a record: by place.
+pub type Advances = BTreeMap<Place, i64>;
+
 /// A cut on its way.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -126,7 +149,11 @@ pub struct Commit {
     pub cut: u64,
     pub moves: Vec<Move>,
     /// Of the tables.
-    pub rows: Vec<(Out, Place)>,
+    pub rows: Vec<Verdict>,
+    /// How far event time came without a record: by place.
+    pub advances: Vec<(Place, i64)>,
+    /// Per mark that moves: how far event time had come.
+    pub times: BTreeMap<(Out, i32), Option<i64>>,
     /// Of the judge.
     pub keys: Vec<NewKey>,
     pub duplicates: Vec<Duplicate>,
@@ -139,6 +166,10 @@ pub struct Warehouse {
     marks: BTreeMap<(Out, i32), Row>,
     /// How often each record was applied: per mark, by offset from the mark's first.
     applied: BTreeMap<(Out, i32), Vec<u8>>,
+    /// What each output of the tables made of each record.
+    verdicts: BTreeMap<(Out, Place), bool>,
+    /// `highwater.idle_advances`.
+    advances: Advances,
     files: BTreeMap<String, Committed>,
     /// Upload to path, partition, epoch.
     notes: BTreeMap<u64, (String, i32, i64)>,
@@ -146,7 +177,11 @@ pub struct Warehouse {
     pub judged: bool,
     pub commits: u64,
     pub fenced: u64,
+    pub advanced: u64,
 }
+
+/// Marks, and what moved event time without a record from there on.
+pub type Taken = (Vec<(Output, Partition, Mark)>, Vec<IdleAdvance>);
 
 impl Warehouse {
     pub fn new(judged: bool) -> Self {
@@ -160,7 +195,7 @@ impl Warehouse {
         lane: Lane,
         partitions: &[(i32, i64)],
         stray: bool,
-    ) -> Vec<(Output, Partition, Mark)> {
+    ) -> Taken {
         let mut taken = Vec::new();
         for &(partition, oldest) in partitions {
             for &out in outputs {
@@ -168,6 +203,7 @@ impl Warehouse {
                     first: oldest,
                     next: oldest,
                     epoch: 0,
+                    event_time_max: None,
                     sequence: 0,
                     fates: 0,
                     owner: life,
@@ -186,7 +222,7 @@ impl Warehouse {
                         first: Offset(row.first),
                         next: Offset(row.next),
                         epoch: Epoch(row.epoch),
-                        event_time_max: None,
+                        event_time_max: row.event_time_max.map(EventTime),
                         fates: Default::default(),
                         sequence: row.sequence,
                     };
@@ -194,7 +230,79 @@ impl Warehouse {
                 }
             }
         }
-        taken
+        (taken, self.advances_for(outputs, lane, partitions))
+    }
+
+    /// At or above the lowest mark, and the furthest below it.
+    fn advances_for(
+        &self,
+        outputs: &[Out],
+        lane: Lane,
+        partitions: &[(i32, i64)],
+    ) -> Vec<IdleAdvance> {
+        let mut advances = Vec::new();
+        for &(p, _) in partitions.iter().filter(|_| lane == Lane::Tables) {
+            let lowest = outputs.iter().map(|out| self.marks[&(*out, p)].next).min();
+            let lowest = lowest.expect("an output");
+            let below = self.advances.range((p, 0)..(p, lowest)).map(|(_, t)| *t).max();
+            let at_or_above = self.advances.range((p, lowest)..(p, i64::MAX));
+            let all = below.map(|t| (lowest - 1, t)).into_iter();
+            advances.extend(all.chain(at_or_above.map(|((_, before), t)| (*before, *t))).map(
+                |(before, t)| IdleAdvance {
+                    partition: Partition(p),
+                    before: Offset(before),
+                    event_time: EventTime(t),
+                },
+            ));
+        }
+        advances
+    }
+
+    /// E-4: nobody has judged a record behind the place, and it is the cut's own.
+    fn record_advances(&mut self, commit: &Commit) {
+        for &((p, before), t) in &commit.advances {
+            for (&(out, _), row) in self.marks.iter().filter(|((_, of), _)| *of == p) {
+                let judged = out != Out::Lake && row.next > before;
+                let own =
+                    commit.moves.iter().find(|m| (Out::of(&m.output), m.partition.0) == (out, p));
+                assert!(
+                    !judged,
+                    "E-4: {out:?} stands at {} above the advance at {p}@{before}",
+                    row.next
+                );
+                let within = own.is_none_or(|m| before <= m.span.to.0);
+                assert!(within, "E-4: an advance at {p}@{before} outside of {own:?}");
+            }
+            let known = self.advances.entry((p, before)).or_insert(t);
+            assert!(t >= *known, "event time goes back at {p}@{before}, from {known} to {t}");
+            *known = t;
+            self.advanced += 1;
+        }
+    }
+
+    /// Whoever reads the log anew, slowly, with what stands recorded, judges as was judged.
+    fn check_verdicts(&self, logs: &[Log]) {
+        for (&(out, p), row) in self.marks.iter().filter(|((out, _), _)| *out != Out::Lake) {
+            let log = &logs[p as usize];
+            let mut seen: Vec<i64> = Vec::new();
+            for offset in log.records(row.first, row.next) {
+                let advanced = self.advances.range((p, 0)..=(p, offset)).map(|(_, t)| *t).max();
+                let highest = seen.iter().copied().chain(advanced).max();
+                let t = log.event_time(offset);
+                let end = t.div_euclid(WINDOW) * WINDOW + WINDOW;
+                let late = highest.is_some_and(|highest| end <= highest - DISORDER);
+                seen.push(t);
+                if self.records.duplicates.contains(&(p, offset)) {
+                    continue;
+                }
+                let judged = self.verdicts.get(&(out, (p, offset)));
+                assert_eq!(
+                    judged,
+                    Some(&late),
+                    "E-4: a replay judges {out:?} {p}@{offset} otherwise"
+                );
+            }
+        }
     }
 
     /// `given_up`: the process does not count on this cut any more.
@@ -217,11 +325,14 @@ impl Warehouse {
             return Err((Kind::Fenced, format!("{key:?} {m:?} found {row:?}")));
         }
         if self.judged {
-            let marks = self.marks_after(commit);
+            let reached = self.reached_by(commit);
+            let mut advances = self.advances.clone();
+            advances.extend(commit.advances.iter().copied());
             let number = self.commits;
             match commit.lane {
                 Lane::Tables => {
-                    if !self.records.commit(commit, &marks, logs, number, given_up) {
+                    let kept = Kept { reached: &reached, advances: &advances, logs };
+                    if !self.records.commit(commit, &kept, number, given_up) {
                         return Err((Kind::Retry, "another process took a key".to_owned()));
                     }
                 }
@@ -234,6 +345,7 @@ impl Warehouse {
             }
         }
         self.check_yield(commit, logs);
+        self.record_advances(commit);
         for file in &commit.files {
             let note = self.notes.remove(&file.upload);
             let (_, partition, epoch) = note.expect("W-4: a committed upload was noted");
@@ -247,7 +359,13 @@ impl Warehouse {
         for m in &commit.moves {
             let key = (Out::of(&m.output), m.partition.0);
             let row = self.marks.get_mut(&key).expect("seen above");
-            assert!(m.span.to.0 > row.next, "a mark moves only forward");
+            let advanced = commit.advances.iter().any(|((p, _), _)| *p == m.partition.0);
+            let moves = m.span.to.0 > row.next || key.0 != Out::Lake && m.span.to.0 == row.next;
+            assert!(moves || advanced, "a mark moves only forward");
+            if let Some(time) = commit.times.get(&key) {
+                assert!(*time >= row.event_time_max, "event time goes back: {key:?} {time:?}");
+                row.event_time_max = *time;
+            }
             assert!(
                 key.0 != Out::Lake || m.sequence > row.sequence,
                 "L-2: a file's number does not ascend, {m:?} {row:?}"
@@ -261,26 +379,29 @@ impl Warehouse {
         Ok(())
     }
 
-    /// Where the judge stands in each partition when this is committed.
-    fn marks_after(&self, commit: &Commit) -> Vec<(i32, i64)> {
-        let mut marks: BTreeMap<i32, i64> = self.judges_marks().into_iter().collect();
-        for m in commit.moves.iter().filter(|m| Out::of(&m.output) == Out::DeadLetters) {
-            marks.insert(m.partition.0, m.span.to.0);
+    /// How far event time of each partition has come for the judge when this is committed.
+    fn reached_by(&self, commit: &Commit) -> BTreeMap<i32, i64> {
+        let mut reached: BTreeMap<_, _> =
+            self.reached().into_iter().map(|(p, time)| (p.0, time.0)).collect();
+        for (&(out, p), time) in &commit.times {
+            if let (Out::DeadLetters, Some(time)) = (out, time) {
+                reached.insert(p, *time);
+            }
         }
-        marks.into_iter().collect()
+        reached
     }
 
-    fn judges_marks(&self) -> Vec<(i32, i64)> {
+    /// As far as it is committed.
+    pub fn reached(&self) -> Vec<(Partition, EventTime)> {
         let of_judge = self.marks.iter().filter(|((out, _), _)| *out == Out::DeadLetters);
-        of_judge.map(|((_, p), row)| (*p, row.next)).collect()
-    }
-
-    pub fn reached(&self, logs: &[Log]) -> Vec<(Partition, EventTime)> {
-        self.records.reached(&self.judges_marks(), logs)
+        let reached = |((_, p), row): (&(Out, i32), &Row)| {
+            Some((Partition(*p), EventTime(row.event_time_max?)))
+        };
+        of_judge.filter_map(reached).collect()
     }
 
     /// `oldest`: where the lake begins if it has no mark yet.
-    pub fn recall(&self, oldest: &[(i32, i64)], logs: &[Log]) -> Memory {
+    pub fn recall(&self, oldest: &[(i32, i64)]) -> Memory {
         let floors = oldest.iter().map(|&(p, oldest)| {
             let marks = Out::ALL.iter().filter_map(|out| self.next(*out, p));
             let lowest = marks.min().unwrap_or(oldest);
@@ -288,13 +409,17 @@ impl Warehouse {
             (p, if is_there { lowest } else { lowest.min(oldest) })
         });
         let floors: Vec<_> = floors.collect();
-        self.records.recall(&self.judges_marks(), &floors, logs)
+        self.records.recall(self.reached(), &floors)
     }
 
     /// What the cut yields is each record of its spans, once, and nothing else (C-3).
     fn check_yield(&mut self, commit: &Commit, logs: &[Log]) {
+        for &(out, place, late) in &commit.rows {
+            self.verdicts.insert((out, place), late);
+        }
         let of_files = commit.files.iter().flat_map(|f| &f.rows).map(|place| (Out::Lake, *place));
-        let mut rows: Vec<_> = commit.rows.iter().copied().chain(of_files).collect();
+        let of_tables = commit.rows.iter().map(|(out, place, _)| (*out, *place));
+        let mut rows: Vec<_> = of_tables.chain(of_files).collect();
         rows.sort_unstable();
         let mut expected = Vec::with_capacity(rows.len());
         for m in &commit.moves {
@@ -358,6 +483,12 @@ impl Warehouse {
         }
     }
 
+    /// By their notes, and by files that are not completed.
+    pub fn named_uploads(&self) -> BTreeSet<u64> {
+        let owed = self.files.values().filter(|f| !f.completed).map(|f| f.file.upload);
+        self.notes.keys().copied().chain(owed).collect()
+    }
+
     pub fn notes(&self) -> usize {
         self.notes.len()
     }
@@ -393,6 +524,7 @@ impl Warehouse {
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
+        self.check_verdicts(logs);
         let mut visible: Vec<Place> = Vec::new();
         for (path, rows) in &bucket.objects {
             let committed = self.files.get(path).expect("a visible object is in the manifest");
@@ -411,6 +543,10 @@ impl Warehouse {
             visible == all,
             "the lake's visible rows are not the log's records without duplicates"
         );
+    }
+
+    pub fn late(&self) -> u64 {
+        self.verdicts.values().filter(|late| **late).count() as u64
     }
 
     pub fn describe(&self) -> String {
@@ -469,6 +605,22 @@ impl Bucket {
                 let there = self.objects.get(&file.path).map(Vec::len);
                 assert_eq!(there, Some(file.rows.len()), "a committed file is lost: {}", file.path);
             }
+        }
+    }
+
+    /// What a listing shows: uploads with a part.
+    pub fn staged(&self) -> Vec<u64> {
+        let with_parts = self.uploads.iter().filter(|(_, upload)| !upload.parts.is_empty());
+        with_parts.map(|(upload, _)| *upload).collect()
+    }
+
+    pub fn remove_staged(&mut self, upload: u64, warehouse: &Warehouse) {
+        if let Some(there) = self.uploads.remove(&upload) {
+            assert!(
+                !warehouse.is_committed(&there.path, upload),
+                "a sweep removed what is committed: {}",
+                there.path
+            );
         }
     }
 

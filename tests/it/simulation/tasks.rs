@@ -4,14 +4,14 @@
 
 use super::{
     process::{News, Process},
-    servers::{Commit, File, Life, Out, Place},
+    servers::{Commit, File, Life, Out, Place, Taken},
     world::{Event, World},
 };
 use highwater::{
     compute::unique::Memory,
     error::Kind,
     pipeline::worker::{Input, Ticket},
-    record::{EventTime, Lane, Mark, Output, Partition},
+    record::{EventTime, Lane, Offset, Partition},
 };
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +27,9 @@ pub struct Task {
 #[derive(Debug)]
 pub enum Work {
     Take(Take),
+    Tidy(Tidy),
     Commit { cut: u64 },
+    Ends { at: EventTime },
     Upload(Upload),
     Publish(Publish),
 }
@@ -38,7 +40,7 @@ pub struct Take {
     ticket: Ticket,
     partitions: Vec<i32>,
     outputs: Vec<Out>,
-    marks: Vec<(Output, Partition, Mark)>,
+    taken: Taken,
     step: TakeStep,
 }
 
@@ -49,8 +51,20 @@ enum TakeStep {
     Take,
     Recall,
     Unfinished,
-    Complete { left: Vec<File>, paths: Vec<String> },
+}
+
+/// Beside the cuts that follow a take: what owners before left.
+#[derive(Debug)]
+pub struct Tidy {
+    files: Vec<File>,
+    step: TidyStep,
+}
+
+#[derive(Debug)]
+enum TidyStep {
+    Complete { left: Vec<File> },
     Completed,
+    Wait,
     Abandoned,
     Abort { left: Vec<u64>, all: Vec<u64> },
     Forget,
@@ -125,6 +139,9 @@ impl Tasks {
 #[derive(Debug, Clone)]
 pub enum Request {
     Oldest,
+    Ends {
+        partitions: Vec<i32>,
+    },
     Take {
         life: Life,
         outputs: Vec<Out>,
@@ -161,7 +178,8 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Answer {
     Done,
-    Marks(Vec<(Output, Partition, Mark)>),
+    Taken(Taken),
+    Ends(Vec<(Partition, Offset)>),
     Files(Vec<File>),
     Uploads(Vec<u64>),
     Upload(u64),
@@ -181,7 +199,7 @@ enum Service {
 impl Request {
     fn service(&self) -> Service {
         match self {
-            Self::Oldest => Service::Kafka,
+            Self::Oldest | Self::Ends { .. } => Service::Kafka,
             Self::Take { .. }
             | Self::Commit(_)
             | Self::Recall { .. }
@@ -201,6 +219,7 @@ impl Request {
         let kind = match self {
             Self::Commit(_) | Self::Complete(_) => Kind::Unknown,
             Self::Oldest
+            | Self::Ends { .. }
             | Self::Take { .. }
             | Self::Recall { .. }
             | Self::Unfinished
@@ -266,6 +285,13 @@ impl World {
     fn perform(&mut self, request: Request, stray: bool) -> Reply {
         Ok(match request {
             Request::Oldest => Answer::Done,
+            Request::Ends { partitions } => {
+                let end = |p: i32| (Partition(p), Offset(self.logs[p as usize].end()));
+                let mut ends: Vec<_> = partitions.into_iter().map(end).collect();
+                // A leader that is out of reach.
+                ends.retain(|_| !self.chance(0.1));
+                Answer::Ends(ends)
+            }
             Request::Take { life, outputs, lane, partitions } => {
                 let partitions: Vec<_> =
                     partitions.iter().map(|p| (*p, self.logs[*p as usize].start)).collect();
@@ -273,7 +299,7 @@ impl World {
                 self.trace(|| {
                     format!("server: life {life} took {lane:?} {partitions:?}: {marks:?}")
                 });
-                Answer::Marks(marks)
+                Answer::Taken(marks)
             }
             Request::Commit(commit) => {
                 let given_up = self.given_up.contains(&(commit.life, commit.lane, commit.cut));
@@ -282,12 +308,12 @@ impl World {
                     format!("server: life {} commits cut {}: {done:?}", commit.life, commit.cut)
                 });
                 done?;
-                Answer::Reached(self.warehouse.reached(&self.logs))
+                Answer::Reached(self.warehouse.reached())
             }
             Request::Recall { partitions } => {
                 let oldest: Vec<_> =
                     partitions.iter().map(|p| (*p, self.logs[*p as usize].start)).collect();
-                Answer::Memory(self.warehouse.recall(&oldest, &self.logs))
+                Answer::Memory(self.warehouse.recall(&oldest))
             }
             Request::Unfinished => Answer::Files(self.warehouse.unfinished()),
             Request::Completed(paths) => {
@@ -325,7 +351,8 @@ impl World {
     pub fn reply(&mut self, p: &mut Process, id: TaskId, reply: Reply) {
         let Some(Task { life, work }) = self.tasks.remove(id) else { return };
         let left = match work {
-            Work::Take(take) => self.take_goes_on(p, id, take, reply).map(Work::Take),
+            Work::Take(take) => self.take_goes_on(p, id, take, reply),
+            Work::Tidy(tidy) => self.tidy_goes_on(p, id, tidy, reply).map(Work::Tidy),
             Work::Commit { cut } => {
                 let reached = match &reply {
                     Ok(Answer::Reached(reached)) => reached.clone(),
@@ -333,6 +360,14 @@ impl World {
                 };
                 tell(p, done(Lane::Tables, cut, reply));
                 p.inbox.push_back(News::Reached(reached));
+                None
+            }
+            Work::Ends { at } => {
+                let ends = match reply {
+                    Ok(Answer::Ends(ends)) => ends,
+                    Ok(_) | Err(_) => Vec::new(),
+                };
+                tell(p, Input::Ends { at, ends });
                 None
             }
             Work::Upload(upload) => self.upload_goes_on(p, id, upload, reply).map(Work::Upload),
@@ -345,6 +380,11 @@ impl World {
         }
     }
 
+    pub fn start_ends(&mut self, life: Life, at: EventTime, partitions: Vec<i32>) {
+        let id = self.tasks.add(Task { life, work: Work::Ends { at } });
+        self.send(id, Request::Ends { partitions });
+    }
+
     pub fn start_take(
         &mut self,
         life: Life,
@@ -354,7 +394,7 @@ impl World {
         outputs: Vec<Out>,
     ) {
         let step = TakeStep::Oldest;
-        let take = Take { lane, ticket, partitions, outputs, marks: Vec::new(), step };
+        let take = Take { lane, ticket, partitions, outputs, taken: Taken::default(), step };
         let id = self.tasks.add(Task { life, work: Work::Take(take) });
         self.send(id, Request::Oldest);
     }
@@ -365,7 +405,7 @@ impl World {
         id: TaskId,
         mut take: Take,
         reply: Reply,
-    ) -> Option<Take> {
+    ) -> Option<Work> {
         let (lane, ticket) = (take.lane, take.ticket);
         let answer = match reply {
             Ok(answer) => answer,
@@ -380,67 +420,89 @@ impl World {
                 let (outputs, partitions) = (take.outputs.clone(), take.partitions.clone());
                 self.send(id, Request::Take { life: p.life, outputs, lane, partitions });
             }
-            (TakeStep::Take, Answer::Marks(marks)) => {
-                take.marks = marks;
+            (TakeStep::Take, Answer::Taken(taken)) => {
+                take.taken = taken;
                 if lane == Lane::Tables {
                     take.step = TakeStep::Recall;
                     self.send(id, Request::Recall { partitions: take.partitions.clone() });
-                    return Some(take);
+                    return Some(Work::Take(take));
                 }
                 take.step = TakeStep::Unfinished;
                 self.send(id, Request::Unfinished);
             }
             (TakeStep::Recall, Answer::Memory(memory)) => {
-                let marks = take.marks;
-                p.inbox.push_back(News::Taken { lane, ticket, marks, memory });
+                p.inbox.push_back(News::Taken { lane, ticket, taken: take.taken, memory });
                 return None;
             }
-            (TakeStep::Unfinished, Answer::Files(left)) => {
-                let paths = left.iter().map(|file| file.path.clone()).collect();
-                take.step = self.complete_next(id, left, paths);
-            }
-            (TakeStep::Complete { left, paths }, _) => {
-                take.step = self.complete_next(id, left, paths);
-            }
-            (TakeStep::Completed, _) => {
-                take.step = TakeStep::Abandoned;
-                self.send(id, Request::Abandoned);
-            }
-            (TakeStep::Abandoned, Answer::Uploads(all)) => {
-                take.step = self.abort_next(id, all.clone(), all);
-            }
-            (TakeStep::Abort { left, all }, _) => take.step = self.abort_next(id, left, all),
-            (TakeStep::Forget, _) => {
-                tell(p, Input::Taken { lane, ticket, marks: take.marks });
-                return None;
+            (TakeStep::Unfinished, Answer::Files(files)) => {
+                let (marks, advances) = take.taken;
+                tell(p, Input::Taken { lane, ticket, marks, advances });
+                p.owed += 1;
+                let step = self.complete_next(id, files.clone(), &files);
+                return Some(Work::Tidy(Tidy { files, step }));
             }
             (step, answer) => panic!("{answer:?} does not answer {step:?}"),
         }
-        Some(take)
+        Some(Work::Take(take))
     }
 
-    fn complete_next(&mut self, id: TaskId, mut left: Vec<File>, paths: Vec<String>) -> TakeStep {
+    fn tidy_goes_on(
+        &mut self,
+        p: &mut Process,
+        id: TaskId,
+        mut tidy: Tidy,
+        reply: Reply,
+    ) -> Option<Tidy> {
+        tidy.step = match (tidy.step, reply) {
+            // Owed, for as long as it takes.
+            (TidyStep::Complete { .. } | TidyStep::Completed, Err(_)) => {
+                let wait = self.rng.random_range(20_000..200_000);
+                self.after(wait, Event::Reply { task: id, reply: Ok(Answer::Done) });
+                TidyStep::Wait
+            }
+            (TidyStep::Wait, _) => self.complete_next(id, tidy.files.clone(), &tidy.files),
+            (TidyStep::Complete { left }, Ok(_)) => self.complete_next(id, left, &tidy.files),
+            (TidyStep::Completed, Ok(_)) => {
+                self.send(id, Request::Abandoned);
+                TidyStep::Abandoned
+            }
+            (TidyStep::Abandoned, Ok(Answer::Uploads(all))) => {
+                self.abort_next(id, all.clone(), all)
+            }
+            (TidyStep::Abort { left, all }, Ok(_)) => self.abort_next(id, left, all),
+            // The next take comes by here again.
+            (TidyStep::Forget, _) | (TidyStep::Abandoned | TidyStep::Abort { .. }, Err(_)) => {
+                p.owed -= 1;
+                return None;
+            }
+            (step, answer) => panic!("{answer:?} does not answer {step:?}"),
+        };
+        Some(tidy)
+    }
+
+    fn complete_next(&mut self, id: TaskId, mut left: Vec<File>, files: &[File]) -> TidyStep {
         match left.pop() {
             Some(file) => {
                 self.send(id, Request::Complete(file));
-                TakeStep::Complete { left, paths }
+                TidyStep::Complete { left }
             }
             None => {
+                let paths = files.iter().map(|file| file.path.clone()).collect();
                 self.send(id, Request::Completed(paths));
-                TakeStep::Completed
+                TidyStep::Completed
             }
         }
     }
 
-    fn abort_next(&mut self, id: TaskId, mut left: Vec<u64>, all: Vec<u64>) -> TakeStep {
+    fn abort_next(&mut self, id: TaskId, mut left: Vec<u64>, all: Vec<u64>) -> TidyStep {
         match left.pop() {
             Some(upload) => {
                 self.send(id, Request::Abort(upload));
-                TakeStep::Abort { left, all }
+                TidyStep::Abort { left, all }
             }
             None => {
                 self.send(id, Request::Forget(all));
-                TakeStep::Forget
+                TidyStep::Forget
             }
         }
     }

@@ -60,6 +60,10 @@ pub enum Event {
     Start(usize),
     Kill(Life),
     Produce,
+    /// A sweep of the bucket: lists, then reads what the warehouse names, then removes one by one.
+    Sweep,
+    SweepRead(Vec<u64>),
+    SweepRemove(u64),
     Trouble,
     Calm,
     Check,
@@ -123,6 +127,10 @@ pub struct Tally {
     pub commits: u64,
     pub fenced: u64,
     pub records: u64,
+    pub advances: u64,
+    pub late: u64,
+    /// Staged uploads that a sweep removed.
+    pub swept: u64,
     pub duplicates: u64,
     pub conflicts: u64,
 }
@@ -134,6 +142,9 @@ impl AddAssign for Tally {
         self.commits += o.commits;
         self.fenced += o.fenced;
         self.records += o.records;
+        self.advances += o.advances;
+        self.late += o.late;
+        self.swept += o.swept;
         self.duplicates += o.duplicates;
         self.conflicts += o.conflicts;
     }
@@ -159,15 +170,15 @@ pub struct World {
     slots: usize,
     settings: Settings,
     absent: f64,
-    /// Of the records' keys and times; others are not disturbed by it.
+    /// Of the records' keys; what else is drawn is not disturbed by it.
     keys_rng: SmallRng,
     key_space: u32,
-    event_time: i64,
     phase: Phase,
     calm_since: u64,
     events: BTreeMap<(u64, u64), Event>,
     next_event: u64,
     steps: u64,
+    swept: u64,
     trace: Option<Trace>,
 }
 
@@ -188,6 +199,8 @@ impl World {
             backoff_min: millis(20),
             backoff_max: millis(500),
             fenced_wait: millis(200),
+            idle_after: rng.random_bool(0.7).then(|| millis(rng.random_range(20..300))),
+            idle_check: millis(rng.random_range(10..100)),
             jitter: Some(seed),
             // Every other seed has a judge.
             judged: seed % 2 == 1,
@@ -227,12 +240,12 @@ impl World {
             absent,
             keys_rng,
             key_space,
-            event_time: 1_000,
             phase: Phase::Trouble,
             calm_since,
             events: BTreeMap::new(),
             next_event: 0,
             steps: 0,
+            swept: 0,
             trace,
         };
         for slot in 0..slots {
@@ -240,6 +253,7 @@ impl World {
         }
         world.after(0, Event::Produce);
         world.after(0, Event::Rebalance);
+        world.after(50_000, Event::Sweep);
         world.after(100_000, Event::Trouble);
         world.after(calm_since, Event::Calm);
         world
@@ -270,6 +284,9 @@ impl World {
             commits: self.warehouse.commits,
             fenced: self.warehouse.fenced,
             records,
+            advances: self.warehouse.advanced,
+            late: self.warehouse.late(),
+            swept: self.swept,
             duplicates: self.warehouse.records.duplicates.len() as u64,
             conflicts: self.warehouse.records.conflicts,
         }
@@ -330,6 +347,16 @@ impl World {
             Event::Start(slot) => self.start_in_place(slot),
             Event::Kill(life) => self.kill(life),
             Event::Produce => self.produce(),
+            Event::Sweep => {
+                let listed = self.bucket.staged();
+                let wait = self.rng.random_range(300..300_000);
+                self.after(wait, Event::SweepRead(listed));
+            }
+            Event::SweepRead(listed) => self.sweep(&listed),
+            Event::SweepRemove(upload) => {
+                self.swept += 1;
+                self.bucket.remove_staged(upload, &self.warehouse);
+            }
             Event::Trouble => self.trouble(),
             Event::Calm => self.calm(),
             Event::Check => self.check(),
@@ -498,14 +525,25 @@ impl World {
         }
         let index = self.rng.random_range(0..self.logs.len());
         for _ in 0..self.rng.random_range(0..10) {
-            let is_there = !self.rng.random_bool(self.absent);
-            self.event_time += self.keys_rng.random_range(0..4);
+            let record = !self.rng.random_bool(self.absent);
+            // Behind by up to three windows, now and then ahead.
+            let behind = self.rng.random_range(-20_000..300_000);
             let key = self.keys_rng.random_range(0..self.key_space);
-            let time = self.event_time - self.keys_rng.random_range(0..12);
-            self.logs[index].append(is_there.then_some((key, time)));
+            self.logs[index].append(record.then_some(key), self.now as i64 - behind, self.now);
         }
         let wait = self.rng.random_range(0..60_000);
         self.after(wait, Event::Produce);
+    }
+
+    /// Age is no part of the argument, so there is no limit on it here.
+    fn sweep(&mut self, listed: &[u64]) {
+        let named = self.warehouse.named_uploads();
+        for upload in listed.iter().filter(|upload| !named.contains(upload)) {
+            let wait = self.rng.random_range(300..300_000);
+            self.after(wait, Event::SweepRemove(*upload));
+        }
+        let wait = self.rng.random_range(1_000..200_000);
+        self.after(wait, Event::Sweep);
     }
 
     fn trouble(&mut self) {
@@ -612,9 +650,10 @@ impl World {
             }
             Phase::Last => {
                 let held = |p: &Process| {
-                    [Lane::Tables, Lane::Lake]
-                        .iter()
-                        .all(|lane| p.worker.positions(*lane).len() == self.logs.len())
+                    p.owed == 0
+                        && [Lane::Tables, Lane::Lake]
+                            .iter()
+                            .all(|lane| p.worker.positions(*lane).len() == self.logs.len())
                 };
                 if self.lives.values().all(held) {
                     assert_eq!(self.warehouse.notes(), 0, "uploads that nobody aborted");
