@@ -27,7 +27,7 @@ use crate::{
     catalog::Topic,
     decode::Decoded,
     error::{Error, Result},
-    record::{EventTime, Mark, Offset, Output, Partition},
+    record::{EventTime, IdleAdvance, Mark, Offset, Output, Partition},
 };
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},
@@ -39,7 +39,7 @@ use arrow::{
 use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher24};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
     time::Duration,
 };
@@ -54,7 +54,7 @@ const DUPLICATE_BYTES: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u128);
 
-/// A key that a cut takes: one row of `highwater.unique_keys`.
+/// A key that a cut takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NewKey {
     pub key: Key,
@@ -72,7 +72,8 @@ pub struct Duplicate {
     pub event_time: EventTime,
 }
 
-/// What is kept of a topic, as a process finds it that takes partitions.
+/// What is kept of a topic, as a process finds it that takes partitions; and what it learns of
+/// others when it commits.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// Of all partitions, also those of other processes.
@@ -81,6 +82,24 @@ pub struct Memory {
     pub reached: Vec<(Partition, EventTime)>,
     /// Of the partitions taken: the duplicates from the lowest mark of any output on.
     pub verdicts: Vec<(Partition, Offset, Vec<i64>)>,
+    /// The number of the last batch of keys that was read.
+    pub known_to: i64,
+}
+
+/// What a cut, or a retry, of a topic with `unique` takes and finds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    pub keys: Vec<NewKey>,
+    /// In order of place.
+    pub duplicates: Vec<Duplicate>,
+    /// No key is among those of the batches up to this number; later ones are still to be compared.
+    pub known_to: i64,
+}
+
+impl Verdicts {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.duplicates.is_empty()
+    }
 }
 
 /// The keys remembered, and those taken since the last seal.
@@ -92,7 +111,11 @@ pub struct Keys {
     reached: BTreeMap<Partition, EventTime>,
     /// By partition and step of `forget_at`.
     to_forget: BTreeMap<(Partition, i64), Vec<Key>>,
-    taken: BTreeMap<Key, NewKey>,
+    taken: Vec<NewKey>,
+    /// Every batch of keys up to this number is known.
+    known_to: i64,
+    /// And was when each key of the open cut was taken: the commit has to look at later ones.
+    taken_knowing: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +157,9 @@ impl Keys {
             kept: HashMap::default(),
             reached: BTreeMap::new(),
             to_forget: BTreeMap::new(),
-            taken: BTreeMap::new(),
+            taken: Vec::new(),
+            known_to: 0,
+            taken_knowing: 0,
         }
     }
 
@@ -150,7 +175,7 @@ impl Keys {
         if !duplicate {
             let forget_at = EventTime(event_time.0.saturating_add(self.remember_us));
             self.keep(key, Kept { forget_at, partition });
-            self.taken.insert(key, NewKey { key, partition, offset, forget_at });
+            self.taken.push(NewKey { key, partition, offset, forget_at });
         }
         self.observe(partition, event_time);
         duplicate
@@ -199,21 +224,30 @@ impl Keys {
             self.observe(*partition, *event_time);
         }
         let mut contested = false;
+        let taken: HashSet<Key, BuildHasherDefault<TopBits>> = match memory.keys.is_empty() {
+            true => HashSet::default(),
+            false => self.taken.iter().map(|new| new.key).collect(),
+        };
         self.kept.reserve(memory.keys.len().saturating_sub(self.kept.len()));
         for (key, partition, forget_at) in &memory.keys {
             let kept = Kept { forget_at: *forget_at, partition: *partition };
             if !self.is_forgotten(&kept) {
-                contested |= self.taken.contains_key(key);
+                contested |= taken.contains(key);
                 self.keep(*key, kept);
             }
+        }
+        self.known_to = self.known_to.max(memory.known_to);
+        if !contested {
+            self.taken_knowing = self.known_to;
         }
         contested
     }
 
-    /// What was taken since the last time, sorted by key (W-2): of a key that was forgotten and
-    /// taken again, the last.
-    pub fn seal(&mut self) -> Vec<NewKey> {
-        std::mem::take(&mut self.taken).into_values().collect()
+    /// What was taken since the last time, and up to which batch each was compared with what
+    /// others had taken. A key that was forgotten and taken again stands twice.
+    pub fn seal(&mut self) -> (Vec<NewKey>, i64) {
+        let taken_knowing = std::mem::replace(&mut self.taken_knowing, self.known_to);
+        (std::mem::take(&mut self.taken), taken_knowing)
     }
 
     pub fn clear(&mut self) {
@@ -221,6 +255,7 @@ impl Keys {
         self.reached.clear();
         self.to_forget.clear();
         self.taken.clear();
+        (self.known_to, self.taken_knowing) = (0, 0);
     }
 
     pub fn len(&self) -> usize {
@@ -260,8 +295,14 @@ impl Judge {
         Self { keys, keys_max, benches: BTreeMap::new(), found: Vec::new(), contested: false }
     }
 
-    /// Goes on from these marks. What `memory` has of other partitions is added as well.
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], memory: &Memory) {
+    /// Goes on from these marks, with what moved event time without a record up to them. What
+    /// `memory` has of other partitions is added as well.
+    pub fn adopt(
+        &mut self,
+        marks: &[(Output, Partition, Mark)],
+        advances: &[IdleAdvance],
+        memory: &Memory,
+    ) {
         for (_, partition, mark) in marks.iter().filter(|(out, ..)| *out == Output::DeadLetters) {
             let verdicts = memory.verdicts.iter().find(|(p, ..)| p == partition);
             let (known_from, duplicates) = match verdicts {
@@ -270,17 +311,24 @@ impl Judge {
             };
             let bench = Bench { floor: mark.next, known_from, duplicates };
             self.benches.insert(*partition, bench);
-            if let Some(event_time) = mark.event_time_max {
+            let own = |a: &&IdleAdvance| a.partition == *partition && a.before <= mark.next;
+            let advanced = advances.iter().filter(own).map(|a| a.event_time).max();
+            if let Some(event_time) = mark.event_time_max.max(advanced) {
                 self.keys.observe(*partition, event_time);
             }
         }
         self.contested |= self.keys.recall(memory);
     }
 
-    /// SUBTLE: a partition comes with keys that this process did not know when it took the same
-    /// ones in its open cut. The commit alone would not see it: the cut goes on with that
-    /// partition, and may by its end have come so far that the key counts as forgotten. So the cut
-    /// is given up at once.
+    /// A commit has found keys that others have taken meanwhile, none of them its own.
+    pub fn learn(&mut self, memory: &Memory) {
+        self.contested |= self.keys.recall(memory);
+    }
+
+    /// SUBTLE: keys become known that the open cut has taken as well, with a partition or by a
+    /// commit. Its own commit alone might not see it: the cut goes on with that partition, and may
+    /// by its end have come so far that the key counts as forgotten. So the cut is given up at
+    /// once; where it was sealed before that, its commit still looks at those keys.
     pub fn is_contested(&self) -> bool {
         self.contested
     }
@@ -382,10 +430,11 @@ impl Judge {
     }
 
     /// What a cut takes and finds; the next begins.
-    pub fn seal(&mut self) -> (Vec<NewKey>, Vec<Duplicate>) {
-        let mut found = std::mem::take(&mut self.found);
-        found.sort_unstable();
-        (self.keys.seal(), found)
+    pub fn seal(&mut self) -> Verdicts {
+        let mut duplicates = std::mem::take(&mut self.found);
+        duplicates.sort_unstable();
+        let (keys, known_to) = self.keys.seal();
+        Verdicts { keys, duplicates, known_to }
     }
 
     /// Of the open cut: what ends it when it grows.

@@ -51,6 +51,11 @@ pub enum News {
         taken: Taken,
         memory: Memory,
     },
+    /// A cut of the tables is committed, and has met keys of others on its way.
+    Committed {
+        cut: u64,
+        learned: Memory,
+    },
     /// Event time of a judged topic's partitions, of other processes too.
     Reached(Vec<(Partition, EventTime)>),
     /// An answer of PostgreSQL's; None: there was none.
@@ -253,11 +258,16 @@ impl Driver {
                 self.memory = memory;
                 self.decide(Input::Taken { lane, ticket, marks, advances }, None)?;
                 self.memory = Memory::default();
-                if !self.tables.is_contested() {
-                    return Ok(());
+                return self.give_up_contested();
+            }
+            News::Committed { cut, learned } => {
+                // Of a cut that was given up the judge has forgotten the keys.
+                if self.worker.is_committing(Lane::Tables, cut) {
+                    self.tables.learn(&learned);
                 }
-                let why = "keys of the open cut were taken elsewhere before";
-                return self.give_up(Lane::Tables, &Error::retry(why), None);
+                let committed = self.note(Input::Committed { lane: Lane::Tables, cut });
+                self.decide(committed, None)?;
+                return self.give_up_contested();
             }
             News::Reached(reached) => {
                 self.tables.hear(&reached);
@@ -295,6 +305,14 @@ impl Driver {
             | Input::Drain => {}
         }
         input
+    }
+
+    fn give_up_contested(&mut self) -> Result<()> {
+        if !self.tables.is_contested() {
+            return Ok(());
+        }
+        let why = "keys of the open cut were taken elsewhere before";
+        self.give_up(Lane::Tables, &Error::retry(why), None)
     }
 
     /// The lane's open cut cannot stand.

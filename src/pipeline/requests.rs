@@ -106,7 +106,7 @@ pub async fn commit(topic: Arc<Topic>, context: Context, cut: u64, job: Job) {
             report::committed(&topic.name, Lane::Tables, &job.cut, started.elapsed());
             report::below_zero(&topic.name, &committed.below_zero);
             job.count();
-            context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
+            context.tell(News::Committed { cut, learned: committed.learned });
             if topic.unique.is_some() {
                 forget(&topic.name, &context).await;
             }

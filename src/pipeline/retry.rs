@@ -23,8 +23,8 @@ use crate::{
     compute::{
         Tables,
         unique::{
-            Hashing,
-            retried::{self, Earlier, Record, Verdicts},
+            Hashing, Verdicts,
+            retried::{self, Earlier, Record},
         },
     },
     cut::LakeFile,
@@ -243,8 +243,7 @@ impl Retrier {
                 None => good.push(candidate.letter),
             }
         }
-        let Verdicts { is_duplicate, keys, duplicates } =
-            self.judge(&good, &decoded, marks).await?;
+        let (verdicts, is_duplicate) = self.judge(&good, &decoded, marks).await?;
         let (good, decoded, twice) = apart(good, decoded, &is_duplicate)?;
 
         let mut taken: BTreeMap<&LetterKey, Vec<Moved>> =
@@ -305,8 +304,7 @@ impl Retrier {
                 topic: self.topic.name.clone(),
                 changes: changes.into_values().collect(),
                 tables,
-                keys,
-                duplicates,
+                verdicts,
                 ..Retry::default()
             },
             lake: self.lake_rows(&good, &decoded, marks)?,
@@ -329,9 +327,9 @@ impl Retrier {
         good: &[&RetryLetter],
         decoded: &Decoded,
         marks: &[MarkRow],
-    ) -> Result<Verdicts> {
+    ) -> Result<(Verdicts, Vec<bool>)> {
         let (Some(unique), Some(hashing)) = (&self.topic.unique, &self.hashing) else {
-            return Ok(Verdicts { is_duplicate: vec![false; good.len()], ..Verdicts::default() });
+            return Ok((Verdicts::default(), vec![false; good.len()]));
         };
         let keys = hashing.keys(&decoded.rows)?;
         let held = self.warehouse.held_keys(&self.topic.name, &keys).await?;

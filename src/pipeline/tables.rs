@@ -98,12 +98,13 @@ impl TablesLane {
         memory: &Memory,
     ) {
         if let Some(judge) = &mut self.judge {
-            judge.adopt(marks, memory);
+            judge.adopt(marks, advances, memory);
         }
         self.tables.adopt(marks, advances);
     }
 
     pub fn advance(&mut self, advance: IdleAdvance) {
+        // By what moves the watermark a key is forgotten, record or not.
         if let Some(judge) = &mut self.judge {
             judge.hear(&[(advance.partition, advance.event_time)]);
         }
@@ -148,6 +149,13 @@ impl TablesLane {
     /// The open cut takes a key that another process took before.
     pub fn is_contested(&self) -> bool {
         self.judge.as_ref().is_some_and(Judge::is_contested)
+    }
+
+    /// What a commit has found of others.
+    pub fn learn(&mut self, memory: &Memory) {
+        if let Some(judge) = &mut self.judge {
+            judge.learn(memory);
+        }
     }
 
     /// How far other processes have come.
@@ -227,9 +235,9 @@ impl TablesLane {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
         if let Some(judge) = &mut self.judge {
-            let (keys, duplicates) = judge.seal();
-            if !keys.is_empty() || !duplicates.is_empty() {
-                yields.push(Yield::Verdicts { keys, duplicates });
+            let verdicts = judge.seal();
+            if !verdicts.is_empty() {
+                yields.push(Yield::Verdicts(verdicts));
             }
         }
         if !uses.is_empty() {

@@ -149,6 +149,12 @@ impl Worker {
         self.reached_targets() && self.lanes.iter().all(|l| l.open.is_none() && !l.in_flight())
     }
 
+    /// Whether the lane counts on this cut, which is on its way.
+    pub fn is_committing(&self, lane: Lane, cut: u64) -> bool {
+        let lane = self.lanes.iter().find(|l| l.lane == lane);
+        lane.is_some_and(|l| matches!(&l.flight, Flight::Commit(sealed) if sealed.cut == cut))
+    }
+
     /// Where the lane stands: admitted, and committed by its slowest output.
     pub fn positions(&self, lane: Lane) -> Vec<(Partition, Offset, Offset)> {
         let Some(state) = self.lanes.iter().find(|l| l.lane == lane) else { return Vec::new() };

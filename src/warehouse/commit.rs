@@ -20,7 +20,7 @@ use super::{
     references, unique,
 };
 use crate::{
-    compute::Delta,
+    compute::{Delta, unique::Memory},
     cut::{Advance, Cut, LakeFile, Yield},
     error::{Error, Kind, Result},
     record::{Epoch, EventTime, Fates, IdleAdvance, Lane, Mark, Offset, Output, Partition},
@@ -36,6 +36,8 @@ pub struct Committed {
     /// Differences of `delta(…)` that went below zero, by model: the counter was set back, or a
     /// value was wrong.
     pub below_zero: Vec<(Arc<str>, u64)>,
+    /// Of a topic with `unique`: keys that others have taken since this process looked.
+    pub learned: Memory,
 }
 
 impl Warehouse {
@@ -149,9 +151,10 @@ impl Warehouse {
             Yield::Files(_) => (0, ""),
             Yield::IdleAdvances { .. } => (1, ""),
             Yield::DeadLetters(_) => (2, ""),
-            Yield::Verdicts { .. } | Yield::Judged => (3, ""),
-            Yield::References(_) => (4, ""),
-            Yield::Table { model, .. } => (5, model as &str),
+            Yield::References(_) | Yield::Judged => (3, ""),
+            Yield::Table { model, .. } => (4, model as &str),
+            // Whoever has written its keys waits for nobody any more.
+            Yield::Verdicts(_) => (5, ""),
         });
         let mut committed = Committed::default();
         let models = cut.yields.iter().filter_map(|y| match y {
@@ -159,7 +162,7 @@ impl Warehouse {
             Yield::IdleAdvances { .. }
             | Yield::Files(_)
             | Yield::DeadLetters(_)
-            | Yield::Verdicts { .. }
+            | Yield::Verdicts(_)
             | Yield::Judged
             | Yield::References(_) => None,
         });
@@ -181,8 +184,9 @@ impl Warehouse {
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, &cut.topic, letters).await?
                 }
-                Yield::Verdicts { keys, duplicates } => {
-                    unique::remember(&session, &doing, &cut.topic, keys, duplicates).await?;
+                Yield::Verdicts(verdicts) => {
+                    committed.learned =
+                        unique::remember(&session, &doing, &cut.topic, verdicts).await?;
                 }
                 Yield::Judged => unique::prove(&session, &doing, cut).await?,
                 Yield::References(uses) => {

@@ -24,10 +24,7 @@ use super::{
     unique,
 };
 use crate::{
-    compute::{
-        Delta,
-        unique::{Duplicate, NewKey},
-    },
+    compute::{Delta, unique::Verdicts},
     cut::LakeFile,
     error::{Error, Kind, Result},
     record::{Epoch, EventTime, Fates, Output, Partition},
@@ -128,8 +125,7 @@ pub struct Retry {
     pub tables: Vec<(Arc<str>, Delta)>,
     pub files: Option<RetryFiles>,
     /// Of a topic with `unique`: keys that the records take, and those that are duplicates.
-    pub keys: Vec<NewKey>,
-    pub duplicates: Vec<Duplicate>,
+    pub verdicts: Verdicts,
 }
 
 /// What came of it.
@@ -239,12 +235,11 @@ impl Warehouse {
             let made = Made { moved: &[*noted_for], sequence: *sequence, origin: "retry" };
             add_files(session, doing, topic, &made, files).await?;
         }
-        // As a cut does: models before keys, or the two could wait for each other.
         self.lock_models(session, doing, retry.tables.iter().map(|(model, _)| model)).await?;
-        unique::remember(session, doing, topic, &retry.keys, &retry.duplicates).await?;
         for (model, delta) in &retry.tables {
             self.merge(session, model, delta).await?;
         }
+        unique::remember(session, doing, topic, &retry.verdicts).await?;
         change_fates(session, doing, retry).await?;
         Ok(true)
     }

@@ -1,7 +1,10 @@
 //! The judge against an oracle that looks at every earlier record again.
 
 use super::*;
-use crate::compute::unique::{Hashing, Judge, Key, Memory, NewKey};
+use crate::{
+    compute::unique::{Hashing, Judge, Key, Memory, NewKey, Verdicts},
+    record::IdleAdvance,
+};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -65,6 +68,7 @@ impl Stored {
             keys: keys.map(|k| (k.key, k.partition, k.forget_at)).collect(),
             reached: reached.map(|(p, time)| (Partition(*p), EventTime(*time))).collect(),
             verdicts: verdicts.collect(),
+            known_to: 0,
         }
     }
 }
@@ -90,7 +94,7 @@ proptest! {
         let us = |n: i64| Duration::from_micros(n as u64);
         let mut judge = Judge::new(us(within), us(disorder), KEYS_MAX);
         let mut stored = Stored::default();
-        judge.adopt(&stored.marks(), &stored.memory());
+        judge.adopt(&stored.marks(), &[], &stored.memory());
         let mut offsets: Vec<i64> = Vec::new();
         let mut next = BTreeMap::new();
         for event in &events {
@@ -104,8 +108,7 @@ proptest! {
             match steps.next() {
                 // A cut is committed.
                 Some(0) => {
-                    let (keys, found) = judge.seal();
-                    prop_assert!(keys.is_sorted_by_key(|k| k.key), "W-2");
+                    let Verdicts { keys, duplicates: found, .. } = judge.seal();
                     stored.keys.extend(keys.into_iter().map(|k| (k.key, k)));
                     for duplicate in found {
                         stored.duplicates.entry(duplicate.partition.0).or_default().push(duplicate.offset);
@@ -120,14 +123,14 @@ proptest! {
                 // It dies; the next one reads from the marks on.
                 Some(1) => {
                     judge.abandon();
-                    judge.adopt(&stored.marks(), &stored.memory());
+                    judge.adopt(&stored.marks(), &[], &stored.memory());
                     prop_assert!(!judge.is_contested());
                     at = committed;
                 }
                 // An output that is behind asks again of what is recorded.
                 Some(2) if committed > 0 => {
                     judge.abandon();
-                    judge.adopt(&stored.marks(), &stored.memory());
+                    judge.adopt(&stored.marks(), &[], &stored.memory());
                     at = committed;
                     for (i, event) in events[..committed].iter().enumerate() {
                         let (partition, key) = (Partition(event.partition), Key(event.key.into()));
@@ -154,7 +157,7 @@ proptest! {
 fn a_key_is_forgotten_when_the_watermark_has_come_to_its_time_and_the_horizon() {
     let us = Duration::from_micros;
     let mut judge = Judge::new(us(10), us(2), KEYS_MAX);
-    judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &Memory::default());
+    judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &[], &Memory::default());
     let mut ask =
         |offset, time, key| judge.verdict(Partition(0), offset, EventTime(time), Key(key));
     assert!(!ask(0, 100, 1));
@@ -164,18 +167,17 @@ fn a_key_is_forgotten_when_the_watermark_has_come_to_its_time_and_the_horizon() 
     assert!(!ask(5, 112, 3), "the watermark is at 110");
     assert!(!ask(6, 100, 1), "so it is forgotten, and taken again");
     assert_eq!(judge.memory() / crate::compute::unique::KEY_BYTES, 3);
-    // Taken twice in one cut: the last is what is kept.
-    let (keys, found) = judge.seal();
+    let Verdicts { keys, duplicates, known_to } = judge.seal();
     let places: Vec<_> = keys.iter().map(|k| (k.key.0, k.offset)).collect();
-    assert_eq!(places, [(1, 6), (2, 3), (3, 5)]);
-    assert_eq!(found.iter().map(|d| d.offset).collect::<Vec<_>>(), [1, 2, 4]);
+    assert_eq!((places, known_to), (vec![(1, 0), (2, 3), (3, 5), (1, 6)], 0));
+    assert_eq!(duplicates.iter().map(|d| d.offset).collect::<Vec<_>>(), [1, 2, 4]);
 }
 
 #[test]
 fn a_duplicate_raises_the_watermark_or_a_key_that_never_stops_is_never_forgotten() {
     let us = Duration::from_micros;
     let mut judge = Judge::new(us(10), us(0), KEYS_MAX);
-    judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &Memory::default());
+    judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &[], &Memory::default());
     let taken: Vec<i64> =
         (0..40).filter(|t| !judge.verdict(Partition(0), *t, EventTime(*t), Key(7))).collect();
     assert_eq!(taken, [0, 11, 22, 33]);
@@ -186,16 +188,68 @@ fn a_partition_that_brings_a_key_which_the_open_cut_takes_contests_it() {
     let us = Duration::from_micros;
     let of = |p| (Output::DeadLetters, Partition(p), mark(5, Some(100)));
     let mut judge = Judge::new(us(10), us(0), KEYS_MAX);
-    judge.adopt(&[of(0)], &Memory::default());
+    judge.adopt(&[of(0)], &[], &Memory::default());
     assert!(!judge.verdict(Partition(0), 5, EventTime(100), Key(1)));
     let key = (Key(1), Partition(1), EventTime(110));
     let memory = Memory { keys: vec![key], ..Memory::default() };
-    judge.adopt(&[of(1)], &memory);
+    judge.adopt(&[of(1)], &[], &memory);
     assert!(judge.is_contested());
     judge.abandon();
-    judge.adopt(&[of(0), of(1)], &memory);
+    judge.adopt(&[of(0), of(1)], &[], &memory);
     assert!(!judge.is_contested());
     assert!(judge.verdict(Partition(0), 5, EventTime(100), Key(1)));
+}
+
+#[test]
+fn a_cut_is_compared_with_the_keys_that_were_not_known_when_it_took_its_own() {
+    let us = Duration::from_micros;
+    let mut judge = Judge::new(us(10), us(0), KEYS_MAX);
+    let memory = |key, known_to| Memory {
+        keys: vec![(Key(key), Partition(1), EventTime(200))],
+        known_to,
+        ..Memory::default()
+    };
+    judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &[], &memory(9, 4));
+    let take = |judge: &mut Judge, offset, key| {
+        assert!(!judge.verdict(Partition(0), offset, EventTime(100), Key(key)));
+    };
+    take(&mut judge, 0, 1);
+    assert_eq!(judge.seal().known_to, 4);
+    // Others' keys, none of the open cut.
+    take(&mut judge, 1, 2);
+    judge.learn(&memory(8, 7));
+    assert!(!judge.is_contested());
+    assert!(judge.verdict(Partition(0), 2, EventTime(100), Key(8)));
+    assert_eq!(judge.seal().known_to, 7);
+    // One that is: its commit has to find it, if it comes to that.
+    take(&mut judge, 3, 3);
+    judge.learn(&memory(3, 9));
+    assert!(judge.is_contested());
+    assert_eq!(judge.seal().known_to, 7);
+    assert_eq!(judge.seal().known_to, 9);
+}
+
+#[test]
+fn a_key_is_forgotten_by_the_clock_of_an_idle_partition_in_every_life() {
+    let us = Duration::from_micros;
+    let marks = [(Output::DeadLetters, Partition(0), mark(5, Some(100)))];
+    let advance = |before, time| IdleAdvance {
+        partition: Partition(0),
+        before: Offset(before),
+        event_time: EventTime(time),
+    };
+    let memory = Memory { keys: vec![(Key(1), Partition(0), EventTime(110))], ..Memory::default() };
+    let is_duplicate = |advances: &[IdleAdvance], heard: &[i64]| {
+        let mut judge = Judge::new(us(10), us(0), KEYS_MAX);
+        judge.adopt(&marks, advances, &memory);
+        judge.hear(&heard.iter().map(|t| (Partition(0), EventTime(*t))).collect::<Vec<_>>());
+        judge.verdict(Partition(0), 5, EventTime(90), Key(1))
+    };
+    assert!(is_duplicate(&[], &[]));
+    assert!(is_duplicate(&[], &[109]) && !is_duplicate(&[], &[110]), "as it happens");
+    assert!(is_duplicate(&[advance(5, 109)], &[]) && !is_duplicate(&[advance(5, 110)], &[]));
+    assert!(!is_duplicate(&[advance(0, 110)], &[]), "of a partition that was added");
+    assert!(is_duplicate(&[advance(6, 110)], &[]), "not reached yet");
 }
 
 fn declared_unique(columns: &str) -> Declared {
@@ -218,7 +272,7 @@ fn keys_are_values_after_decoding_and_null_equals_null() {
         assert_eq!(decoded.rejects, [], "{a} {b}");
         let hashing = Hashing::new(&declared.topic).unwrap();
         let mut judge = Judge::new(Duration::from_secs(3600), Duration::ZERO, KEYS_MAX);
-        judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &Memory::default());
+        judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &[], &Memory::default());
         let from = [(Partition(0), Offset(0))];
         judge.judge(&hashing, &decoded, &from).unwrap()
     };
@@ -237,7 +291,7 @@ fn a_judge_without_room_says_so() {
     let records = records(&events);
     let hashing = Hashing::new(&declared.topic).unwrap();
     let mut judge = Judge::new(Duration::from_secs(3600), Duration::ZERO, 19);
-    judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &Memory::default());
+    judge.adopt(&[(Output::DeadLetters, Partition(0), mark(0, None))], &[], &Memory::default());
     let from = [(Partition(0), Offset(0))];
     let error = judge.judge(&hashing, &declared.decode(&records), &from).unwrap_err();
     assert!(error.context.contains("20 keys, and there is room for 19"), "{error}");

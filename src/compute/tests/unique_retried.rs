@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::compute::unique::{
-    Key,
-    retried::{Earlier, Record, Verdicts, judge},
+    Key, Verdicts,
+    retried::{Earlier, Held, Record, judge},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 fn record(offset: i64, key: u128, second: i64, earlier: Earlier) -> Record {
     let event_time = EventTime(second * 1_000_000);
@@ -13,13 +13,13 @@ fn record(offset: i64, key: u128, second: i64, earlier: Earlier) -> Record {
 }
 
 /// `within` of a minute, no disorder; partition 0 has come to this second.
-fn verdicts(records: &[Record], held: &[u128], reached: i64) -> Verdicts {
-    let held: BTreeSet<Key> = held.iter().map(|key| Key(*key)).collect();
+fn verdicts(records: &[Record], held: &[u128], reached: i64) -> (Verdicts, Vec<bool>) {
+    let held = Held { keys: held.iter().map(|key| Key(*key)).collect(), known_to: 7 };
     let reached = [(Partition(0), EventTime(reached * 1_000_000))].into();
     judge(records, &held, &reached, (Duration::from_secs(60), Duration::ZERO))
 }
 
-fn offsets(verdicts: &Verdicts) -> (Vec<i64>, Vec<i64>) {
+fn offsets((verdicts, _): &(Verdicts, Vec<bool>)) -> (Vec<i64>, Vec<i64>) {
     let taken = verdicts.keys.iter().map(|key| key.offset).collect();
     (taken, verdicts.duplicates.iter().map(|duplicate| duplicate.offset).collect())
 }
@@ -34,19 +34,17 @@ fn the_first_of_a_batch_takes_its_key_and_what_is_held_is_a_duplicate() {
         record(7, 3, 90, none),
     ];
     let found = verdicts(&records, &[3], 120);
-    assert_eq!(found.is_duplicate, [false, false, true, true]);
+    assert_eq!(found.1, [false, false, true, true]);
+    assert_eq!(found.0.known_to, 7);
     assert_eq!(offsets(&found), (vec![4, 5], vec![6, 7]));
-    assert_eq!(found.duplicates[1].event_time, EventTime(90_000_000));
+    assert_eq!(found.0.duplicates[1].event_time, EventTime(90_000_000));
 }
 
 #[test]
 fn a_key_that_the_partition_has_left_behind_is_taken_again_and_written_once() {
     let records = [record(4, 1, 100, Earlier::None), record(6, 1, 130, Earlier::None)];
     let at = verdicts(&records, &[], 160);
-    assert_eq!(
-        (at.is_duplicate.as_slice(), offsets(&at)),
-        (&[false, false][..], (vec![6], vec![]))
-    );
+    assert_eq!((at.1.as_slice(), offsets(&at)), (&[false, false][..], (vec![6], vec![])));
     let before = verdicts(&records, &[], 159);
     assert_eq!(offsets(&before), (vec![4], vec![6]));
 }
@@ -55,12 +53,9 @@ fn a_key_that_the_partition_has_left_behind_is_taken_again_and_written_once() {
 fn a_verdict_that_was_given_is_believed() {
     let records = [record(4, 1, 100, Earlier::Taken), record(5, 2, 100, Earlier::Taken)];
     let found = verdicts(&records, &[1], 120);
-    assert_eq!(
-        (found.is_duplicate.as_slice(), offsets(&found)),
-        (&[false, false][..], (vec![5], vec![]))
-    );
+    assert_eq!((found.1.as_slice(), offsets(&found)), (&[false, false][..], (vec![5], vec![])));
     let found = verdicts(&[record(4, 1, 100, Earlier::Judged)], &[1], 120);
-    assert_eq!((found.is_duplicate.as_slice(), offsets(&found)), (&[false][..], (vec![], vec![])));
+    assert_eq!((found.1.as_slice(), offsets(&found)), (&[false][..], (vec![], vec![])));
 }
 
 #[test]

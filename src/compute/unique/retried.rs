@@ -9,7 +9,7 @@
 //! commits. If by its end that cut has brought the partition to where such a key is forgotten, the
 //! key counts as forgotten, also for records of the cut from before that.
 
-use super::{Duplicate, Key, NewKey, remember_us};
+use super::{Duplicate, Key, NewKey, Verdicts, remember_us};
 use crate::record::{EventTime, Offset, Output, Partition};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,30 +55,29 @@ pub struct Record {
     pub earlier: Earlier,
 }
 
-/// What a batch of retried records takes and finds.
+/// Those of the records' keys that are taken and not forgotten.
 #[derive(Debug, Default)]
-pub struct Verdicts {
-    /// Of each record.
-    pub is_duplicate: Vec<bool>,
-    /// Sorted by key (W-2), each once.
-    pub keys: Vec<NewKey>,
-    pub duplicates: Vec<Duplicate>,
+pub struct Held {
+    pub keys: BTreeSet<Key>,
+    /// The number of the last batch of keys that was looked at.
+    pub known_to: i64,
 }
 
-/// `held`: those of the records' keys that are taken and not forgotten. `reached`: how far the
-/// partitions have come.
+/// What a batch of retried records takes and finds, and of each record whether it is a duplicate.
+/// `reached`: how far the partitions have come.
 pub fn judge(
     records: &[Record],
-    held: &BTreeSet<Key>,
+    held: &Held,
     reached: &BTreeMap<Partition, EventTime>,
     (within, max_disorder): (Duration, Duration),
-) -> Verdicts {
+) -> (Verdicts, Vec<bool>) {
     let remember_us = remember_us(within, max_disorder);
     let mut taken: BTreeMap<Key, NewKey> = BTreeMap::new();
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Verdicts { known_to: held.known_to, ..Verdicts::default() };
+    let mut answers = Vec::with_capacity(records.len());
     for &Record { partition, offset, event_time, key, earlier } in records {
         let remembered = |new: &NewKey| reached.get(&new.partition) < Some(&new.forget_at);
-        let is_kept = held.contains(&key) || taken.get(&key).is_some_and(remembered);
+        let is_kept = held.keys.contains(&key) || taken.get(&key).is_some_and(remembered);
         let is_duplicate = match earlier {
             Earlier::None => is_kept,
             Earlier::Taken | Earlier::Judged => false,
@@ -89,8 +88,8 @@ pub fn judge(
             let forget_at = EventTime(event_time.0.saturating_add(remember_us));
             taken.insert(key, NewKey { key, partition, offset, forget_at });
         }
-        verdicts.is_duplicate.push(is_duplicate);
+        answers.push(is_duplicate);
     }
     verdicts.keys = taken.into_values().collect();
-    verdicts
+    (verdicts, answers)
 }

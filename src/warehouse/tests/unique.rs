@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    compute::unique::{Duplicate, Key, NewKey},
+    compute::unique::{Duplicate, Key, NewKey, Verdicts},
     error::Kind,
 };
 
@@ -13,12 +13,12 @@ fn key(key: u128, partition: i32, offset: i64, forget_at: i64) -> NewKey {
     NewKey { key: Key(key), partition, offset, forget_at }
 }
 
-/// A cut of the judge: `count` offsets of a partition, up to an event time.
+/// A cut of the judge: `count` offsets of a partition, up to an event time. It knows nothing.
 fn judged(mark: &Mark, partition: i32, count: u64, reached: i64, keys: Vec<NewKey>) -> Cut {
     let mut advance = advance(&LETTERS, partition, mark, count);
     advance.event_time_max = Some(EventTime(reached));
     advance.fates = Fates { filtered: count, ..Fates::default() };
-    cut(vec![advance], vec![Yield::Verdicts { keys, duplicates: Vec::new() }])
+    cut(vec![advance], vec![Yield::Verdicts(Verdicts { keys, ..Verdicts::default() })])
 }
 
 fn moved(mark: &Mark, count: i64) -> Mark {
@@ -49,17 +49,21 @@ async fn a_key_is_taken_once_until_its_partition_has_come_past_it() {
     assert_eq!(memory.keys.iter().map(|(key, ..)| key.0).collect::<Vec<_>>(), [2]);
     let second = take_one(warehouse, &LETTERS, 1).await;
     warehouse.commit(&judged(&second, 1, 3, 100, vec![key(1, 1, 0, 700)])).await.unwrap();
-    let rows = read(warehouse, "SELECT partition FROM highwater.unique_keys ORDER BY key").await;
-    assert_eq!(rows, ["1", "0"]);
+    let numbers = "SELECT partition FROM highwater.unique_keys ORDER BY number";
+    assert_eq!(read(warehouse, numbers).await, ["0", "1"]);
     // Within one cut: what its own end has forgotten may be taken again.
     let again = judged(&moved(&first, 3), 0, 1, 2_000, vec![key(2, 0, 3, 3_000)]);
     warehouse.commit(&again).await.unwrap();
     assert_eq!(warehouse.forget(TOPIC).await.unwrap()[0], (Partition(0), EventTime(2_000)));
-    let all = "SELECT count(*) FROM highwater.unique_keys";
-    assert_eq!(read(warehouse, all).await, ["2"], "neither is forgotten");
+    assert_eq!(read(warehouse, numbers).await, ["1", "0"], "a batch is forgotten as a whole");
     warehouse.commit(&judged(&moved(&first, 4), 0, 1, 3_000, Vec::new())).await.unwrap();
     warehouse.forget(TOPIC).await.unwrap();
-    assert_eq!(read(warehouse, all).await, ["1"]);
+    assert_eq!(
+        read(warehouse, numbers).await,
+        ["1", "0"],
+        "the last one stays, or its number comes again"
+    );
+    assert_eq!(warehouse.recall(TOPIC, &[], false).await.unwrap().keys.len(), 1);
     database.end().await;
 }
 
@@ -73,6 +77,67 @@ async fn many_keys_are_kept_and_read_back() {
     let memory = warehouse.recall(TOPIC, &[], false).await.unwrap();
     let wanted: Vec<_> = keys.iter().map(|k| (k.key, k.partition, k.forget_at)).collect();
     assert_eq!(memory.keys, wanted);
+    assert_eq!(memory.known_to, 60);
+    // The next cut knows them all, or meets them.
+    let next = judged(&moved(&mark, 120_000), 0, 1, 100, vec![key(7 << 64 | 7, 0, 120_000, 200)]);
+    assert_eq!(warehouse.commit(&next).await.unwrap_err().kind, Kind::Retry);
+    let other = judged(&moved(&mark, 120_000), 0, 1, 100, vec![key(1, 0, 120_000, 200)]);
+    let learned = warehouse.commit(&other).await.unwrap().learned;
+    assert_eq!((learned.keys, learned.known_to), (wanted, 61));
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuts_that_take_the_same_key_at_the_same_time_take_it_once() {
+    let Some(database) = Database::plain().await else { return };
+    let mut at_once = tokio::task::JoinSet::new();
+    for partition in 0..8 {
+        let warehouse = database.warehouse.clone();
+        at_once.spawn(async move {
+            let mut mark = take_one(&warehouse, &LETTERS, partition).await;
+            let (mut known_to, mut taken, mut refused) = (0, 0, 0);
+            let mut known: Vec<Key> = Vec::new();
+            // Each key is wanted by four of them; those of a process are never wanted by itself.
+            for round in 0..30 {
+                let wanted = (u128::from(partition as u32 % 2) + round * 2) + 1;
+                let own = (u128::from(partition as u32) + 1) << 64 | round;
+                let free = [wanted, own].map(Key).into_iter().filter(|key| !known.contains(key));
+                let offset = mark.next.0;
+                let keys: Vec<_> = free.map(|k| key(k.0, partition, offset, i64::MAX)).collect();
+                let mut cut = judged(&mark, partition, 1, 100, keys.clone());
+                cut.yields = vec![Yield::Verdicts(Verdicts {
+                    keys: keys.clone(),
+                    known_to,
+                    ..Verdicts::default()
+                })];
+                match warehouse.commit(&cut).await {
+                    Ok(committed) => {
+                        mark = moved(&mark, 1);
+                        taken += keys.len();
+                        known_to = known_to.max(committed.learned.known_to);
+                        known.extend(committed.learned.keys.iter().map(|(key, ..)| *key));
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind, Kind::Retry, "{error}");
+                        let memory = warehouse.recall(TOPIC, &[], false).await.unwrap();
+                        known = memory.keys.iter().map(|(key, ..)| *key).collect();
+                        known_to = memory.known_to;
+                        refused += 1;
+                    }
+                }
+            }
+            (taken, refused)
+        });
+    }
+    let (mut taken, mut refused) = (0, 0);
+    while let Some(done) = at_once.join_next().await {
+        let (more_taken, more_refused) = done.unwrap();
+        (taken, refused) = (taken + more_taken, refused + more_refused);
+    }
+    let memory = database.warehouse.recall(TOPIC, &[], false).await.unwrap();
+    let different: std::collections::BTreeSet<_> = memory.keys.iter().map(|k| k.0).collect();
+    assert_eq!((memory.keys.len(), different.len()), (taken, taken), "each once");
+    println!("{taken} keys, {refused} cuts refused");
     database.end().await;
 }
 
@@ -91,7 +156,7 @@ async fn the_lake_leaves_out_what_was_recorded_and_nothing_else() {
         .into();
     let mut letters = advance(&LETTERS, 0, &judge, 8);
     letters.fates = Fates { filtered: 6, duplicate: 2, ..Fates::default() };
-    let verdicts = Yield::Verdicts { keys: Vec::new(), duplicates };
+    let verdicts = Yield::Verdicts(Verdicts { duplicates, ..Verdicts::default() });
     warehouse.commit(&cut(vec![letters], vec![verdicts])).await.unwrap();
     for (accepted, duplicate, whole) in [(8, 0, false), (6, 3, false), (7, 1, false), (6, 2, true)]
     {
@@ -124,7 +189,7 @@ async fn a_lake_declared_later_is_told_every_verdict() {
     let mut letters = advance(&LETTERS, 0, &judge, 4);
     letters.fates = Fates { filtered: 3, duplicate: 1, ..Fates::default() };
     let duplicate = Duplicate { partition: Partition(0), offset: 2, event_time: EventTime(1) };
-    let verdicts = Yield::Verdicts { keys: Vec::new(), duplicates: vec![duplicate] };
+    let verdicts = Yield::Verdicts(Verdicts { duplicates: vec![duplicate], ..Verdicts::default() });
     warehouse.commit(&cut(vec![letters], vec![verdicts])).await.unwrap();
     let of = [(Partition(0), Offset(1))];
     let none = warehouse.recall(TOPIC, &of, false).await.unwrap();

@@ -20,7 +20,7 @@ use std::{
 pub const WITHIN: Duration = Duration::from_millis(400);
 pub const KEYS_MAX: usize = 1_000_000;
 
-/// A row of `highwater.unique_keys`.
+/// A key in `highwater.unique_keys`.
 #[derive(Debug, Clone, Copy)]
 struct Row {
     partition: i32,
@@ -39,7 +39,8 @@ struct Taken {
 
 #[derive(Debug, Default)]
 pub struct Records {
-    keys: BTreeMap<Key, Row>,
+    /// By number, of which the first is 1; those that are forgotten are taken out.
+    batches: Vec<BTreeMap<Key, Row>>,
     pub duplicates: BTreeSet<Place>,
     /// The oracle's: every record that was taken, by key.
     taken: BTreeMap<u32, Vec<Taken>>,
@@ -78,55 +79,68 @@ impl Records {
         let forgotten = |row: &Row| {
             reached.iter().any(|(p, time)| p.0 == row.partition && time.0 >= row.forget_at)
         };
-        let keys = self.keys.iter().filter(|(_, row)| !forgotten(row));
+        let keys = self.batches.iter().flatten().filter(|(_, row)| !forgotten(row));
         let keys: Vec<_> = keys
             .map(|(key, row)| (*key, Partition(row.partition), EventTime(row.forget_at)))
             .collect();
+        let known_to = self.batches.len() as i64;
         let verdicts = floors.iter().map(|&(p, from)| {
             let offsets = self.duplicates.range((p, from)..(p + 1, 0)).map(|(_, o)| *o);
             (Partition(p), Offset(from), offsets.collect())
         });
-        Memory { keys, verdicts: verdicts.collect(), reached }
+        Memory { keys, verdicts: verdicts.collect(), reached, known_to }
     }
 
-    /// What the cut's transaction does with its keys; false: another process's is in the way.
+    /// What the cut's transaction does with its keys, and which of others it meets; None: one that
+    /// is in its way.
     pub fn commit(
         &mut self,
         commit: &Commit,
         kept: &Kept<'_>,
         number: u64,
         given_up: bool,
-    ) -> bool {
+    ) -> Option<Memory> {
         let logs = kept.logs;
-        for new in &commit.keys {
-            let Some(row) = self.keys.get(&new.key) else { continue };
-            if !kept.is_over(row.partition, row.forget_at) {
-                let own = row.life == commit.life && !given_up && !row.given_up;
-                assert!(!own, "U-1: a key is taken twice by the same life, {new:?} {row:?}");
-                self.conflicts += 1;
-                return false;
+        let verdicts = &commit.verdicts;
+        let mut learned = Memory::default();
+        if !verdicts.keys.is_empty() {
+            let others = self.batches[verdicts.known_to as usize..].iter().flatten();
+            let others = others.filter(|(_, row)| !kept.is_over(row.partition, row.forget_at));
+            for (key, row) in others {
+                if let Some(new) = verdicts.keys.iter().find(|new| new.key == *key) {
+                    let own = row.life == commit.life && !given_up && !row.given_up;
+                    assert!(!own, "U-1: a key is taken twice by the same life, {new:?} {row:?}");
+                    self.conflicts += 1;
+                    return None;
+                }
+                let (partition, forget_at) = (Partition(row.partition), EventTime(row.forget_at));
+                learned.keys.push((*key, partition, forget_at));
             }
+            self.batches.push(BTreeMap::new());
+            learned.known_to = self.batches.len() as i64;
         }
-        for new in &commit.keys {
+        for new in &verdicts.keys {
             let (partition, offset) = (new.partition.0, new.offset);
             let (key, time) = logs[partition as usize].record(offset);
             assert_eq!(new.key, Key(u128::from(key)), "another record's key");
             assert_eq!(new.forget_at.0, time + remember(), "forgotten at another time");
             let (forget_at, life) = (new.forget_at.0, commit.life);
             let row = Row { partition, forget_at, life, given_up };
-            self.keys.insert(new.key, row);
+            self.batches.last_mut().expect("pushed above").insert(new.key, row);
         }
-        for duplicate in &commit.duplicates {
+        for duplicate in &verdicts.duplicates {
             let place = (duplicate.partition.0, duplicate.offset);
             assert!(self.duplicates.insert(place), "U-2: judged twice, {place:?}");
             let (_, time) = logs[place.0 as usize].record(place.1);
             assert_eq!(duplicate.event_time.0, time);
         }
         if number.is_multiple_of(3) {
-            self.keys.retain(|_, row| !kept.is_over(row.partition, row.forget_at));
+            for batch in &mut self.batches {
+                batch.retain(|_, row| !kept.is_over(row.partition, row.forget_at));
+            }
         }
         self.look_again(commit, kept, number);
-        true
+        Some(learned)
     }
 
     /// The oracle.

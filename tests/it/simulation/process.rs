@@ -8,7 +8,7 @@ use super::{
     world::World,
 };
 use highwater::{
-    compute::unique::{Judge, Key, Memory},
+    compute::unique::{Judge, Key, Memory, Verdicts},
     error::Kind,
     event_time::Lateness,
     pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Ticket, Worker},
@@ -28,6 +28,7 @@ pub enum News {
     Lost(Vec<i32>),
     Worker(Input),
     Taken { lane: Lane, ticket: Ticket, taken: Taken, memory: Memory },
+    Committed { cut: u64, learned: Memory },
     Reached(Vec<(Partition, EventTime)>),
 }
 
@@ -98,7 +99,8 @@ pub struct Process {
     /// Of a topic with `unique`.
     judge: Option<Judge>,
     memory: Memory,
-    tables_cut: u64,
+    /// The one that is open.
+    tables_cut: Option<u64>,
     /// What waits for its verdict on the way to the lake.
     waiting: BTreeMap<i32, VecDeque<i64>>,
 }
@@ -135,7 +137,7 @@ impl Process {
             flights: BTreeMap::new(),
             judge,
             memory: Memory::default(),
-            tables_cut: 0,
+            tables_cut: None,
             waiting: BTreeMap::new(),
         }
     }
@@ -217,11 +219,17 @@ impl World {
             News::Taken { lane, ticket, taken: (marks, advances), memory } => {
                 p.memory = memory;
                 self.decide(p, Input::Taken { lane, ticket, marks, advances }, &[])?;
-                if !p.judge.as_ref().is_some_and(Judge::is_contested) {
-                    return Ok(());
+                return self.give_up_contested(p);
+            }
+            News::Committed { cut, learned } => {
+                if p.flights.get(&Lane::Tables).is_some_and(|(flight, _)| *flight == cut) {
+                    p.flights.remove(&Lane::Tables);
+                    if let Some(judge) = &mut p.judge {
+                        judge.learn(&learned);
+                    }
                 }
-                let (kind, why) = (Kind::Retry, "contested".to_owned());
-                Input::Failed { lane: Lane::Tables, cut: p.tables_cut, kind, why }
+                self.decide(p, Input::Committed { lane: Lane::Tables, cut }, &[])?;
+                return self.give_up_contested(p);
             }
             News::Reached(reached) => {
                 if let Some(judge) = &mut p.judge {
@@ -239,6 +247,16 @@ impl World {
             }
         };
         self.decide(p, input, &[])
+    }
+
+    fn give_up_contested(&mut self, p: &mut Process) -> Result<(), Gone> {
+        match (p.judge.as_ref().is_some_and(Judge::is_contested), p.tables_cut) {
+            (true, Some(cut)) => {
+                let (kind, why) = (Kind::Retry, "contested".to_owned());
+                self.decide(p, Input::Failed { lane: Lane::Tables, cut, kind, why }, &[])
+            }
+            (true, None) | (false, _) => Ok(()),
+        }
     }
 
     fn disturb(&mut self, p: &mut Process) {
@@ -379,7 +397,7 @@ impl World {
                 p.seeks.insert(partition, to.0);
             }
             Effect::Open { lane: Lane::Tables, cut, .. } => {
-                p.tables_cut = cut;
+                p.tables_cut = Some(cut);
                 let empty = p.rows.is_empty() && p.advances.is_empty();
                 assert!(empty, "a cut opens on another's rows");
             }
@@ -501,12 +519,11 @@ impl World {
         let before = p.flights.insert(lane, (cut, moves.clone()));
         assert!(before.is_none(), "P-1: {lane:?} has a second commit in flight");
         let (rows, advances, files) = (Vec::new(), Vec::new(), Vec::new());
-        let (keys, duplicates) = (Vec::new(), Vec::new());
-        let (life, times) = (p.life, BTreeMap::new());
-        let mut commit =
-            Commit { life, lane, cut, moves, rows, advances, times, keys, duplicates, files };
+        let (life, times, verdicts) = (p.life, BTreeMap::new(), Verdicts::default());
+        let mut commit = Commit { life, lane, cut, moves, rows, advances, times, verdicts, files };
         match lane {
             Lane::Tables => {
+                p.tables_cut = None;
                 for m in &commit.moves {
                     let key = (Out::of(&m.output), m.partition.0);
                     let standing = p.standing.get_mut(&key).expect("a mark was adopted");
@@ -515,8 +532,8 @@ impl World {
                 }
                 let rows = std::mem::take(&mut p.rows);
                 let advances = std::mem::take(&mut p.advances).into_iter().collect();
-                let (keys, duplicates) = p.judge.as_mut().map(Judge::seal).unwrap_or_default();
-                self.start_commit(Commit { rows, advances, keys, duplicates, ..commit });
+                let verdicts = p.judge.as_mut().map(Judge::seal).unwrap_or_default();
+                self.start_commit(Commit { rows, advances, verdicts, ..commit });
             }
             Lane::Lake => {
                 let lake = p.lake.take().expect("a cut is open when it is sealed");
@@ -532,6 +549,7 @@ impl World {
         }
         match lane {
             Lane::Tables => {
+                p.tables_cut = None;
                 p.rows.clear();
                 p.advances.clear();
                 p.standing.clear();
@@ -576,7 +594,7 @@ fn adopt(
     advances: &[IdleAdvance],
 ) {
     if let (Lane::Tables, Some(judge)) = (lane, &mut p.judge) {
-        judge.adopt(marks, &p.memory);
+        judge.adopt(marks, advances, &p.memory);
     }
     for (output, partition, mark) in marks {
         match lane {

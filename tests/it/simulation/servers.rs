@@ -6,7 +6,7 @@
 
 use super::judge::{Kept, Records};
 use highwater::{
-    compute::unique::{Duplicate, Memory, NewKey},
+    compute::unique::{Memory, Verdicts},
     error::Kind,
     pipeline::worker::Move,
     record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
@@ -155,8 +155,7 @@ pub struct Commit {
     /// Per mark that moves: how far event time had come.
     pub times: BTreeMap<(Out, i32), Option<i64>>,
     /// Of the judge.
-    pub keys: Vec<NewKey>,
-    pub duplicates: Vec<Duplicate>,
+    pub verdicts: Verdicts,
     /// Of the lake.
     pub files: Vec<File>,
 }
@@ -311,7 +310,7 @@ impl Warehouse {
         commit: &Commit,
         logs: &[Log],
         given_up: bool,
-    ) -> Result<(), (Kind, String)> {
+    ) -> Result<Memory, (Kind, String)> {
         for m in &commit.moves {
             let key = (Out::of(&m.output), m.partition.0);
             let row = self.marks.get(&key).expect("a move names a mark that was taken");
@@ -324,6 +323,7 @@ impl Warehouse {
             self.fenced += 1;
             return Err((Kind::Fenced, format!("{key:?} {m:?} found {row:?}")));
         }
+        let mut learned = Memory::default();
         if self.judged {
             let reached = self.reached_by(commit);
             let mut advances = self.advances.clone();
@@ -332,9 +332,10 @@ impl Warehouse {
             match commit.lane {
                 Lane::Tables => {
                     let kept = Kept { reached: &reached, advances: &advances, logs };
-                    if !self.records.commit(commit, &kept, number, given_up) {
-                        return Err((Kind::Retry, "another process took a key".to_owned()));
-                    }
+                    let met = self.records.commit(commit, &kept, number, given_up);
+                    let met =
+                        met.ok_or_else(|| (Kind::Retry, "another process took a key".to_owned()));
+                    learned = met?;
                 }
                 Lane::Lake => {
                     for m in &commit.moves {
@@ -376,7 +377,7 @@ impl Warehouse {
             assert_eq!(row.first + row.fates as i64, row.next, "I-3 at {key:?}");
         }
         self.commits += 1;
-        Ok(())
+        Ok(learned)
     }
 
     /// How far event time of each partition has come for the judge when this is committed.

@@ -184,7 +184,7 @@ pub enum Answer {
     Uploads(Vec<u64>),
     Upload(u64),
     Memory(Memory),
-    Reached(Vec<(Partition, EventTime)>),
+    Committed(Memory, Vec<(Partition, EventTime)>),
 }
 
 pub type Reply = Result<Answer, (Kind, String)>;
@@ -307,8 +307,7 @@ impl World {
                 self.trace(|| {
                     format!("server: life {} commits cut {}: {done:?}", commit.life, commit.cut)
                 });
-                done?;
-                Answer::Reached(self.warehouse.reached())
+                Answer::Committed(done?, self.warehouse.reached())
             }
             Request::Recall { partitions } => {
                 let oldest: Vec<_> =
@@ -354,12 +353,16 @@ impl World {
             Work::Take(take) => self.take_goes_on(p, id, take, reply),
             Work::Tidy(tidy) => self.tidy_goes_on(p, id, tidy, reply).map(Work::Tidy),
             Work::Commit { cut } => {
-                let reached = match &reply {
-                    Ok(Answer::Reached(reached)) => reached.clone(),
-                    Ok(_) | Err(_) => Vec::new(),
-                };
-                tell(p, done(Lane::Tables, cut, reply));
-                p.inbox.push_back(News::Reached(reached));
+                match reply {
+                    Ok(Answer::Committed(learned, reached)) => {
+                        p.inbox.push_back(News::Committed { cut, learned });
+                        p.inbox.push_back(News::Reached(reached));
+                    }
+                    Ok(answer) => panic!("{answer:?} does not answer a commit"),
+                    Err((kind, why)) => {
+                        tell(p, Input::Failed { lane: Lane::Tables, cut, kind, why });
+                    }
+                }
                 None
             }
             Work::Ends { at } => {
