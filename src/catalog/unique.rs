@@ -33,7 +33,7 @@ pub(super) fn unique(
     blind: bool,
     found: &mut Found,
 ) -> Option<UniqueSpec> {
-    if topic.changes.is_some() && top.has("unique") {
+    if topic.format.is_change() && top.has("unique") {
         found.push((
             top.byte("unique"),
             "`unique` is not for topics of changes: each record is an operation of its own, known by \

@@ -265,3 +265,115 @@ fn a_retried_letter_passes_the_judge_and_its_key_is_met_by_who_runs_meanwhile() 
     assert_eq!(totals(&world, "duplicate"), one(4));
     assert_exact(&world, 3);
 }
+
+/// By the clock, as `idle` does.
+const IDLE: &str = r#"topic = "{topic}"
+format = "json"
+event_time = "at"
+max_disorder = "2s"
+idle = "1s"
+unique = ["id"]
+within = "3s"
+[columns]
+id = "text"
+at = "timestamptz"
+[lake]
+roll = { age = "300ms" }
+[dead_letters]
+stop_above = "100%"
+"#;
+
+const ZONES: &str = r#"
+reference   = "lake:known/zones.csv"
+primary_key = ["id"]
+[columns]
+id   = "text"
+zone = "integer"
+"#;
+
+const PLACED: &str = "CREATE MATERIALIZED VIEW placed AS
+    SELECT vehicles.id, at, zones.zone FROM vehicles LEFT JOIN zones ON zones.id = vehicles.id;";
+
+fn strict(name: &str) -> String {
+    format!(
+        "CREATE MATERIALIZED VIEW {name} WITH (late = 'dead-letter') AS
+         SELECT tumble(interval '2 seconds') AS window, count(*) AS rows
+         FROM vehicles GROUP BY window;"
+    )
+}
+
+#[test]
+fn what_the_clock_has_forgotten_is_taken_again_and_may_be_late_and_all_of_it_is_proven() {
+    let Some(world) = World::empty("unique_idle", 1, Lake::Local) else { return };
+    let root = std::path::PathBuf::from(world.lake.trim_start_matches("file://"));
+    std::fs::create_dir_all(root.join("known")).expect("the lake");
+    std::fs::write(root.join("known/zones.csv"), "id,zone\nv1,1\nv3,3\n").expect("the reference");
+    world.declare("vehicles", IDLE);
+    world.declare("zones", ZONES);
+    world.declare_model("placed", PLACED);
+    world.declare_model("by_window", &strict("by_window"));
+    let send = |values: &[(&str, i64)]| {
+        world.produce(values.iter().map(|(id, second)| {
+            let at = chrono::DateTime::from_timestamp(*second, 0).expect("in range").to_rfc3339();
+            ("k".to_owned(), format!(r#"{{"id":"{id}","at":"{at}"}}"#))
+        }));
+    };
+    let mut service = world.follow(&HURRY);
+    let begin = chrono::Utc::now().timestamp();
+    send(&[("v1", begin), ("v2", begin), ("v2", begin), ("v1", begin)]);
+    eventually("what came", || world.has_passed(OUTPUTS, 4));
+    let forgotten = format!(
+        "SELECT count(*) FROM highwater.marks
+         WHERE output = 'dead_letters' AND event_time_max >= to_timestamp({})",
+        begin + 5
+    );
+    eventually("the clock to forget", || world.number(&forgotten) == 1);
+
+    // Taken again, and late; then with a time that no clock comes to during this test.
+    let ahead = chrono::Utc::now().timestamp() + 600;
+    send(&[("v1", begin), ("v3", ahead), ("v3", ahead), ("v1", ahead), ("v1", begin)]);
+    eventually("what came again", || world.has_passed(OUTPUTS, 9));
+    let (_, metrics) = service.get("/metrics");
+    let counted = |name: &str| -> i64 {
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<i64>().ok()).sum()
+    };
+    assert_eq!(counted("highwater_reference_misses_total"), 1, "a duplicate is not looked up");
+    assert_eq!(counted("highwater_duplicates_total"), 4);
+    assert_eq!(counted("highwater_late_total"), 1, "nor is it late");
+    service.signal(libc::SIGKILL);
+    service.wait();
+    let service = world.follow(&HURRY);
+    send(&[("v3", ahead + 1), ("v1", begin), ("v4", ahead)]);
+    eventually("what came after that", || world.has_passed(OUTPUTS, 12));
+    service.stop();
+    assert_eq!(totals(&world, "duplicate"), one(6));
+    let status: serde_json::Value =
+        serde_json::from_str(&world.run(&["status", "--json"])).expect("JSON");
+    let lines = status.as_array().expect("lines");
+    assert!(lines.len() == 4 && lines.iter().all(|line| line["duplicate"] == 6), "{status}");
+    let rows = world.query("SELECT id, zone FROM placed ORDER BY at, id");
+    let rows: Vec<_> = rows.into_iter().map(|row| row.into_iter().flatten().collect()).collect();
+    let expected: [Vec<&str>; 6] = [
+        vec!["v1", "1"],
+        vec!["v1", "1"],
+        vec!["v2"],
+        vec!["v1", "1"],
+        vec!["v3", "3"],
+        vec!["v4"],
+    ];
+    assert_eq!(rows as Vec<Vec<String>>, expected);
+
+    // In its place it is still late; its key was its own, so it is no duplicate of itself.
+    let told = world.run(&["dead-letters", "retry"]);
+    let last = "0 taken, 0 taken except by a model, 1 still refused, 0 wait, 0 lost";
+    assert_eq!(told.lines().last(), Some(last), "{told}");
+    assert_exact(&world, 2);
+    world.declare_model("by_window_later", &strict("by_window_later"));
+    world.run_until_caught_up();
+    let rows = |name| world.query(&format!("SELECT * FROM {name} ORDER BY 1"));
+    assert_eq!(rows("by_window"), rows("by_window_later"));
+    assert_eq!(world.number("SELECT count(*) FROM highwater.dead_letters"), 2);
+    assert_eq!(totals(&world, "duplicate"), one(6));
+    assert_exact(&world, 3);
+}
