@@ -222,3 +222,7 @@ pub fn add(
     total.fates += counted.fates;
     total.event_time_max = total.event_time_max.max(counted.event_time_max);
 }
+
+#[cfg(test)]
+#[path = "held_tests.rs"]
+mod tests;

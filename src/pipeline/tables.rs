@@ -378,3 +378,43 @@ pub fn lake_counts(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog,
+        compute::unique::Key,
+        record::{Epoch, Fates},
+    };
+
+    /// Before the commit, too: what comes next is judged as after it.
+    #[test]
+    fn the_judge_hears_the_clock_of_an_idle_partition() {
+        let topic = "topic = \"events\"\nformat = \"json\"\nunique = [\"id\"]\nwithin = \"1s\"\n\
+                     max_disorder = \"1s\"\nidle = \"1s\"\n[columns]\nid = \"text\"\n";
+        let files = [("topics/events.toml".into(), topic.to_owned())];
+        let topic = catalog::check(&files, &[]).unwrap().topics["events"].clone();
+        let mut lane = TablesLane::new(&topic, &[], References::default(), 1 << 20).unwrap();
+        let mark = Mark {
+            first: Offset(0),
+            next: Offset(3),
+            epoch: Epoch(1),
+            event_time_max: Some(EventTime(0)),
+            fates: Fates::default(),
+            sequence: 0,
+        };
+        let (partition, key, second) = (Partition(0), Key(7), 1_000_000);
+        let keys = vec![(key, partition, EventTime(2 * second))];
+        let memory = Memory { keys, ..Memory::default() };
+        lane.adopt(&[(Output::DeadLetters, partition, mark)], &[], &memory);
+        let mut is_duplicate = |advance_to: i64| {
+            let event_time = EventTime(advance_to);
+            lane.advance(IdleAdvance { partition, before: Offset(3), event_time });
+            let judge = lane.judge.as_mut().unwrap();
+            judge.verdict(partition, 3, EventTime(0), key)
+        };
+        assert!(is_duplicate(2 * second - 1));
+        assert!(!is_duplicate(2 * second), "forgotten");
+    }
+}

@@ -55,13 +55,16 @@
 //! | mutant | seed | caught as |
 //! | --- | --- | --- |
 //! | the lake takes what is not judged | 1 | J-1 |
-//! | a contested cut is not given up | 2965 | U-1 |
-//! | an abandoned cut's keys stay | 1 | U-1 |
+//! | a contested cut is not given up | 563 | U-1 |
+//! | a contested cut's commit looks at later keys alone | 11 | U-1 |
+//! | an abandoned cut's keys stay | 5 | U-1 |
 //! | what is recorded is judged again | 1 | U-2 |
-//! | duplicates raise no watermark | 5 | U-1 |
+//! | duplicates raise no watermark | 1 | U-1 |
+//! | the judge does not hear the clock | 195 | U-1 |
 //! | keys of other lives are not read | 1 | U-1 |
-//! | no key is ever forgotten | 7 | U-1 |
-//! | a cut takes the keys of the one before as well | 1 | U-1 |
+//! | keys that a commit meets are not learned | 5 | U-1 |
+//! | no key is ever forgotten | 1 | U-1 |
+//! | a cut takes the keys of the one before as well | 995 | U-1 |
 //! | the lake leaves out nothing | 1 | C-3: duplicates invented |
 //!
 //! Survivors, for they change when and not what: marks that wait for a lake cut do not end it, a
