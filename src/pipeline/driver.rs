@@ -254,9 +254,9 @@ impl Driver {
                 return Ok(());
             }
             News::Worker(input) => self.note(input),
-            News::Taken { lane, ticket, taken: (marks, advances), memory } => {
+            News::Taken { lane, ticket, taken: Taken { marks, gaps, advances }, memory } => {
                 self.memory = memory;
-                self.decide(Input::Taken { lane, ticket, marks, advances }, None)?;
+                self.decide(Input::Taken { lane, ticket, marks, gaps, advances }, None)?;
                 self.memory = Memory::default();
                 return self.give_up_contested();
             }
@@ -297,6 +297,7 @@ impl Driver {
             | Input::Lost(_)
             | Input::Taken { .. }
             | Input::Arrived { .. }
+            | Input::OutOfReach(_)
             | Input::Measured { .. }
             | Input::Halt { .. }
             | Input::Targets(_)
@@ -362,7 +363,7 @@ impl Driver {
             decoded = self.decoder.decode(&records);
         }
         self.reporter.count(&records, &decoded);
-        let mut arrivals = arrivals(&records);
+        let mut arrivals = Arrival::of(&records);
         for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
         }
@@ -370,6 +371,9 @@ impl Driver {
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
+        for partition in &batch.fetched.gone {
+            self.decide(Input::OutOfReach(*partition), None)?;
+        }
         self.measure()?;
         match broken_by {
             None => Ok(()),
@@ -411,6 +415,7 @@ impl Driver {
                 (Lane::Lake, None) => {}
             },
             Effect::Seek { partition, to } => self.reader.seek(partition, to),
+            Effect::Stand { partition } => self.reader.stop(partition),
             Effect::Open { lane, cut, sequence, partition, from, epoch } => {
                 self.opened.insert(lane, (cut, Instant::now()));
                 if let (Lane::Lake, Some(lake)) = (lane, &mut self.lake) {
@@ -581,6 +586,7 @@ impl Driver {
         let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
         let end = |partition| kafka.known_end(name, partition);
         let mut status = self.reporter.snapshot(end, memory);
+        status.gaps = self.reporter.gaps(&self.worker.gaps());
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
         if let Some(lake) = &self.lake {
@@ -588,17 +594,4 @@ impl Driver {
         }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
-}
-
-/// One arrival per partition.
-fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
-    let mut arrivals: BTreeMap<Partition, Arrival> = BTreeMap::new();
-    for run in records.chunk_by(|a, b| a.partition == b.partition) {
-        let partition = run[0].partition;
-        let next = Offset::after(run[run.len() - 1].offset);
-        let arrival = arrivals.entry(partition).or_insert(Arrival { partition, next, records: 0 });
-        arrival.next = next;
-        arrival.records += run.len() as u64;
-    }
-    arrivals.into_values().collect()
 }

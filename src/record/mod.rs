@@ -6,6 +6,7 @@
 //! I-2  A [`Span`] is half open; spans of one output and partition follow each other without gap.
 //! I-3  Each offset of a span has exactly one fate: `fates.total() == span.len()`.
 
+pub mod gap;
 pub mod quantity;
 
 use std::{fmt, ops::AddAssign, sync::Arc};
@@ -69,11 +70,19 @@ pub struct Fates {
     pub absent: u64,
     /// A record with the same key came before: it stands in `highwater.duplicates`.
     pub duplicate: u64,
+    /// Gone from Kafka before it was read, and accepted as lost by a person; never a cut's doing.
+    pub lost: u64,
 }
 
 impl Fates {
     pub fn total(&self) -> u64 {
-        self.accepted + self.filtered + self.late + self.dead + self.absent + self.duplicate
+        self.accepted
+            + self.filtered
+            + self.late
+            + self.dead
+            + self.absent
+            + self.duplicate
+            + self.lost
     }
 }
 
@@ -85,6 +94,7 @@ impl AddAssign for Fates {
         self.dead += o.dead;
         self.absent += o.absent;
         self.duplicate += o.duplicate;
+        self.lost += o.lost;
     }
 }
 

@@ -85,7 +85,7 @@ const BEGINNING: Mark = Mark {
     next: Offset(0),
     epoch: Epoch(0),
     event_time_max: None,
-    fates: Fates { accepted: 0, filtered: 0, late: 0, dead: 0, absent: 0, duplicate: 0 },
+    fates: Fates { accepted: 0, filtered: 0, late: 0, dead: 0, absent: 0, duplicate: 0, lost: 0 },
     sequence: 0,
 };
 

@@ -57,17 +57,23 @@ impl Worker {
         let tables = self.lanes.iter().find(|lane| lane.lane == Lane::Tables)?;
         match tables.holds.get(&partition)? {
             Hold::Open { marks, .. } => marks.get(&Output::DeadLetters).map(|mark| mark.next),
-            Hold::Taking => None,
+            Hold::Taking | Hold::Gone { .. } => None,
         }
     }
 
     /// What nobody judges is not fetched: the lake would hold it for as long as it takes.
     pub(super) fn is_judge_away(&self) -> bool {
         let Some(lake) = self.lanes.iter().find(|lane| self.follows(lane)) else { return false };
+        let tables = self.lanes.iter().find(|lane| lane.lane == Lane::Tables);
+        // What stands is not fetched by anybody, and keeps nobody else from it (G-4).
+        let stands = |partition: &Partition| {
+            tables.is_some_and(|t| matches!(t.holds.get(partition), Some(Hold::Gone { .. })))
+        };
         lake.holds.iter().any(|(partition, hold)| {
             matches!(hold, Hold::Open { .. })
                 && !self.leaving.contains(partition)
                 && self.judged(*partition).is_none()
+                && !stands(partition)
         })
     }
 
@@ -82,6 +88,7 @@ impl Worker {
             Reason::Drain | Reason::CaughtUp => {
                 tables.open.is_some() || matches!(tables.flight, Flight::Commit(_))
             }
+            Reason::OutOfReach => self.suspects.iter().any(|partition| tables.covers(*partition)),
             Reason::Revoke => self.leaving.iter().any(|partition| tables.covers(*partition)),
             Reason::Interval
             | Reason::Bytes

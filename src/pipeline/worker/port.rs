@@ -4,7 +4,10 @@
 
 use crate::{
     error::Kind,
-    record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, Span},
+    record::{
+        Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord, Span,
+        gap::Gap,
+    },
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,6 +38,8 @@ pub struct Settings {
     pub fenced_wait: Duration,
     /// The topic has a judge (`unique`) in the lane of tables, and the lake follows it (J-1).
     pub judged: bool,
+    /// Partitions that stand because offsets are gone are taken again so often.
+    pub look_again: Duration,
     /// A partition that had nothing to read for so long has its watermark moved by the clock; None:
     /// never, only records move it.
     pub idle_after: Option<Duration>,
@@ -58,6 +63,7 @@ impl Default for Settings {
             backoff_max: Duration::from_secs(15),
             fenced_wait: Duration::from_secs(5),
             judged: false,
+            look_again: Duration::from_secs(5),
             idle_after: None,
             idle_check: Duration::from_secs(5),
             jitter: None,
@@ -72,6 +78,21 @@ pub struct Arrival {
     /// After the last record, or the log's end: everything below has been delivered or is absent.
     pub next: Offset,
     pub records: u64,
+}
+
+impl Arrival {
+    /// One per partition.
+    pub fn of(records: &[RawRecord<'_>]) -> Vec<Self> {
+        let mut arrivals: BTreeMap<Partition, Self> = BTreeMap::new();
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            let partition = run[0].partition;
+            let next = Offset::after(run[run.len() - 1].offset);
+            let arrival = arrivals.entry(partition).or_insert(Self { partition, next, records: 0 });
+            arrival.next = next;
+            arrival.records += run.len() as u64;
+        }
+        arrivals.into_values().collect()
+    }
 }
 
 /// What an open cut holds, measured by the driver after each admission.
@@ -93,6 +114,8 @@ pub enum Input {
         lane: Lane,
         ticket: Ticket,
         marks: Vec<(Output, Partition, Mark)>,
+        /// Of partitions that cannot go on; there is no mark of them.
+        gaps: Vec<Gap>,
         /// Recorded at or above the marks; of the tables.
         advances: Vec<IdleAdvance>,
     },
@@ -108,6 +131,8 @@ pub enum Input {
         /// The fetch was cut off by its limit: there is more.
         more: bool,
     },
+    /// Kafka has not what comes next of the partition.
+    OutOfReach(Partition),
     Measured {
         lane: Lane,
         size: Size,
@@ -153,6 +178,7 @@ pub enum Reason {
     Drain,
     CaughtUp,
     Assignment,
+    OutOfReach,
 }
 
 impl Reason {
@@ -167,6 +193,7 @@ impl Reason {
             Self::Drain => "drain",
             Self::CaughtUp => "caught_up",
             Self::Assignment => "assignment",
+            Self::OutOfReach => "out_of_reach",
         }
     }
 }
@@ -190,6 +217,8 @@ pub enum Effect {
     Adopt { lane: Lane, marks: Vec<(Output, Partition, Mark)>, advances: Vec<IdleAdvance> },
     /// Read this partition from here on.
     Seek { partition: Partition, to: Offset },
+    /// Nobody reads this partition: its records are not wanted until it is seeked.
+    Stand { partition: Partition },
     /// A new cut begins; of the lake with its files' name.
     Open { lane: Lane, cut: u64, sequence: i64, partition: Partition, from: Offset, epoch: Epoch },
     /// Add the records of the fetch at hand, per partition those at or above the offset.

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     compute::unique::{Duplicate, Key, NewKey, Verdicts},
     error::Kind,
+    record::gap::{Gap, PartitionLog, Reason},
 };
 
 const LETTERS: Output = Output::DeadLetters;
@@ -196,5 +197,67 @@ async fn a_lake_declared_later_is_told_every_verdict() {
     assert_eq!(none.verdicts, [(Partition(0), Offset(4), vec![])]);
     let all = warehouse.recall(TOPIC, &of, true).await.unwrap();
     assert_eq!(all.verdicts, [(Partition(0), Offset(1), vec![2])]);
+    database.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_begin_again_have_verdicts_of_their_own_and_keys_are_remembered() {
+    let Some(database) = Database::plain().await else { return };
+    let warehouse = &database.warehouse;
+    let of = |mark: &Mark, offset, keys| {
+        let mut letters = advance(&LETTERS, 0, mark, 4);
+        letters.event_time_max = Some(EventTime(100));
+        letters.fates = Fates { filtered: 3, duplicate: 1, ..Fates::default() };
+        let duplicate = Duplicate { partition: Partition(0), offset, event_time: EventTime(1) };
+        let verdicts = Verdicts { keys, duplicates: vec![duplicate], known_to: 0 };
+        cut(vec![letters], vec![Yield::Verdicts(verdicts)])
+    };
+    let lake = |mark: &Mark| {
+        let mut lake = advance(&Output::Lake, 0, mark, 4);
+        lake.fates = Fates { accepted: 3, duplicate: 1, ..Fates::default() };
+        cut(vec![lake], vec![Yield::Judged])
+    };
+    let judge = take_one(warehouse, &LETTERS, 0).await;
+    let of_lake = take_one(warehouse, &Output::Lake, 0).await;
+    warehouse.commit(&of(&judge, 2, vec![key(1, 0, 0, 900)])).await.unwrap();
+    warehouse.commit(&lake(&of_lake)).await.unwrap();
+    // The log ends below the marks.
+    let log = PartitionLog { topic_id: None, oldest: Offset(0), end: Offset(1) };
+    let outputs = [LETTERS, Output::Lake];
+    let gaps = outputs.clone().map(|output| Gap {
+        output,
+        partition: Partition(0),
+        reason: Reason::Truncated,
+        next: Offset(4),
+        topic_id: None,
+        log,
+    });
+    warehouse.accept_gaps(TOPIC, &gaps, &outputs, "a test").await.unwrap();
+    let judge = take_one(warehouse, &LETTERS, 0).await;
+    assert_eq!((judge.next, judge.fates.duplicate), (Offset(0), 0));
+    let oldest = [(Partition(0), Offset(0))];
+    let memory = warehouse.recall(TOPIC, &oldest, true).await.unwrap();
+    assert_eq!(memory.verdicts, [(Partition(0), Offset(0), vec![])], "those of before are over");
+    assert_eq!(memory.keys, [(Key(1), Partition(0), EventTime(900))]);
+    assert_eq!(memory.reached, [(Partition(0), EventTime(100))], "event time goes on");
+    // The same place, another record.
+    warehouse.commit(&of(&judge, 2, Vec::new())).await.unwrap();
+    let memory = warehouse.recall(TOPIC, &oldest, true).await.unwrap();
+    assert_eq!(memory.verdicts, [(Partition(0), Offset(0), vec![2])]);
+    let of_lake = take_one(warehouse, &Output::Lake, 0).await;
+    warehouse.commit(&lake(&of_lake)).await.unwrap();
+    let snapshot = warehouse.snapshot().await.unwrap();
+    let recorded = snapshot.duplicates().await.unwrap();
+    let mut marks = snapshot.former_marks().await.unwrap();
+    marks.extend(snapshot.marks().await.unwrap());
+    assert_eq!(marks.len(), 4);
+    for m in marks {
+        let place = (m.topic.clone(), m.output.clone(), m.partition, m.generation);
+        assert_eq!(recorded.get(&place), Some(&m.mark.fates.duplicate), "{place:?}");
+    }
+    drop(snapshot);
+    let proof = read(warehouse, include_str!("../../../sql/queries/proof.sql")).await;
+    let differ = proof.iter().any(|line| line.contains("DUPLICATES") || line.contains("NOT ADD"));
+    assert!(proof.len() == 4 && !differ, "{proof:?}");
     database.end().await;
 }

@@ -54,6 +54,8 @@ pub struct Kept<'a> {
     /// Those of the cut as well.
     pub advances: &'a Advances,
     pub logs: &'a [Log],
+    /// What the judge never saw, by partition and offset.
+    pub lost: &'a dyn Fn(i32, i64) -> bool,
 }
 
 impl Kept<'_> {
@@ -64,7 +66,8 @@ impl Kept<'_> {
     /// How far event time had come before the record at an offset: by records, and by the clock.
     fn before(&self, p: i32, offset: i64) -> Option<i64> {
         let log = &self.logs[p as usize];
-        let by_records = log.records(log.start, offset).map(|offset| log.event_time(offset)).max();
+        let seen = log.records(log.start, offset).filter(|offset| !(self.lost)(p, *offset));
+        let by_records = seen.map(|offset| log.event_time(offset)).max();
         by_records.max(self.advances.range((p, 0)..=(p, offset)).map(|(_, time)| *time).max())
     }
 }

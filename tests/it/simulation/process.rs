@@ -3,7 +3,7 @@
 
 use super::{
     judge::{KEYS_MAX, WITHIN},
-    servers::{Commit, DISORDER, File, Life, Log, Out, Place, Taken, Verdict, WINDOW},
+    servers::{Commit, DISORDER, File, Life, Log, Out, Place, Verdict, WINDOW},
     tasks::{Task, TaskId, Upload, Work},
     world::World,
 };
@@ -13,6 +13,7 @@ use highwater::{
     event_time::Lateness,
     pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Ticket, Worker},
     record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
+    warehouse::Taken,
 };
 use rand::Rng;
 use std::{
@@ -216,9 +217,9 @@ impl World {
                 }
                 Input::Lost(partitions(&list))
             }
-            News::Taken { lane, ticket, taken: (marks, advances), memory } => {
+            News::Taken { lane, ticket, taken: Taken { marks, gaps, advances }, memory } => {
                 p.memory = memory;
-                self.decide(p, Input::Taken { lane, ticket, marks, advances }, &[])?;
+                self.decide(p, Input::Taken { lane, ticket, marks, gaps, advances }, &[])?;
                 return self.give_up_contested(p);
             }
             News::Committed { cut, learned } => {
@@ -300,6 +301,13 @@ impl World {
                 p.reading.insert(partition, to);
             }
         }
+        // What retention has passed while it was not fetched cannot be.
+        let log = |partition: i32| &self.logs[partition as usize];
+        let gone = |(p, next): (&i32, &i64)| (*next < log(*p).oldest).then_some(*p);
+        let gone: Vec<i32> = p.reading.iter().filter_map(gone).collect();
+        for partition in &gone {
+            p.reading.remove(partition);
+        }
         let (batch, passed, more) = self.poll(p);
         let mut arrivals: Vec<Arrival> = Vec::new();
         for run in batch.chunk_by(|a, b| a.0 == b.0) {
@@ -319,6 +327,10 @@ impl World {
         }
         self.trace(|| format!("life {} reads {arrivals:?} more={more}", p.life));
         self.decide(p, Input::Arrived { arrivals, more }, &batch)?;
+        for partition in gone {
+            self.trace(|| format!("life {}: {partition} is out of reach", p.life));
+            self.decide(p, Input::OutOfReach(Partition(partition)), &[])?;
+        }
         let waiting = p.waiting.values().map(VecDeque::len).sum::<usize>();
         let size = Size { memory: p.rows.len() + waiting, ..Size::default() };
         self.decide(p, Input::Measured { lane: Lane::Tables, size }, &[])?;
@@ -439,6 +451,10 @@ impl World {
                         judge.passed(partition, offset);
                     }
                 }
+            }
+            Effect::Stand { partition } => {
+                p.reading.remove(&partition.0);
+                p.seeks.remove(&partition.0);
             }
             Effect::Stop { .. } => p.stopped = true,
         }

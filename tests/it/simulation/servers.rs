@@ -9,7 +9,11 @@ use highwater::{
     compute::unique::{Memory, Verdicts},
     error::Kind,
     pipeline::worker::Move,
-    record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
+    record::{
+        Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition,
+        gap::{self, Gap, PartitionLog},
+    },
+    warehouse::Taken,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,6 +71,8 @@ impl Out {
 #[derive(Debug, Default)]
 pub struct Log {
     pub start: i64,
+    /// Retention has passed what is below; `present` remembers it all the same.
+    pub oldest: i64,
     /// The key of each record.
     present: Vec<Option<u32>>,
     /// Event time, and when it was appended.
@@ -75,11 +81,15 @@ pub struct Log {
 
 impl Log {
     pub fn new(start: i64) -> Self {
-        Self { start, present: Vec::new(), times: Vec::new() }
+        Self { start, oldest: start, present: Vec::new(), times: Vec::new() }
     }
 
     pub fn end(&self) -> i64 {
         self.start + self.present.len() as i64
+    }
+
+    pub fn told(&self) -> PartitionLog {
+        PartitionLog { topic_id: None, oldest: Offset(self.oldest), end: Offset(self.end()) }
     }
 
     pub fn append(&mut self, key: Option<u32>, event_time: i64, now: u64) {
@@ -108,6 +118,9 @@ impl Log {
     }
 }
 
+/// Nobody's life: an operator's doing is a rival to everybody.
+const OPERATOR: Life = Life::MAX;
+
 /// One row of `highwater.marks`.
 #[derive(Debug, Clone)]
 struct Row {
@@ -117,6 +130,8 @@ struct Row {
     event_time_max: Option<i64>,
     sequence: i64,
     fates: u64,
+    /// Accepted as gone by an operator, half open.
+    lost: Vec<(i64, i64)>,
     /// Who took it last, and whether that take landed after its taker had given it up.
     owner: Life,
     stray: bool,
@@ -176,11 +191,15 @@ pub struct Warehouse {
     pub judged: bool,
     pub commits: u64,
     pub fenced: u64,
+    pub lost: u64,
     pub advanced: u64,
 }
 
-/// Marks, and what moved event time without a record from there on.
-pub type Taken = (Vec<(Output, Partition, Mark)>, Vec<IdleAdvance>);
+impl Row {
+    fn is_lost(&self, offset: i64) -> bool {
+        self.lost.iter().any(|(from, to)| (*from..*to).contains(&offset))
+    }
+}
 
 impl Warehouse {
     pub fn new(judged: bool) -> Self {
@@ -192,11 +211,12 @@ impl Warehouse {
         life: Life,
         outputs: &[Out],
         lane: Lane,
-        partitions: &[(i32, i64)],
+        partitions: &[(i32, PartitionLog)],
         stray: bool,
     ) -> Taken {
-        let mut taken = Vec::new();
-        for &(partition, oldest) in partitions {
+        let (mut taken, mut gaps) = (Vec::new(), Vec::new());
+        for &(partition, log) in partitions {
+            let oldest = log.oldest.0;
             for &out in outputs {
                 self.marks.entry((out, partition)).or_insert(Row {
                     first: oldest,
@@ -205,9 +225,21 @@ impl Warehouse {
                     event_time_max: None,
                     sequence: 0,
                     fates: 0,
+                    lost: Vec::new(),
                     owner: life,
                     stray,
                 });
+            }
+            let before = gaps.len();
+            for &out in outputs {
+                let next = Offset(self.marks[&(out, partition)].next);
+                if let Some(reason) = gap::judge(next, None, &log) {
+                    let (output, partition) = (out.output(), Partition(partition));
+                    gaps.push(Gap { output, partition, reason, next, topic_id: None, log });
+                }
+            }
+            if gaps.len() > before {
+                continue;
             }
             for (&(out, p), row) in &mut self.marks {
                 if p != partition || out.lane() != lane {
@@ -229,18 +261,29 @@ impl Warehouse {
                 }
             }
         }
-        (taken, self.advances_for(outputs, lane, partitions))
+        let whole = |p: i32| gaps.iter().all(|gap: &Gap| gap.partition.0 != p);
+        let taken_of: Vec<i32> = partitions.iter().map(|(p, _)| *p).filter(|p| whole(*p)).collect();
+        let advances = self.advances_for(outputs, lane, &taken_of);
+        Taken { marks: taken, gaps, advances }
+    }
+
+    /// What `highwater accept-gap` does, and nothing else ever passes an offset unread.
+    pub fn accept(&mut self, partition: i32, oldest: i64) {
+        for (_, row) in self.marks.iter_mut().filter(|((_, p), _)| *p == partition) {
+            if row.next < oldest {
+                row.lost.push((row.next, oldest));
+                self.lost += (oldest - row.next) as u64;
+                row.next = oldest;
+                row.epoch += 1;
+                (row.owner, row.stray) = (OPERATOR, true);
+            }
+        }
     }
 
     /// At or above the lowest mark, and the furthest below it.
-    fn advances_for(
-        &self,
-        outputs: &[Out],
-        lane: Lane,
-        partitions: &[(i32, i64)],
-    ) -> Vec<IdleAdvance> {
+    fn advances_for(&self, outputs: &[Out], lane: Lane, partitions: &[i32]) -> Vec<IdleAdvance> {
         let mut advances = Vec::new();
-        for &(p, _) in partitions.iter().filter(|_| lane == Lane::Tables) {
+        for &p in partitions.iter().filter(|_| lane == Lane::Tables) {
             let lowest = outputs.iter().map(|out| self.marks[&(*out, p)].next).min();
             let lowest = lowest.expect("an output");
             let below = self.advances.range((p, 0)..(p, lowest)).map(|(_, t)| *t).max();
@@ -284,7 +327,7 @@ impl Warehouse {
         for (&(out, p), row) in self.marks.iter().filter(|((out, _), _)| *out != Out::Lake) {
             let log = &logs[p as usize];
             let mut seen: Vec<i64> = Vec::new();
-            for offset in log.records(row.first, row.next) {
+            for offset in log.records(row.first, row.next).filter(|o| !row.is_lost(*o)) {
                 let advanced = self.advances.range((p, 0)..=(p, offset)).map(|(_, t)| *t).max();
                 let highest = seen.iter().copied().chain(advanced).max();
                 let t = log.event_time(offset);
@@ -331,7 +374,12 @@ impl Warehouse {
             let number = self.commits;
             match commit.lane {
                 Lane::Tables => {
-                    let kept = Kept { reached: &reached, advances: &advances, logs };
+                    let lost = |p: i32, offset: i64| {
+                        self.marks
+                            .get(&(Out::DeadLetters, p))
+                            .is_some_and(|row| row.is_lost(offset))
+                    };
+                    let kept = Kept { reached: &reached, advances: &advances, logs, lost: &lost };
                     let met = self.records.commit(commit, &kept, number, given_up);
                     let met =
                         met.ok_or_else(|| (Kind::Retry, "another process took a key".to_owned()));
@@ -374,7 +422,8 @@ impl Warehouse {
             row.next = m.span.to.0;
             row.sequence = m.sequence;
             row.fates += m.span.len();
-            assert_eq!(row.first + row.fates as i64, row.next, "I-3 at {key:?}");
+            let lost: i64 = row.lost.iter().map(|(from, to)| to - from).sum();
+            assert_eq!(row.first + row.fates as i64 + lost, row.next, "I-3 at {key:?}");
         }
         self.commits += 1;
         Ok(learned)
@@ -513,15 +562,16 @@ impl Warehouse {
         let twice = &self.records.duplicates;
         for out in Out::ALL {
             for (p, log) in logs.iter().enumerate() {
-                let wanted = |o: &i64| u8::from(!twice.contains(&(p as i32, *o)));
                 let applied = &self.applied.get(&(out, p as i32)).cloned().unwrap_or_default();
-                let twice_or_never = log
-                    .records(log.start, log.end())
-                    .find(|o| applied[(o - log.start) as usize] != wanted(o));
-                assert_eq!(twice_or_never, None, "not applied once: {out:?} of {p}");
+                let row = &self.marks[&(out, p as i32)];
+                let times = |o: i64| applied.get((o - row.first) as usize).copied().unwrap_or(0);
+                let wanted = |o: i64| !row.is_lost(o) && !twice.contains(&(p as i32, o));
+                // Gone unread is what an operator accepted, not a record more and not one less.
+                let due = || log.records(row.first, log.end());
+                let wrong = due().find(|o| times(*o) != u8::from(wanted(*o)));
+                assert_eq!(wrong, None, "not applied once, or lost and applied: {out:?} of {p}");
                 let sum: u64 = applied.iter().map(|c| u64::from(*c)).sum();
-                let records =
-                    log.records(log.start, log.end()).filter(|o| wanted(o) == 1).count() as u64;
+                let records = due().filter(|o| wanted(*o)).count() as u64;
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
@@ -537,7 +587,11 @@ impl Warehouse {
         let all: Vec<Place> = logs
             .iter()
             .enumerate()
-            .flat_map(|(p, log)| log.records(log.start, log.end()).map(move |o| (p as i32, o)))
+            .flat_map(|(p, log)| {
+                let row = &self.marks[&(Out::Lake, p as i32)];
+                let due = log.records(row.first, log.end()).filter(|o| !row.is_lost(*o));
+                due.map(move |o| (p as i32, o))
+            })
             .filter(|place| !twice.contains(place))
             .collect();
         assert!(
