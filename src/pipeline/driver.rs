@@ -164,7 +164,7 @@ impl Driver {
         let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
-        report::register(&topic, &models, lanes, &report::KINDS.map(report::kind_label));
+        report::register(&topic, &models, lanes, &Kind::ALL.map(Kind::as_str));
         let mut worker = Worker::new(worker, lanes);
         if let Some(targets) = targets {
             worker.handle(Input::Targets(targets));
@@ -288,7 +288,7 @@ impl Driver {
                 tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
                 metrics::counter!("highwater_commits_refused_total",
                     "topic" => self.topic.name.to_string(), "lane" => lane.as_str(),
-                    "kind" => report::kind_label(*kind))
+                    "kind" => kind.as_str())
                 .increment(1);
                 self.reporter.failed(*lane, why);
             }
@@ -586,7 +586,7 @@ impl Driver {
         let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
         let end = |partition| kafka.known_end(name, partition);
         let mut status = self.reporter.snapshot(end, memory);
-        status.gaps = self.reporter.gaps(&self.worker.gaps());
+        status.gaps = self.reporter.gaps(&self.worker.gaps(), &status.partitions);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
         if let Some(lake) = &self.lake {

@@ -4,7 +4,6 @@ use crate::{
     catalog::{Model, Topic},
     cut::Cut,
     decode::{Decoded, RejectClass},
-    error::Kind,
     record::{
         EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord,
         gap::{self, Gap},
@@ -158,8 +157,9 @@ impl Reporter {
         }
     }
 
-    /// Tells what is new in the log, sets the gauges, gives the sentences.
-    pub fn gaps(&mut self, found: &[Gap]) -> Vec<String> {
+    /// Tells what is new in the log, sets the gauges (of the partitions that are held, too), gives the
+    /// sentences.
+    pub fn gaps(&mut self, found: &[Gap], held: &[PartitionStatus]) -> Vec<String> {
         let mut now: BTreeMap<Partition, Vec<Gap>> = BTreeMap::new();
         for gap in found {
             now.entry(gap.partition).or_default().push(gap.clone());
@@ -171,6 +171,9 @@ impl Reporter {
         for partition in self.gaps.keys().filter(|partition| !now.contains_key(partition)) {
             tracing::info!(topic = self.topic, partition = partition.0, "stands no more");
             gauge(*partition).set(0.0);
+        }
+        for whole in held.iter().map(|p| Partition(p.partition)).filter(|p| !now.contains_key(p)) {
+            gauge(whole).set(0.0);
         }
         let mut told = BTreeMap::new();
         for (partition, gaps) in now {
@@ -435,18 +438,6 @@ pub fn below_zero(topic: &str, models: &[(Arc<str>, u64)]) {
             "model" => model.to_string()
         )
         .increment(*count);
-    }
-}
-
-pub const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];
-
-pub fn kind_label(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Retry => "retry",
-        Kind::Unknown => "unknown",
-        Kind::Fenced => "fenced",
-        Kind::Halt => "halt",
-        Kind::Config => "config",
     }
 }
 
