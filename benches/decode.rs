@@ -80,6 +80,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         csv: None,
         registry: None,
         keep_raw: true,
+        unique: None,
         schema: Arc::new(Schema::new(fields)),
     }
 }

@@ -70,6 +70,7 @@ fn topic() -> Arc<Topic> {
         csv: None,
         registry: None,
         keep_raw: true,
+        unique: None,
         schema,
     })
 }
