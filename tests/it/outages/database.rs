@@ -87,7 +87,8 @@ fn a_commit_whose_answer_is_lost_counts_once_whether_it_was_done_or_not() {
          highwater, after {:?}",
         begun.elapsed()
     );
-    assert!(unknown >= (3 * often) as f64, "{unknown} of {seen:?}");
+    // The others were of takes, which commit as well.
+    assert!(unknown >= often as f64, "{unknown} of {seen:?}");
     let records = input.end();
     eventually("all of it", || world.has_passed(OUTPUTS, records));
     service.stop();
