@@ -10,11 +10,13 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+pub mod changes;
 mod combine;
 mod course;
 mod distinct;
 mod late;
 pub mod lookup;
+mod open;
 mod parts;
 mod picked;
 mod plan;
@@ -24,25 +26,25 @@ mod sessions;
 pub mod sketch;
 mod standing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::{
-    catalog::{Late, Model, ModelKind, Topic, Window},
+    catalog::{Late, Model, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
     event_time::{Lateness, Verdict, Windows},
     record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
-use aggregate::Deltas;
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
+use changes::ChangeDelta;
 use course::Courses;
 use late::Verdicts;
 use lookup::Version;
+use open::OpenModel;
 use plan::{Failures, Input, Plan};
-use rows::LatestRows;
 use runs::{Run, choose, is_wanted, record_of, runs};
 use standing::{Before, Standing, Standings, take_counts, take_obsolete};
 use std::{
@@ -71,11 +73,6 @@ struct ModelState {
     late: u64,
     /// Rows since the last seal that found nothing in the reference.
     misses: u64,
-}
-
-enum OpenModel {
-    Aggregate(Box<Deltas>),
-    Rows(LatestRows),
 }
 
 /// A record that one output, or every one, refuses.
@@ -116,12 +113,18 @@ pub struct Delta {
     /// One per `count(DISTINCT …)`, in order of [`Aggregate::sets`]: the table's key and a value,
     /// unique and sorted. Each key is in `rows` as well.
     pub sets: Vec<RecordBatch>,
+    /// Of a model over changes: all that it yields; `rows` is empty then.
+    pub changes: Option<ChangeDelta>,
 }
 
 impl Delta {
     /// Of a model that counts nothing distinct.
     pub fn of(rows: RecordBatch) -> Self {
-        Self { rows, sets: Vec::new() }
+        Self { rows, sets: Vec::new(), changes: None }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.num_rows() == 0 && self.changes.as_ref().is_none_or(ChangeDelta::is_empty)
     }
 }
 
@@ -199,7 +202,7 @@ impl Tables {
             state.standings.clear();
             state.late = 0;
             state.misses = 0;
-            state.open = OpenModel::new(&state.model, &state.plan)?;
+            state.open.abandon(&state.model, &state.plan)?;
         }
         Ok(())
     }
@@ -359,7 +362,7 @@ impl Tables {
         for state in &mut self.models {
             let delta = state.open.finish()?;
             let name = &state.model.name;
-            if delta.rows.num_rows() > 0 {
+            if !delta.is_empty() {
                 tables.push((name.clone(), delta));
             }
             let late_rows = std::mem::take(&mut state.late);
@@ -388,7 +391,7 @@ fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
 impl ModelState {
     fn new(topic: &Topic, model: &Arc<Model>) -> Result<Self> {
         let plan = Plan::new(topic, model)?;
-        let open = OpenModel::new(model, &plan)?;
+        let open = OpenModel::new(topic, model, &plan)?;
         let standings = Standings::new();
         let mut state = Self {
             model: model.clone(),
@@ -424,6 +427,11 @@ impl ModelState {
             None => self.judge(decoded, &runs),
             Some(before) => self.judge_retried(&decoded.event_times, before),
         };
+        if let OpenModel::Changes(open) = &mut self.open {
+            open.add(decoded, &runs)?;
+            runs.iter().for_each(|run| self.fates(run).accepted += run.len());
+            return Ok(Vec::new());
+        }
 
         let chosen = choose(&runs, decoded.rows.num_rows());
         let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
@@ -542,38 +550,6 @@ impl ModelState {
                 let refused = late.map(|row| verdicts.reason(input.origin_of(row))).collect();
                 Ok((input.keep(&taken)?, refused))
             }
-        }
-    }
-}
-
-impl OpenModel {
-    fn new(model: &Model, plan: &Plan) -> Result<Self> {
-        Ok(match &model.kind {
-            ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
-            }
-            ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
-        })
-    }
-
-    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
-        match self {
-            Self::Aggregate(deltas) => deltas.add(input, verdicts),
-            Self::Rows(rows) => rows.add(input),
-        }
-    }
-
-    fn finish(&mut self) -> Result<Delta> {
-        match self {
-            Self::Aggregate(deltas) => deltas.finish(),
-            Self::Rows(rows) => rows.finish().map(Delta::of),
-        }
-    }
-
-    fn memory(&self) -> usize {
-        match self {
-            Self::Aggregate(deltas) => deltas.memory(),
-            Self::Rows(rows) => rows.memory(),
         }
     }
 }

@@ -454,7 +454,7 @@ impl Driver {
             match context.warehouse.commit(&job.cut).await {
                 Ok(committed) => {
                     report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
-                    report::below_zero(&job.cut.topic, &committed.below_zero);
+                    report::found(&job.cut.topic, &committed);
                     job.count();
                     context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
                 }

@@ -134,11 +134,8 @@ impl Retrier {
         let mut outcomes = Vec::new();
         let mut ripe = Vec::new();
         for letter in letters {
-            let joined = letter.refused_by.iter().find(|(output, _)| self.looks_up(output));
-            let joined = joined.map(|(output, _)| {
-                format!("{output} looks its records up in a reference, which a retry cannot do")
-            });
-            match joined.or_else(|| self.waits_for(&marks, &letter.key)) {
+            let never = letter.refused_by.iter().find_map(|(output, _)| self.never_takes(output));
+            match never.or_else(|| self.waits_for(&marks, &letter.key)) {
                 Some(why) => outcomes.push((letter.key.clone(), Outcome::Waits(why))),
                 None => ripe.push(letter),
             }
@@ -168,8 +165,18 @@ impl Retrier {
         Ok(plan)
     }
 
-    fn looks_up(&self, output: &Output) -> bool {
-        self.models.get(output).is_some_and(|(model, _)| model.join.is_some())
+    /// Why an output takes no record out of its place.
+    fn never_takes(&self, output: &Output) -> Option<String> {
+        let (model, _) = self.models.get(output)?;
+        if model.folding.is_some() {
+            return Some(format!(
+                "{output} follows changes in their order, and what came after this one stands in its table: a row \
+                 is right again when it changes next, or when the table is rebuilt"
+            ));
+        }
+        model.join.as_ref().map(|_| {
+            format!("{output} looks its records up in a reference, which a retry cannot do")
+        })
     }
 
     /// Why a record cannot be retried yet: one of today's outputs is still to read it.
