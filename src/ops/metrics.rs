@@ -52,6 +52,11 @@ fn describe() {
         "Differences of delta(x) that went below zero"
     );
     describe_counter!(
+        "highwater_old_changes_total",
+        Unit::Count,
+        "Changes that were not later than what was stored of their row"
+    );
+    describe_counter!(
         "highwater_orphans_total",
         Unit::Count,
         "Updates of rows that were not there, and inserts without all of a row"

@@ -364,6 +364,8 @@ pub fn found(topic: &str, committed: &Committed) {
         let model = || model.to_string();
         metrics::counter!("highwater_orphans_total", "topic" => topic(), "model" => model())
             .increment(followed.orphans);
+        metrics::counter!("highwater_old_changes_total", "topic" => topic(), "model" => model())
+            .increment(followed.old);
         metrics::counter!("highwater_unfit_rows_total", "topic" => topic(), "model" => model())
             .increment(followed.failed);
     }

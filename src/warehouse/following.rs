@@ -64,6 +64,8 @@ pub struct Following {
 pub struct Followed {
     /// Updates without a row, and inserts without all of one.
     pub orphans: u64,
+    /// Changes that were not later than what was stored of their row.
+    pub old: u64,
     /// Rows that an expression of the model fails on.
     pub failed: u64,
 }
@@ -327,7 +329,7 @@ pub async fn follow(
             take_back(session, doing, table, following, taken_back).await?;
         }
     }
-    Ok(Followed { orphans: outcome.orphans, failed: outcome.failed })
+    Ok(Followed { orphans: outcome.orphans, old: outcome.old, failed: outcome.failed })
 }
 
 async fn truncates(session: &Session, doing: &str, following: &Following) -> Result<Vec<Truncate>> {

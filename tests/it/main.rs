@@ -7,6 +7,7 @@ mod fencing;
 mod following;
 mod http;
 mod lake;
+mod mirrored;
 mod outages;
 mod oyster;
 mod proxy;

@@ -288,6 +288,8 @@ pub struct Folded {
     /// Stored versions that hold no longer: partition, offset, until when.
     pub closed: Vec<(i32, i64, i64)>,
     pub orphans: u64,
+    /// Operations that came too late for their row.
+    pub old: u64,
 }
 
 /// Whether a change at this place came before the truncate, so that its row is gone.
@@ -312,6 +314,7 @@ struct Fold<'a> {
     /// By key: when the stored version ended.
     closed: BTreeMap<usize, i64>,
     orphans: u64,
+    old: u64,
     /// Whether the values at two places are equal, by column beside the key.
     equal: Box<dyn Fn(usize, Place, Place) -> bool + 'a>,
 }
@@ -337,6 +340,7 @@ pub fn fold(
         versions: Vec::new(),
         closed: BTreeMap::new(),
         orphans: 0,
+        old: 0,
         equal: comparison(folding, stored, ops)?,
     };
     for row in 0..stored.num_rows() {
@@ -405,6 +409,7 @@ impl<'a> Fold<'a> {
         }
         let at = self.ops.places.at(op);
         if self.is_old(id, at) {
+            self.old += 1;
             return;
         }
         let own = self.rows[id].as_ref().filter(|row| self.was_there(row, at));
@@ -452,6 +457,7 @@ impl<'a> Fold<'a> {
     fn delete(&mut self, id: usize, op: usize) {
         let (at, time) = (self.ops.places.at(op), self.ops.places.time(op));
         if self.is_old(id, at) {
+            self.old += 1;
             return;
         }
         self.close(id, time);
@@ -521,7 +527,7 @@ impl<'a> Fold<'a> {
             (partition, offset, *time)
         });
         let closed = closed.collect();
-        Ok(Folded { rows, before, versions, until, closed, orphans: self.orphans })
+        Ok(Folded { rows, before, versions, until, closed, orphans: self.orphans, old: self.old })
     }
 
     /// The columns beside the key of these rows; NULL where there is no image.

@@ -48,6 +48,8 @@ pub struct Outcome {
     pub table: Changed,
     /// Updates that found no row, and inserts that brought not all of one.
     pub orphans: u64,
+    /// Changes that were not later than what was stored of their row.
+    pub old: u64,
     /// Rows on which an expression fails.
     pub failed: u64,
 }
@@ -142,7 +144,7 @@ impl Following {
         columns.push(Arc::new(StringArray::from(why)));
         let failures = there.failures.len() as u64;
         let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed)?;
-        Ok(Outcome { rows, table, orphans: folded.orphans, failed: failures })
+        Ok(Outcome { rows, table, orphans: folded.orphans, old: folded.old, failed: failures })
     }
 
     /// What stored rows add to the groups; those that are deleted add nothing.
