@@ -148,6 +148,8 @@ pub struct Config {
     /// Empty: all.
     pub only: Vec<String>,
     pub brokers: String,
+    /// The brokers can be asked for topic ids. Not a setting: the demo's broker cannot.
+    pub topic_ids: bool,
     pub group: String,
     pub kafka_properties: BTreeMap<String, String>,
     /// None: the command must say that it is missing.
@@ -237,6 +239,7 @@ impl Options {
             models: self.models.or(file.models).unwrap_or_else(|| "sql/models".into()),
             only,
             brokers: text(self.brokers, file.brokers, "127.0.0.1:9092"),
+            topic_ids: true,
             group: text(self.group, file.group, "highwater"),
             kafka_properties,
             warehouse,

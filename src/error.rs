@@ -22,6 +22,21 @@ pub enum Kind {
     Config,
 }
 
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::Retry, Self::Unknown, Self::Fenced, Self::Halt, Self::Config];
+
+    /// As in labels of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Unknown => "unknown",
+            Self::Fenced => "fenced",
+            Self::Halt => "halt",
+            Self::Config => "config",
+        }
+    }
+}
+
 /// `context` is lower case and says what we were doing, values last.
 #[derive(Debug)]
 pub struct Error {

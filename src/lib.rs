@@ -67,7 +67,9 @@
 //! | lane | outputs that are cut together: the tables (models and dead letters), and the lake |
 //! | mark | an output's next offset in a partition, with epoch, highest event time, totals of fates |
 //! | epoch | the number of a mark's owner: taking a partition adds one, which fences the owner before |
-//! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent |
+//! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent, lost |
+//! | gap | offsets of a mark that Kafka has no more: its partition stands until a person accepts them as lost |
+//! | generation | of a partition: another one each time that its offsets begin again (the topic was made again) |
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
 //! | part | of an aggregate: count, sum, the row that is last, …, which merge. Of an upload: a piece of a file |
@@ -130,6 +132,10 @@
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |
 //! | P-4 | after any failure a lane's partitions are taken anew and read from the marks | `pipeline/worker.rs`, `recover`; `tests/it/simulation` | `bump_epochs.sql` fences what is still under way |
 //! | P-5 | a revoked partition is released when nothing of it is open or in flight | `pipeline/worker.rs`, `release_what_is_free`; `tests/it/simulation` | |
+//! | G-1 | a mark is gone when Kafka's topic is another one, begins above it, or ends below it, and nobody reads on from there | `record/gap.rs`, `judge`; `pipeline/requests.rs`: the order of asking | `lock_lane.sql` reads what is judged under its lock |
+//! | G-2 | only a person has a mark pass offsets unread; they are `lost`, and written down | `warehouse/gaps.rs`; `tests/it/simulation` | `0031_gaps.sql`; `0030_generations.sql`: `CHECK each_offset_has_one_fate`; `proof.sql` |
+//! | G-3 | a mark moves only while the topic is the one that the mark is of | `pipeline/requests.rs`, `commit`: the id is asked after the last record; `tests/it/gaps.rs` | `move_marks.sql`: `topic_id = …` |
+//! | G-4 | what stands is read by nobody, keeps nobody else from going on, and is taken again while it stands | `pipeline/worker/gone.rs`; `tests/it/simulation` | |
 //! | R-1 | a dead letter is applied only by removing it, in the transaction that changes the fates | `warehouse/retry.rs` counts the letters and the refusals; `tests/it/dead_letters.rs`, killed at random | `claim_letters.sql`, `settle_refusals.sql` |
 //! | R-2 | a retried record is judged by what was taken before its place, and raises no watermark | `compute/tests/retried.rs`; `ops/verify/deep.rs` judges it again | `refusals.event_time_max` |
 //! | R-3 | a retry gives a record to those that refused it, and only when no output is still to read it | `pipeline/retry.rs`, `waits_for`; `tests/it/dead_letters.rs` | `settle_refusals.sql`: `retried_at IS NULL` |

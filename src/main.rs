@@ -48,6 +48,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Record offsets that Kafka has no more as lost, and go on behind them. Says what they are.
+    AcceptGap {
+        /// As its file is named.
+        topic: String,
+        /// Only of this partition; may be given several times.
+        #[arg(long)]
+        partition: Vec<i32>,
+        /// Say what would be recorded, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
     Sweep {
         /// Leave what is younger, by the store's clock.
@@ -135,6 +149,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         | Command::Status { .. }
         | Command::Sweep { .. }
         | Command::Verify { .. }
+        | Command::AcceptGap { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
@@ -144,6 +159,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
         Command::Check => ops::check::check(&config),
         Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),
+        Command::AcceptGap { topic, partition, dry_run, json } => {
+            let request = ops::accept_gap::Request { topic, partitions: partition, dry_run, json };
+            ops::accept_gap::accept_gap(&config, &request)
+        }
         Command::Sweep { older_than, dry_run, json } => {
             ops::sweep::sweep(&config, &older_than, dry_run, json)
         }

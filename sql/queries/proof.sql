@@ -1,23 +1,38 @@
--- I-3 over everything: per output, the offsets its marks passed against the sum of their fates, and
--- for the lake and for what was refused against what is really stored.
-SELECT m.topic || ' ' || m.output AS output,
+-- I-3 over everything: per output and generation, the offsets its marks passed against the sum of their fates, and for
+-- the lake, for what was refused and for what was lost against what is really stored.
+WITH m AS (
+  SELECT topic, output, partition, generation, first_offset, next_offset,
+         accepted, filtered, late, dead, absent, lost
+  FROM highwater.marks
+  UNION ALL
+  SELECT topic, output, partition, generation, first_offset, next_offset,
+         accepted, filtered, late, dead, absent, lost
+  FROM highwater.former_marks
+)
+SELECT m.topic || ' ' || m.output AS output, m.generation,
        sum(m.next_offset - m.first_offset) AS passed,
        sum(m.accepted) AS accepted, sum(m.filtered) AS filtered, sum(m.late) AS late,
-       sum(m.dead) AS dead, sum(m.absent) AS absent,
+       sum(m.dead) AS dead, sum(m.absent) AS absent, sum(m.lost) AS lost,
        CASE
          WHEN sum(m.next_offset - m.first_offset)
-              <> sum(m.accepted + m.filtered + m.late + m.dead + m.absent) THEN 'DOES NOT ADD UP'
+              <> sum(m.accepted + m.filtered + m.late + m.dead + m.absent + m.lost) THEN 'DOES NOT ADD UP'
          WHEN m.output = 'lake' AND sum(m.accepted) <> coalesce(
-              (SELECT sum(f.rows) FROM highwater.lake_files f WHERE f.topic = m.topic), 0)
+              (SELECT sum(r.rows) FROM highwater.lake_file_ranges r
+               WHERE r.topic = m.topic AND r.generation = m.generation), 0)
               THEN 'ROWS IN FILES DIFFER'
          WHEN sum(m.dead) <>
               (SELECT count(*) FROM highwater.refusals r
                JOIN highwater.dead_letters d ON d.topic = r.topic AND d.partition = r.partition
-                    AND d."offset" = r."offset" AND d.output = r.letter
-               WHERE r.topic = m.topic AND r.output = m.output AND r.retried_at IS NULL)
+                    AND d."offset" = r."offset" AND d.output = r.letter AND d.generation = r.generation
+               WHERE r.topic = m.topic AND r.output = m.output AND r.generation = m.generation
+                 AND r.retried_at IS NULL)
               THEN 'DEAD LETTERS DIFFER'
+         WHEN sum(m.lost) <> coalesce(
+              (SELECT sum(g.lost) FROM highwater.gaps g
+               WHERE g.topic = m.topic AND g.output = m.output AND g.generation = m.generation), 0)
+              THEN 'LOST OFFSETS DIFFER'
          ELSE 'adds up'
        END AS verdict
-FROM highwater.marks m
-GROUP BY m.topic, m.output
-ORDER BY 1
+FROM m
+GROUP BY m.topic, m.output, m.generation
+ORDER BY 1, 2

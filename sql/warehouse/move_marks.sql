@@ -1,4 +1,5 @@
--- W-1, I-2: a mark moves only from where the cut begins and only at the owner's epoch. The caller counts the
+-- W-1, I-2, G-3: a mark moves only from where the cut begins, only at the owner's epoch, and only while
+-- Kafka says that the topic is the one the mark is of (null: it has no ids). The caller counts the
 -- rows: one fewer than it asked for, and the whole transaction is rolled back. A statement of its own after
 -- `lock_marks`: its snapshot is newer than the locks, so it judges the rows as they are.
 UPDATE highwater.marks m
@@ -19,3 +20,4 @@ FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[],
            accepted, filtered, late, dead, absent, sequence)
 WHERE m.topic = $1 AND m.output = w.output AND m.partition = w.partition
   AND m.next_offset = w.from_offset AND m.epoch = w.epoch
+  AND coalesce(m.topic_id = $14, true)

@@ -1,4 +1,4 @@
 -- Everything that moved event time without a record.
-SELECT topic, partition, before_offset, event_time
+SELECT topic, partition, before_offset, event_time, generation
 FROM highwater.idle_advances
-ORDER BY topic, partition, before_offset
+ORDER BY topic, partition, generation, before_offset

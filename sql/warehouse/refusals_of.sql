@@ -1,5 +1,5 @@
 -- Who counts a record as dead, and who took it by a retry.
-SELECT output, letter, event_time_max, retried_at
+SELECT output, letter, event_time_max, retried_at, generation
 FROM highwater.refusals
 WHERE topic = $1 AND partition = $2 AND "offset" = $3
-ORDER BY output
+ORDER BY generation, output

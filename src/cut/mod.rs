@@ -41,7 +41,7 @@
 
 use crate::{
     compute::Delta,
-    record::{Epoch, EventTime, Fates, IdleAdvance, Offset, Output, Partition, Span},
+    record::{Epoch, EventTime, Fates, IdleAdvance, Offset, Output, Partition, Span, gap::TopicId},
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -64,6 +64,9 @@ pub struct Advance {
 #[derive(Debug)]
 pub struct Cut {
     pub topic: Arc<str>,
+    /// What Kafka said after the cut's last record was read (G-3): ids never come back, so if it is the
+    /// marks', every record is of their topic. None: the broker has no ids.
+    pub topic_id: Option<TopicId>,
     /// Sorted by (output, partition), so that two processes lock rows in the same order.
     pub advances: Vec<Advance>,
     pub yields: Vec<Yield>,

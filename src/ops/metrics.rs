@@ -120,6 +120,11 @@ fn describe() {
         Unit::Count,
         "Dead letters that wait to be sent on"
     );
+    describe_gauge!(
+        "highwater_gap_offsets",
+        Unit::Count,
+        "Offsets that are gone from Kafka while the partition stands"
+    );
     describe_gauge!("highwater_watermark_seconds", Unit::Seconds, "Watermark, seconds since 1970");
     describe_gauge!("highwater_lag_records", Unit::Count, "Records behind the log's end, by stage");
     describe_gauge!(

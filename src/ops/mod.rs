@@ -2,6 +2,7 @@
 //!
 //! Owns: what an operator types and sees. Does not own: any decision about data.
 
+pub mod accept_gap;
 pub mod check;
 pub mod dead_letters;
 pub mod http;

@@ -125,6 +125,10 @@ async fn wait(service: &mut Service, mut signals: Signals, until_caught_up: bool
                 if service.is_over() || until_caught_up && service.has_stopped_topic() {
                     return Ok(());
                 }
+                if until_caught_up && let Some(why) = service.is_held_up() {
+                    progress.end();
+                    return Err(Error::halt(why));
+                }
                 if until_caught_up && caught_up(service).await {
                     progress.end();
                     return Ok(());

@@ -75,6 +75,9 @@ impl Health {
             if let Some(why) = topic.stopped {
                 return Some(format!("topic {} stopped: {why}", topic.topic));
             }
+            if !topic.gaps.is_empty() {
+                return Some(topic.gaps.join("; "));
+            }
             if let Some(why) = topic.stalled {
                 return Some(format!("topic {}: {why}", topic.topic));
             }
@@ -184,6 +187,7 @@ impl Service {
         }
         let settings = KafkaSettings {
             brokers: config.brokers.clone(),
+            topic_ids: config.topic_ids,
             group: config.group.clone(),
             properties: config.kafka_properties.clone(),
             fetch_bytes: shares.fetch,
@@ -280,6 +284,14 @@ impl Service {
         Ok(true)
     }
 
+    /// Partitions stand, and everything else is done: waiting is for nothing.
+    pub fn is_held_up(&self) -> Option<String> {
+        let topics = self.health.topics();
+        let whole = topics.len() == self.topics.len() && topics.iter().all(|t| t.caught_up);
+        let gaps: Vec<String> = topics.into_iter().flat_map(|topic| topic.gaps).collect();
+        (whole && !gaps.is_empty()).then(|| gaps.join("; "))
+    }
+
     /// Commits what is held, leaves the group, and tells what went wrong; within `patience`.
     pub fn end(mut self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
@@ -321,7 +333,7 @@ impl RunningTopic {
     }
 }
 
-fn outputs(topic: &Topic, models: &[Arc<Model>]) -> Vec<Output> {
+pub fn outputs(topic: &Topic, models: &[Arc<Model>]) -> Vec<Output> {
     let models = models.iter().map(|model| Output::Model(model.name.clone()));
     let lake = topic.lake.as_ref().map(|_| Output::Lake);
     models.chain(lake).chain([Output::DeadLetters]).collect()
@@ -386,7 +398,7 @@ fn serve_group(
         .map_err(|e| Error::halt("start the group's thread").because(e))
 }
 
-fn hostname() -> String {
+pub fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "highwater".to_owned(), |name| name.trim().to_owned())
 }

@@ -6,7 +6,10 @@ use crate::{
     catalog::Catalog,
     config::Config,
     error::Result,
-    record::{Offset, Partition},
+    record::{
+        Offset, Output, Partition,
+        gap::{self, Gap, PartitionLog},
+    },
     source::kafka::{Kafka, KafkaSettings},
     warehouse::{
         MarkRow, WatermarkRow,
@@ -15,7 +18,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -41,6 +44,10 @@ struct Line {
     late: u64,
     dead: u64,
     absent: u64,
+    lost: u64,
+    generation: i32,
+    /// Why it cannot go on: offsets that Kafka has no more.
+    gap: Option<String>,
     epoch: i64,
     owner: String,
 }
@@ -57,13 +64,24 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         Ok((warehouse.marks(None).await?, warehouse.watermarks(None).await?))
     });
     let (marks, watermarks) = read?;
-    let ends = ends(config, &catalog, &marks);
-    let lines: Vec<Line> = marks.iter().map(|row| line(row, &ends, &watermarks)).collect();
+    let logs = logs(config, &catalog, &marks);
+    let ends = logs.iter().map(|(key, log)| (key.clone(), log.end)).collect();
+    let gaps = gaps(&catalog, &marks, &logs);
+    let sentence = |row: &MarkRow| {
+        let gaps = gaps.get(&(row.topic.clone(), row.partition))?;
+        let own = gaps.iter().any(|gap| gap.output == row.output);
+        own.then(|| gap::sentence(&row.topic, gaps))
+    };
+    let line = |row| Line { gap: sentence(row), ..line(row, &ends, &watermarks) };
+    let lines: Vec<Line> = marks.iter().map(line).collect();
     if json {
         let text = serde_json::to_string_pretty(&lines).expect("numbers and texts");
         println!("{text}");
     } else {
         print!("{}", render(&lines));
+        for ((topic, _), gaps) in &gaps {
+            println!("{}", gap::sentence(topic, gaps));
+        }
         print!("{}", render_watermarks(&watermarks));
     }
     Ok(())
@@ -72,37 +90,74 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
 /// Where the logs of declared topics end, as far as Kafka tells.
 pub type Ends = BTreeMap<(Arc<str>, Partition), Offset>;
 
-/// Of a broker that is away nothing is known; the marks are told all the same.
-pub fn ends(config: &Config, catalog: &Catalog, marks: &[MarkRow]) -> Ends {
+/// What Kafka says of the partitions that have marks.
+type Logs = BTreeMap<(Arc<str>, Partition), PartitionLog>;
+
+pub fn client(config: &Config) -> Result<Arc<Kafka>> {
     let settings = KafkaSettings {
         brokers: config.brokers.clone(),
+        topic_ids: config.topic_ids,
         group: config.group.clone(),
         properties: config.kafka_properties.clone(),
         fetch_bytes: 1 << 20,
     };
-    let mut ends = Ends::new();
-    let kafka = match Kafka::new(&settings, HashMap::new(), Duration::ZERO) {
+    Kafka::new(&settings, HashMap::new(), Duration::ZERO)
+}
+
+pub fn ends(config: &Config, catalog: &Catalog, marks: &[MarkRow]) -> Ends {
+    logs(config, catalog, marks).into_iter().map(|(key, log)| (key, log.end)).collect()
+}
+
+/// Of a broker that is away nothing is known; the marks are told all the same.
+fn logs(config: &Config, catalog: &Catalog, marks: &[MarkRow]) -> Logs {
+    let mut logs = Logs::new();
+    let kafka = match client(config) {
         Ok(kafka) => kafka,
         Err(error) => {
             eprintln!("{error}");
-            return ends;
+            return logs;
         }
     };
-    for row in marks {
-        let Some(topic) = catalog.topics.get(&row.topic) else { continue };
-        let key = (row.topic.clone(), row.partition);
-        if ends.contains_key(&key) {
+    for topic in catalog.topics.values() {
+        let of_topic = marks.iter().filter(|row| row.topic == topic.name);
+        let partitions: BTreeSet<Partition> = of_topic.map(|row| row.partition).collect();
+        if partitions.is_empty() {
             continue;
         }
-        match kafka.log(&topic.kafka_topic, row.partition, KAFKA_WAIT) {
-            Ok((_, end)) => drop(ends.insert(key, end)),
+        let partitions: Vec<_> = partitions.into_iter().collect();
+        match kafka.logs(&topic.kafka_topic, &partitions, KAFKA_WAIT) {
+            Ok(found) => {
+                logs.extend(found.into_iter().map(|(p, log)| ((topic.name.clone(), p), log)));
+            }
             Err(error) => {
                 eprintln!("{error}");
-                return ends;
+                return logs;
             }
         }
     }
-    ends
+    logs
+}
+
+/// Marks were read before the logs' ends were asked: what is behind an end is behind it.
+fn gaps(
+    catalog: &Catalog,
+    marks: &[MarkRow],
+    logs: &Logs,
+) -> BTreeMap<(Arc<str>, Partition), Vec<Gap>> {
+    let mut gaps: BTreeMap<_, Vec<Gap>> = BTreeMap::new();
+    for row in marks {
+        // Nobody goes on with the marks of a model that is not declared any more.
+        let declared = match &row.output {
+            Output::Model(name) => catalog.models.contains_key(name),
+            Output::Lake | Output::DeadLetters => true,
+        };
+        let key = (row.topic.clone(), row.partition);
+        let Some(log) = logs.get(&key).filter(|_| declared) else { continue };
+        if let Some(gap) = row.gap(log) {
+            gaps.entry(key).or_default().push(gap);
+        }
+    }
+    gaps
 }
 
 fn line(row: &MarkRow, ends: &Ends, watermarks: &[WatermarkRow]) -> Line {
@@ -126,6 +181,9 @@ fn line(row: &MarkRow, ends: &Ends, watermarks: &[WatermarkRow]) -> Line {
         late: fates.late,
         dead: fates.dead,
         absent: fates.absent,
+        lost: fates.lost,
+        generation: row.generation,
+        gap: None,
         epoch: row.mark.epoch.0,
         owner: row.owner.clone(),
     }
@@ -166,6 +224,7 @@ fn render(lines: &[Line]) -> String {
         "late",
         "dead",
         "absent",
+        "lost",
         "newest event",
         "committed",
         "epoch",
@@ -182,6 +241,7 @@ fn render(lines: &[Line]) -> String {
             l.late.to_string(),
             l.dead.to_string(),
             l.absent.to_string(),
+            l.lost.to_string(),
             time(l.event_time_max_us),
             time(l.committed_at_us),
             l.epoch.to_string(),

@@ -20,7 +20,7 @@ use crate::{
     lake::{store::Store, writer::WriterSettings},
     record::{EventTime, Lane, Offset, Output, Partition, RawRecord},
     source::kafka::{self, Fetched, Kafka, TopicReader},
-    warehouse::postgres::Warehouse,
+    warehouse::{Taken, postgres::Warehouse},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -145,7 +145,7 @@ impl Driver {
         let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
-        report::register(&topic, &models, lanes, &KINDS.map(kind_label));
+        report::register(&topic, &models, lanes, &Kind::ALL.map(Kind::as_str));
         let mut worker = Worker::new(worker, lanes);
         if let Some(targets) = targets {
             worker.handle(Input::Targets(targets));
@@ -248,7 +248,7 @@ impl Driver {
                 tracing::warn!(topic = %self.topic.name, lane = lane.as_str(), ?kind, "{why}");
                 metrics::counter!("highwater_commits_refused_total",
                     "topic" => self.topic.name.to_string(), "lane" => lane.as_str(),
-                    "kind" => kind_label(*kind))
+                    "kind" => kind.as_str())
                 .increment(1);
                 self.reporter.failed(*lane, why);
             }
@@ -257,6 +257,7 @@ impl Driver {
             | Input::Lost(_)
             | Input::Taken { .. }
             | Input::Arrived { .. }
+            | Input::OutOfReach(_)
             | Input::Measured { .. }
             | Input::Halt { .. }
             | Input::Targets(_)
@@ -314,6 +315,9 @@ impl Driver {
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
+        for partition in &batch.fetched.gone {
+            self.decide(Input::OutOfReach(*partition), None)?;
+        }
         self.measure()?;
         match broken_by {
             None => Ok(()),
@@ -352,6 +356,7 @@ impl Driver {
                 (Lane::Lake, None) => {}
             },
             Effect::Seek { partition, to } => self.reader.seek(partition, to),
+            Effect::Stand { partition } => self.reader.stop(partition),
             Effect::Open { lane, cut, sequence, partition, from, epoch } => {
                 self.opened.insert(lane, Instant::now());
                 if let (Lane::Lake, Some(lake)) = (lane, &mut self.lake) {
@@ -402,7 +407,9 @@ impl Driver {
         self.context.runtime.spawn(async move {
             let taken = requests::take(&topic, owed, &context, lane, outputs, partitions).await;
             context.tell(News::Worker(match taken {
-                Ok((marks, advances)) => Input::Taken { lane, ticket, marks, advances },
+                Ok(Taken { marks, gaps, advances }) => {
+                    Input::Taken { lane, ticket, marks, gaps, advances }
+                }
                 Err(error) => {
                     let (kind, why) = (error.kind, error.to_string());
                     Input::TakeFailed { lane, ticket, kind, why }
@@ -447,11 +454,11 @@ impl Driver {
         Ok(())
     }
 
-    fn commit(&self, cut: u64, job: Job) {
-        let context = self.context.clone();
+    fn commit(&self, cut: u64, mut job: Job) {
+        let (context, name) = (self.context.clone(), self.topic.kafka_topic.clone());
         self.context.runtime.spawn(async move {
             let started = Instant::now();
-            match context.warehouse.commit(&job.cut).await {
+            match context.commit(&name, &mut job.cut).await {
                 Ok(committed) => {
                     report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
                     report::found(&job.cut.topic, &committed);
@@ -563,6 +570,7 @@ impl Driver {
         let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
         let end = |partition| kafka.known_end(name, partition);
         let mut status = self.reporter.snapshot(end, memory);
+        status.gaps = self.reporter.gaps(&self.worker.gaps(), &status.partitions);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
         if let Some(lake) = &self.lake {
@@ -583,16 +591,4 @@ fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
         arrival.records += run.len() as u64;
     }
     arrivals.into_values().collect()
-}
-
-const KINDS: [Kind; 5] = [Kind::Retry, Kind::Unknown, Kind::Fenced, Kind::Halt, Kind::Config];
-
-fn kind_label(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Retry => "retry",
-        Kind::Unknown => "unknown",
-        Kind::Fenced => "fenced",
-        Kind::Halt => "halt",
-        Kind::Config => "config",
-    }
 }

@@ -340,7 +340,7 @@ impl Encoder {
             advances,
             refused,
             finished,
-            topic: self.topic.name.clone(),
+            topic: self.topic.clone(),
             context: self.context.clone(),
             owed: self.owed.clone(),
         };
@@ -489,7 +489,7 @@ struct Publication {
     advances: Vec<Advance>,
     refused: Vec<DeadLetter>,
     finished: Vec<Finished>,
-    topic: Arc<str>,
+    topic: Arc<Topic>,
     context: Context,
     owed: Owed,
 }
@@ -549,15 +549,16 @@ impl Publication {
         if !self.refused.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.refused)));
         }
-        let cut = Cut { topic: self.topic.clone(), advances: self.advances.clone(), yields };
+        let (topic, advances) = (self.topic.name.clone(), self.advances.clone());
+        let mut cut = Cut { topic, topic_id: None, advances, yields };
         let started = Instant::now();
-        self.context.warehouse.commit(&cut).await?;
-        report::committed(&self.topic, Lane::Lake, &cut, started.elapsed());
+        self.context.commit(&self.topic.kafka_topic, &mut cut).await?;
+        report::committed(&cut.topic, Lane::Lake, &cut, started.elapsed());
         Ok(owed)
     }
 
     fn count(&self) {
-        let topic = self.topic.to_string();
+        let topic = self.topic.name.to_string();
         let bytes: u64 = self.finished.iter().map(|f| f.bytes).sum();
         metrics::counter!("highwater_lake_files_total", "topic" => topic.clone())
             .increment(self.finished.len() as u64);

@@ -219,6 +219,7 @@ mod tests {
                 .into(),
             stored_at: 0,
             forwarded_at: None,
+            generation: 1,
         };
         let sent = sending(&letter, 3);
         assert_eq!((sent.partition, sent.key, sent.value), (2, letter.key, letter.value));

@@ -16,6 +16,8 @@
 //! P-4  After any failure a lane's partitions are taken anew (which fences whatever may still be
 //!      under way) and the reader goes back to the marks. There is no other way to recover.
 //! P-5  A revoked partition is released only when nothing of it is open or in flight.
+//! G-4  A partition whose offsets are gone is read by nobody and keeps nobody else from going on; each
+//!      lane is judged by its own marks, anew at every take, and takes are repeated while it stands.
 
 pub mod driver;
 pub mod owed;

@@ -23,6 +23,7 @@ async fn world() -> Option<World> {
     let store = Store::open(&format!("file://{}", folder.path().display()), &[]).expect("a lake");
     let settings = KafkaSettings {
         brokers: "127.0.0.1:1".into(),
+        topic_ids: true,
         group: "none".into(),
         properties: Default::default(),
         fetch_bytes: 1 << 20,

@@ -4,7 +4,10 @@ use crate::{
     catalog::{Model, Topic},
     cut::Cut,
     decode::RejectClass,
-    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
+    record::{
+        EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition,
+        gap::{self, Gap},
+    },
     warehouse::Committed,
 };
 use serde::Serialize;
@@ -19,6 +22,8 @@ use std::{
 pub struct TopicStatus {
     pub topic: String,
     pub partitions: Vec<PartitionStatus>,
+    /// A sentence per partition that stands because offsets are gone.
+    pub gaps: Vec<String>,
     /// Over all processes, as of some seconds ago.
     pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
@@ -74,6 +79,8 @@ pub struct Reporter {
     pub rejects: u64,
     last_commit: Instant,
     pub stopped: Option<String>,
+    /// Told already.
+    gaps: BTreeMap<Partition, String>,
 }
 
 /// Of one lane.
@@ -147,7 +154,39 @@ impl Reporter {
             rejects: 0,
             last_commit: Instant::now(),
             stopped: None,
+            gaps: BTreeMap::new(),
         }
+    }
+
+    /// Tells what is new in the log, sets the gauges (of the partitions that are held, too), gives the
+    /// sentences.
+    pub fn gaps(&mut self, found: &[Gap], held: &[PartitionStatus]) -> Vec<String> {
+        let mut now: BTreeMap<Partition, Vec<Gap>> = BTreeMap::new();
+        for gap in found {
+            now.entry(gap.partition).or_default().push(gap.clone());
+        }
+        let gauge = |partition: Partition| {
+            metrics::gauge!("highwater_gap_offsets", "topic" => self.topic.clone(),
+                "partition" => partition.0.to_string())
+        };
+        for partition in self.gaps.keys().filter(|partition| !now.contains_key(partition)) {
+            tracing::info!(topic = self.topic, partition = partition.0, "stands no more");
+            gauge(*partition).set(0.0);
+        }
+        for whole in held.iter().map(|p| Partition(p.partition)).filter(|p| !now.contains_key(p)) {
+            gauge(whole).set(0.0);
+        }
+        let mut told = BTreeMap::new();
+        for (partition, gaps) in now {
+            let sentence = gap::sentence(&self.topic, &gaps);
+            if self.gaps.get(&partition) != Some(&sentence) {
+                tracing::error!("{sentence}");
+            }
+            gauge(partition).set(gap::offsets(&gaps) as f64);
+            told.insert(partition, sentence);
+        }
+        self.gaps = told;
+        self.gaps.values().cloned().collect()
     }
 
     pub fn committed(&mut self, lane: Lane) {
@@ -259,6 +298,7 @@ impl Reporter {
         TopicStatus {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
+            gaps: Vec::new(),
             watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,

@@ -140,7 +140,7 @@ impl Retrier {
                 None => ripe.push(letter),
             }
         }
-        let fetched = self.fetch(&ripe).await?;
+        let fetched = self.fetch(&ripe, &marks).await?;
         let mut candidates = Vec::new();
         for letter in ripe {
             let place = (letter.key.partition, letter.key.offset);
@@ -202,6 +202,7 @@ impl Retrier {
     async fn fetch(
         &self,
         letters: &[&RetryLetter],
+        marks: &[MarkRow],
     ) -> Result<BTreeMap<(Partition, i64), RawBytes>> {
         let mut wanted: BTreeMap<Partition, BTreeSet<i64>> = BTreeMap::new();
         for letter in letters.iter().filter(|letter| letter.raw.is_none()) {
@@ -211,12 +212,15 @@ impl Retrier {
         if wanted.is_empty() {
             return Ok(found);
         }
+        let letters = marks.iter().filter(|m| m.output == Output::DeadLetters);
+        let ids: BTreeMap<_, _> = letters.map(|m| (m.partition, m.topic_id)).collect();
         let (kafka, topic) = (self.kafka.clone(), self.topic.kafka_topic.clone());
         let read = tokio::task::spawn_blocking(move || {
             let lookup = Lookup::new(&kafka)?;
             for (partition, offsets) in wanted {
                 let offsets: Vec<i64> = offsets.into_iter().collect();
-                let records = lookup.read(&topic, partition, &offsets)?;
+                let id = ids.get(&partition).copied().flatten();
+                let records = lookup.read(&topic, partition, id, &offsets)?;
                 found.extend(records.into_iter().map(|(offset, raw)| ((partition, offset), raw)));
             }
             Ok(found)
@@ -524,7 +528,7 @@ const BEGINNING: Mark = Mark {
     next: Offset(0),
     epoch: Epoch(0),
     event_time_max: None,
-    fates: Fates { accepted: 0, filtered: 0, late: 0, dead: 0, absent: 0 },
+    fates: Fates { accepted: 0, filtered: 0, late: 0, dead: 0, absent: 0, lost: 0 },
     sequence: 0,
 };
 

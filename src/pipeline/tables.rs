@@ -168,7 +168,7 @@ impl TablesLane {
         if !idle.is_empty() || !obsolete.is_empty() {
             yields.push(Yield::IdleAdvances { recorded: idle, obsolete });
         }
-        let cut = Cut { topic: self.topic.clone(), advances, yields };
+        let cut = Cut { topic: self.topic.clone(), topic_id: None, advances, yields };
         Ok(Job { cut, late: sealed.late, misses: sealed.misses })
     }
 }

@@ -4,8 +4,9 @@
 //! Does not own: records, sockets, tasks, clocks, retries of a single request (see `driver`).
 //!
 //! `handle` never waits and never fails. Time is an argument: [`Moment`] since any fixed origin.
-//! The invariants P-1 to P-5 are in the stage's front page.
+//! The invariants P-1 to P-5 and G-4 are in the stage's front page.
 
+mod gone;
 mod idle;
 mod lane;
 mod port;
@@ -15,7 +16,7 @@ pub use port::{Arrival, Effect, Input, Moment, Move, Reason, Settings, Size, Tic
 
 use crate::{
     error::Kind,
-    record::{IdleAdvance, Lane, Mark, Offset, Output, Partition, Span},
+    record::{IdleAdvance, Lane, Mark, Offset, Output, Partition, Span, gap::Gap},
 };
 use idle::Rest;
 use lane::{Flight, Hold, LaneState, OpenCut, Pending, SealedCut};
@@ -39,6 +40,8 @@ pub struct Worker {
     readers: BTreeMap<Partition, Offset>,
     /// Told to give these up; not read any more.
     leaving: BTreeSet<Partition>,
+    /// Kafka has not what comes next of these: taken anew when nothing of them is left to commit.
+    suspects: BTreeSet<Partition>,
     targets: Option<BTreeMap<Partition, Offset>>,
     /// The last fetch found the log's end.
     near_end: bool,
@@ -58,6 +61,7 @@ impl Worker {
             lanes: lanes.iter().map(|&lane| LaneState::new(lane)).collect(),
             readers: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            suspects: BTreeSet::new(),
             targets: None,
             near_end: false,
             rest: Rest::default(),
@@ -83,8 +87,8 @@ impl Worker {
             Input::Assigned(partitions) => self.assigned(partitions),
             Input::Revoked(partitions) => self.revoked(partitions),
             Input::Lost(partitions) => self.lost(&partitions),
-            Input::Taken { lane, ticket, marks, advances } => {
-                self.taken(lane, ticket, marks, advances);
+            Input::Taken { lane, ticket, marks, gaps, advances } => {
+                self.taken(lane, ticket, marks, gaps, advances);
             }
             Input::TakeFailed { lane, ticket, kind, why } => {
                 self.take_failed(lane, ticket, kind, why);
@@ -93,6 +97,7 @@ impl Worker {
                 self.near_end = !more;
                 self.arrived(&arrivals);
             }
+            Input::OutOfReach(partition) => self.out_of_reach(partition),
             Input::Measured { lane, size } => {
                 if let Some(open) = &mut self.lane(lane).open {
                     open.size = size;
@@ -116,6 +121,7 @@ impl Worker {
         }
         self.seal_what_is_due();
         self.release_what_is_free();
+        self.take_suspects();
     }
 
     /// Whether to fetch: something is held, nothing is over its budget.
@@ -158,7 +164,7 @@ impl Worker {
                     let committed = marks.values().map(|m| m.next).min()?;
                     Some((partition, *position, committed))
                 }
-                Hold::Taking => None,
+                Hold::Taking | Hold::Gone { .. } => None,
             })
             .collect()
     }
@@ -190,8 +196,10 @@ impl Worker {
     fn reached_targets(&self) -> bool {
         let Some(targets) = &self.targets else { return false };
         self.lanes.iter().all(|lane| {
-            lane.holds.keys().all(|partition| {
+            lane.holds.iter().all(|(partition, hold)| {
                 match (targets.get(partition), lane.position(*partition)) {
+                    // It gets no further, and is told as a gap.
+                    _ if matches!(hold, Hold::Gone { .. }) => true,
                     (Some(target), Some(position)) => position >= *target,
                     (Some(_), None) => false,
                     // Added after the start: not part of what was asked for.
@@ -210,6 +218,7 @@ impl Worker {
         }
         for partition in &partitions {
             self.leaving.remove(partition);
+            self.suspects.remove(partition);
             self.readers.remove(partition);
         }
         self.seek_again();
@@ -237,11 +246,13 @@ impl Worker {
         lane: Lane,
         ticket: Ticket,
         marks: Vec<(Output, Partition, Mark)>,
+        gaps: Vec<Gap>,
         advances: Vec<IdleAdvance>,
     ) {
         if !self.is_awaited(lane, ticket) {
             return;
         }
+        self.stands(lane, gaps);
         let state = self.lane(lane);
         // Given up meanwhile: the epoch was bumped for nothing, which harms nobody. Given up and
         // assigned again: it is to be claimed anew, and somebody else may have had it in between.
@@ -280,6 +291,7 @@ impl Worker {
         for (partition, marks) in taken {
             let position = marks.values().map(|m| m.next).min().unwrap_or_default();
             state.holds.insert(partition, Hold::Open { marks, position });
+            state.gone.remove(&partition);
         }
         self.effects.push_back(Effect::Adopt { lane, marks, advances });
         for partition in partitions {
@@ -335,6 +347,7 @@ impl Worker {
                 lane.flight = Flight::None;
                 lane.wanted = lane.holds.keys().copied().collect();
             }
+            lane.look_again(self.now);
         }
         self.take_what_is_wanted();
     }
@@ -397,7 +410,7 @@ impl Worker {
         };
         let epoch = match lane.holds.get(&partition) {
             Some(Hold::Open { marks, .. }) => marks.values().map(|m| m.epoch).max(),
-            Some(Hold::Taking) | None => None,
+            Some(Hold::Taking | Hold::Gone { .. }) | None => None,
         };
         self.next_cut += 1;
         lane.open = Some(OpenCut {
@@ -439,6 +452,9 @@ impl Worker {
         }
         if self.leaving.iter().any(|p| open.spans.contains_key(p)) {
             return Some(Reason::Revoke);
+        }
+        if self.suspects.iter().any(|p| open.spans.contains_key(p)) {
+            return Some(Reason::OutOfReach);
         }
         if !lane.deferred.is_empty() {
             return Some(Reason::Assignment);
@@ -538,7 +554,7 @@ impl Worker {
     fn committed_by_all(&self, partition: Partition) -> Option<Offset> {
         let lanes = self.lanes.iter().map(|lane| match lane.holds.get(&partition) {
             Some(Hold::Open { marks, .. }) => marks.values().map(|m| m.next).min(),
-            Some(Hold::Taking) | None => None,
+            Some(Hold::Taking | Hold::Gone { .. }) | None => None,
         });
         lanes.collect::<Option<Vec<_>>>()?.into_iter().min()
     }

@@ -72,6 +72,7 @@ fn said(effect: &Effect) -> String {
             let marks: Vec<_> = marks.iter().map(mark).collect();
             format!("adopt {}: {}", lane.as_str(), marks.join(", "))
         }
+        Effect::Stand { partition } => format!("stand {}", partition.0),
         Effect::Seek { partition, to } => format!("seek {}@{}", partition.0, to.0),
         Effect::Open { lane, cut, sequence, partition, from, epoch } => {
             let lane = lane.as_str();
@@ -124,7 +125,8 @@ impl Desk {
         ticket: Ticket,
         marks: &[(Output, Partition, Mark)],
     ) -> Vec<String> {
-        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec(), advances: Vec::new() })
+        let (gaps, advances) = (Vec::new(), Vec::new());
+        self.hear(Input::Taken { lane, ticket, marks: marks.to_vec(), gaps, advances })
     }
 
     fn take_failed(&mut self, lane: Lane, ticket: Ticket, kind: Kind) -> Vec<String> {
@@ -781,3 +783,5 @@ fn a_run_to_targets_and_one_that_drains_or_recovers_is_no_clock() {
     let asks = |said: Vec<String>| said.iter().any(|s| s.starts_with("ask"));
     assert!(!asks(desk.wait(60_000)), "its marks are not known");
 }
+#[path = "worker/gone_tests.rs"]
+mod gone_tests;

@@ -6,6 +6,7 @@
 //! I-2  A [`Span`] is half open; spans of one output and partition follow each other without gap.
 //! I-3  Each offset of a span has exactly one fate: `fates.total() == span.len()`.
 
+pub mod gap;
 pub mod quantity;
 
 use std::{fmt, ops::AddAssign, sync::Arc};
@@ -67,11 +68,13 @@ pub struct Fates {
     pub dead: u64,
     /// No record there: compacted, or a transaction's marker.
     pub absent: u64,
+    /// Gone from Kafka before it was read, and accepted as lost by a person; never a cut's doing.
+    pub lost: u64,
 }
 
 impl Fates {
     pub fn total(&self) -> u64 {
-        self.accepted + self.filtered + self.late + self.dead + self.absent
+        self.accepted + self.filtered + self.late + self.dead + self.absent + self.lost
     }
 }
 
@@ -82,6 +85,7 @@ impl AddAssign for Fates {
         self.late += o.late;
         self.dead += o.dead;
         self.absent += o.absent;
+        self.lost += o.lost;
     }
 }
 

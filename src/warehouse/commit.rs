@@ -24,7 +24,10 @@ use crate::{
     compute::Delta,
     cut::{Advance, Cut, LakeFile, Yield},
     error::{Error, Kind, Result},
-    record::{Epoch, EventTime, Fates, IdleAdvance, Lane, Mark, Offset, Output, Partition},
+    record::{
+        Epoch, EventTime, Fates, IdleAdvance, Lane, Mark, Offset, Output, Partition,
+        gap::{self, Gap, PartitionLog, TopicId},
+    },
 };
 use std::sync::{
     Arc,
@@ -78,7 +81,9 @@ impl Warehouse {
         let outputs: Vec<_> = claim.outputs.iter().map(Output::to_string).collect();
         let partitions: Vec<_> =
             claim.partitions.iter().map(|(partition, _)| partition.0).collect();
-        let oldest: Vec<_> = claim.partitions.iter().map(|(_, offset)| offset.0).collect();
+        let oldest: Vec<_> = claim.partitions.iter().map(|(_, log)| log.oldest.0).collect();
+        let id = |log: &PartitionLog| log.topic_id.map(|id| id.to_string());
+        let ids: Vec<_> = claim.partitions.iter().map(|(_, log)| id(log)).collect();
         let is_lake = claim.lane == Lane::Lake;
 
         let session = self.begin(&doing).await?;
@@ -87,13 +92,19 @@ impl Warehouse {
         }
         let sql = include_str!("../../sql/warehouse/insert_marks.sql");
         session
-            .execute(&doing, sql, &[&topic, &outputs, &partitions, &oldest, &claim.owner])
+            .execute(&doing, sql, &[&topic, &outputs, &partitions, &oldest, &claim.owner, &ids])
             .await?;
         let sql = include_str!("../../sql/warehouse/lock_lane.sql");
-        session.query(&doing, sql, &[&topic, &partitions, &is_lake]).await?;
+        let found = session.query(&doing, sql, &[&topic, &partitions, &is_lake]).await?;
+        let gaps = found.iter().map(|row| judged(claim, row)).filter_map(Result::transpose);
+        let gaps = gaps.collect::<Result<Vec<_>>>()?;
+        // What cannot go on keeps its owner: nobody reads it.
+        let whole = |p: Partition| gaps.iter().all(|gap| gap.partition != p);
+        let taken = claim.partitions.iter().filter(|(partition, _)| whole(*partition));
+        let (partitions, ids): (Vec<_>, Vec<_>) = taken.map(|(p, log)| (p.0, id(log))).unzip();
         let sql = include_str!("../../sql/warehouse/bump_epochs.sql");
-        let rows =
-            session.query(&doing, sql, &[&topic, &partitions, &is_lake, &claim.owner]).await?;
+        let values: [Parameter; 5] = [&topic, &partitions, &is_lake, &claim.owner, &ids];
+        let rows = session.query(&doing, sql, &values).await?;
         let advances = match claim.lane {
             Lane::Tables => {
                 let sql = include_str!("../../sql/warehouse/read_advances.sql");
@@ -111,7 +122,8 @@ impl Warehouse {
             }
         }
         taken.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-        Ok((taken, advances.iter().map(|row| advance(row, 0)).collect()))
+        let advances = advances.iter().map(|row| advance(row, 0)).collect();
+        Ok(Taken { marks: taken, gaps, advances })
     }
 
     /// Moves the cut's marks and applies what it yields, or does neither (W-1).
@@ -240,7 +252,27 @@ impl Warehouse {
     }
 }
 
-/// A mark from the ten columns that begin at `at`: offsets, epoch, event time, fates, sequence.
+/// G-1, of a row of `lock_lane.sql`. Marks of models that this process does not know are nobody's
+/// to read, so nothing is missing to them.
+fn judged(claim: &Claim, row: &Row) -> Result<Option<Gap>> {
+    let (output, partition) = (Output::parse(row.get(0)), Partition(row.get(1)));
+    let Some(output) = output.filter(|output| claim.outputs.contains(output)) else {
+        return Ok(None);
+    };
+    let claimed = claim.partitions.iter().find(|(claimed, _)| *claimed == partition);
+    let Some((_, log)) = claimed else { return Ok(None) };
+    let (next, topic_id) = (Offset(row.get(2)), topic_id(row.get(3))?);
+    let gap = |reason| Gap { output, partition, reason, next, topic_id, log: *log };
+    Ok(gap::judge(next, topic_id, log).map(gap))
+}
+
+pub(super) fn topic_id(text: Option<&str>) -> Result<Option<TopicId>> {
+    let Some(text) = text else { return Ok(None) };
+    let unknown = || Error::halt(format!("a mark has a topic id that is none, topic_id={text}"));
+    TopicId::parse(text).map(Some).ok_or_else(unknown)
+}
+
+/// A mark from the eleven columns that begin at `at`: offsets, epoch, event time, fates, sequence.
 pub(super) fn mark(row: &Row, at: usize) -> Mark {
     let number = |i: usize| row.get::<_, i64>(at + i);
     Mark {
@@ -254,8 +286,9 @@ pub(super) fn mark(row: &Row, at: usize) -> Mark {
             late: number(6) as u64,
             dead: number(7) as u64,
             absent: number(8) as u64,
+            lost: number(9) as u64,
         },
-        sequence: number(9),
+        sequence: number(10),
     }
 }
 
@@ -357,11 +390,12 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
     let dead = numbers(|a| a.fates.dead as i64);
     let absent = numbers(|a| a.fates.absent as i64);
     let sequences = numbers(|a| a.sequence);
+    let topic_id = cut.topic_id.map(|id| id.to_string());
 
     let sql = include_str!("../../sql/warehouse/lock_marks.sql");
     let found = session.query(doing, sql, &[&topic, &outputs, &partitions]).await?;
     let sql = include_str!("../../sql/warehouse/move_marks.sql");
-    let values: [Parameter; 13] = [
+    let values: [Parameter; 14] = [
         &topic,
         &outputs,
         &partitions,
@@ -375,6 +409,7 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
         &dead,
         &absent,
         &sequences,
+        &topic_id,
     ];
     let moved = session.execute(doing, sql, &values).await?;
     if moved == advances.len() as u64 {
@@ -382,22 +417,46 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
     }
     let found: Vec<_> = found
         .iter()
-        .map(|row| {
-            (row.get::<_, String>(0), row.get::<_, i32>(1), row.get::<_, i64>(2), row.get(3))
+        .map(|row| Found {
+            output: row.get(0),
+            partition: row.get(1),
+            next: row.get(2),
+            epoch: row.get(3),
+            topic_id: row.get(4),
         })
         .collect();
     Ok(Some(refusal(cut, &found)))
 }
 
-/// Names the first mark that is not where the cut begins: (output, partition, next, epoch) found.
-fn refusal(cut: &Cut, found: &[(String, i32, i64, i64)]) -> Error {
+/// A row of `lock_marks.sql`.
+struct Found {
+    output: String,
+    partition: i32,
+    next: i64,
+    epoch: i64,
+    topic_id: Option<String>,
+}
+
+/// Names the first mark that is not where the cut begins, or of another topic.
+fn refusal(cut: &Cut, found: &[Found]) -> Error {
     let topic = &cut.topic;
+    let now = cut.topic_id.map(|id| id.to_string());
     for a in &cut.advances {
         let (output, partition) = (a.output.to_string(), a.partition.0);
-        let there = found.iter().find(|f| f.0 == output && f.1 == partition);
+        let there = found.iter().find(|f| f.output == output && f.partition == partition);
         let there = match there {
-            Some((_, _, next, epoch)) if *next == a.span.from.0 && *epoch == a.epoch.0 => continue,
-            Some((_, _, next, epoch)) => format!("{topic}/{partition}@{next} epoch {epoch}"),
+            Some(f) if f.next == a.span.from.0 && f.epoch == a.epoch.0 => {
+                if let (Some(ours), Some(now)) = (&f.topic_id, &now)
+                    && ours != now
+                {
+                    return Error::fenced(format!(
+                        "commit refused, {topic} was deleted and made again while it was read: \
+                         the marks are of id {ours}, Kafka has {now}"
+                    ));
+                }
+                continue;
+            }
+            Some(f) => format!("{topic}/{partition}@{} epoch {}", f.next, f.epoch),
             None => "nothing".to_owned(),
         };
         return Error::fenced(format!(
@@ -471,8 +530,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_was_expected_and_what_was_found() {
-        let cut = Cut {
+        let mut cut = Cut {
             topic: "taps".into(),
+            topic_id: None,
             advances: vec![Advance {
                 output: Output::Lake,
                 partition: Partition(3),
@@ -484,12 +544,23 @@ mod tests {
             }],
             yields: Vec::new(),
         };
-        let error = refusal(&cut, &[("lake".into(), 3, 180, 5)]);
+        let found = |next, epoch, topic_id: Option<TopicId>| Found {
+            output: "lake".into(),
+            partition: 3,
+            next,
+            epoch,
+            topic_id: topic_id.map(|id| id.to_string()),
+        };
+        let error = refusal(&cut, &[found(180, 5, None)]);
         assert_eq!(
             error.context,
             "commit refused, expected=taps/3@120 epoch 4, found=taps/3@180 epoch 5, output=lake"
         );
         assert!(refusal(&cut, &[]).context.contains("found=nothing"));
-        assert_eq!(refusal(&cut, &[("lake".into(), 3, 120, 4)]).kind, Kind::Halt);
+        assert_eq!(refusal(&cut, &[found(120, 4, None)]).kind, Kind::Halt);
+        cut.topic_id = TopicId::new(1, 2);
+        let error = refusal(&cut, &[found(120, 4, TopicId::new(3, 4))]);
+        assert!(error.context.contains("deleted and made again"), "{error}");
+        assert_eq!(error.kind, Kind::Fenced);
     }
 }

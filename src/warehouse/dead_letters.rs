@@ -73,6 +73,7 @@ impl Warehouse {
                 letter: output(row.get(1))?,
                 event_time_max: row.get::<_, Option<Instant>>(2).map(|i| EventTime(i.0)),
                 retried_at: row.get::<_, Option<Instant>>(3).map(|i| i.0),
+                generation: row.get(4),
             })
         };
         Ok((
@@ -92,7 +93,7 @@ impl Warehouse {
         let sql = include_str!("../../sql/warehouse/letters_to_forward.sql");
         let values: [Parameter; 3] = [&topic, &partitions, &limit];
         let rows = self.read("read dead letters to forward", sql, &values).await?;
-        let waiting = rows.first().map_or(0, |row| row.get::<_, i64>(14) as u64);
+        let waiting = rows.first().map_or(0, |row| row.get::<_, i64>(15) as u64);
         Ok((rows.iter().map(stored).collect::<Result<_>>()?, waiting))
     }
 
@@ -102,7 +103,8 @@ impl Warehouse {
         let partitions: Vec<_> = letters.iter().map(|letter| letter.partition.0).collect();
         let offsets: Vec<_> = letters.iter().map(|letter| letter.offset).collect();
         let sql = include_str!("../../sql/warehouse/mark_forwarded.sql");
-        let values: [Parameter; 4] = [&topic, &outputs, &partitions, &offsets];
+        let generations: Vec<_> = letters.iter().map(|letter| letter.generation).collect();
+        let values: [Parameter; 5] = [&topic, &outputs, &partitions, &offsets, &generations];
         self.change("note dead letters as forwarded", sql, &values).await
     }
 }
@@ -123,6 +125,7 @@ fn stored(row: &Row) -> Result<StoredDeadLetter> {
         headers: row.get(11),
         stored_at: row.get::<_, Instant>(12).0,
         forwarded_at: row.get::<_, Option<Instant>>(13).map(|instant| instant.0),
+        generation: row.get(14),
     })
 }
 
@@ -163,7 +166,10 @@ pub(super) async fn add_dead_letters(
             .map(|d| headers(d.raw.as_ref().map_or(&[], |raw| raw.headers.as_slice())))
             .collect();
         let raw: Vec<_> = now.iter().map(|d| d.raw.is_some()).collect();
-        let parameters: [Parameter; 12] = [
+        // Whose mark says which generation it is.
+        let by: Vec<_> =
+            now.iter().map(|d| d.refused_by.first().map(|(o, _)| o.to_string())).collect();
+        let parameters: [Parameter; 13] = [
             &topic,
             &outputs,
             &partitions,
@@ -176,6 +182,7 @@ pub(super) async fn add_dead_letters(
             &contents,
             &headers,
             &raw,
+            &by,
         ];
         session.execute(&doing, sql, &parameters).await?;
         add_refusals(session, &doing, topic, now).await?;

@@ -9,6 +9,8 @@
 //!      transaction to end, and believes the marks.
 //! W-4  A file is committed only with the note of its upload, and only by a cut that moves the mark
 //!      which the note names: an upload whose note has an old epoch can never be committed.
+//! G-2  Only a person has a mark pass offsets that were not read: they are `lost`, and written down.
+//! G-3  A mark moves only while Kafka says that the topic is the one the mark is of.
 //! W-5  A table's key is what `ON CONFLICT` infers, with NULL equal to NULL as in GROUP BY.
 //! W-6  Text is COLLATE "C": the server's least, greatest and order are those of bytes.
 //! W-7  A value is counted by `count(DISTINCT …)` in the transaction that first stores it.
@@ -24,6 +26,7 @@
 //! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
 //! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `following` | a cut's changes folded into the source's rows, and the model's table after them |
+//! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
 //! | `retry` | the transaction in which refused records are taken after all |
@@ -44,6 +47,7 @@ mod dead_letters;
 mod differences;
 mod finality;
 mod following;
+pub mod gaps;
 mod keyed;
 mod listing;
 mod manifest;
@@ -70,7 +74,10 @@ pub use postgres::{Warehouse, WarehouseSettings};
 
 use crate::{
     cut::UploadId,
-    record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
+    record::{
+        EventTime, IdleAdvance, Lane, Mark, Output, Partition,
+        gap::{self, Gap, PartitionLog, TopicId},
+    },
 };
 use std::sync::Arc;
 
@@ -81,16 +88,24 @@ pub struct Claim {
     pub lane: Lane,
     /// Of this lane.
     pub outputs: Vec<Output>,
-    /// With the oldest offset that Kafka has: where a new mark begins.
-    pub partitions: Vec<(Partition, Offset)>,
+    /// With what Kafka says of them: a new mark begins at the oldest offset.
+    pub partitions: Vec<(Partition, PartitionLog)>,
     /// How many the topic has, held by whomever.
     pub partition_count: usize,
     /// Who takes it, for people: host, process, life.
     pub owner: String,
 }
 
-/// Marks to go on from, and what moved event time without a record from there on.
-pub type Taken = (Vec<(Output, Partition, Mark)>, Vec<IdleAdvance>);
+/// What a claim came to.
+#[derive(Debug, Clone, Default)]
+pub struct Taken {
+    /// To go on from.
+    pub marks: Vec<(Output, Partition, Mark)>,
+    /// Of partitions that cannot go on; of these nothing was taken.
+    pub gaps: Vec<Gap>,
+    /// What moved event time without a record from the marks on.
+    pub advances: Vec<IdleAdvance>,
+}
 
 /// A row of `highwater.watermarks`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +137,19 @@ pub struct MarkRow {
     pub owner: String,
     /// When its last cut was committed, by the server's clock: microseconds since 1970.
     pub committed_at: Option<i64>,
+    /// Another one each time that offsets begin anew (G-2).
+    pub generation: i32,
+    pub topic_id: Option<TopicId>,
+}
+
+impl MarkRow {
+    /// Why it cannot go on (G-1). The log is to be asked of after the mark.
+    pub fn gap(&self, log: &PartitionLog) -> Option<Gap> {
+        let (next, topic_id) = (self.mark.next, self.topic_id);
+        let reason = gap::judge(next, topic_id, log)?;
+        let (output, partition) = (self.output.clone(), self.partition);
+        Some(Gap { output, partition, reason, next, topic_id, log: *log })
+    }
 }
 
 /// How many records one output refused for one class of reason.
@@ -156,6 +184,8 @@ pub struct StoredDeadLetter {
     pub stored_at: i64,
     /// Microseconds since 1970; None: not sent on.
     pub forwarded_at: Option<i64>,
+    /// Of the partition: offsets recur from one to the next.
+    pub generation: i32,
 }
 
 /// A row of `highwater.refusals`.
@@ -168,6 +198,7 @@ pub struct RefusalRow {
     pub event_time_max: Option<EventTime>,
     /// When a retry made the output take it: microseconds since 1970.
     pub retried_at: Option<i64>,
+    pub generation: i32,
 }
 
 /// Which letters; what is None is not looked at.

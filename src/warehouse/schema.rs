@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// `UNIQUE NULLS NOT DISTINCT` came with 15.
 const VERSION_MIN: i32 = 150_000;
 
-struct Migration {
+pub(super) struct Migration {
     name: &'static str,
     sql: &'static str,
 }
@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 14] = migrations![
+static MIGRATIONS: [Migration; 16] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -53,6 +53,8 @@ static MIGRATIONS: [Migration; 14] = migrations![
     "0018_watermarks"
     "0021_reference_versions"
     "0022_reference_uses"
+    "0030_generations"
+    "0031_gaps"
 ];
 
 impl Migration {
@@ -161,7 +163,9 @@ fn rebuild(table: &Table) -> String {
         "To rebuild it from what Kafka still has, stop highwater, then: DROP VIEW IF EXISTS {}; \
          DROP TABLE IF EXISTS {}; \
          DELETE FROM highwater.marks WHERE output = 'model:{model}'; \
-         DELETE FROM highwater.dead_letters WHERE output = 'model:{model}'; and start again.",
+         DELETE FROM highwater.dead_letters WHERE output = 'model:{model}'; \
+         DELETE FROM highwater.gaps WHERE output = 'model:{model}'; \
+         DELETE FROM highwater.former_marks WHERE output = 'model:{model}'; and start again.",
         tables::quoted(&format!("{model}_final")),
         tables::list(table.shapes(), |shape| tables::quoted(&shape.table))
     )

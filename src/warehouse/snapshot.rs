@@ -18,7 +18,10 @@ use crate::{
     error::{Error, Result},
     record::{EventTime, IdleAdvance, Offset, Output, Partition, Span},
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// Differing rows that are told.
 const TOLD_ROWS: usize = 4;
@@ -38,7 +41,24 @@ pub struct ManifestFile {
     /// Made by a retry of dead letters: its offsets lie between those of cuts.
     pub retry: bool,
     pub ranges: Vec<FileRange>,
+    /// Of each range: a cut has one generation per partition.
+    pub generations: BTreeMap<Partition, i32>,
 }
+
+/// Offsets that were accepted as gone.
+#[derive(Debug, Clone)]
+pub struct GapRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub generation: i32,
+    pub from: Offset,
+    pub to: Offset,
+    pub lost: u64,
+}
+
+/// Topic, output, partition, generation.
+pub type OfMark = (Arc<str>, Output, Partition, i32);
 
 /// A record that an output refused in its place and took later.
 #[derive(Debug, Clone)]
@@ -46,8 +66,19 @@ pub struct RetriedRow {
     pub topic: Arc<str>,
     pub output: Output,
     pub partition: Partition,
+    pub generation: i32,
     pub offset: i64,
     pub event_time_max: Option<EventTime>,
+}
+
+/// A record that a model refused and the lake has.
+#[derive(Debug, Clone)]
+pub struct RefusedRow {
+    pub topic: Arc<str>,
+    pub output: Output,
+    pub partition: Partition,
+    pub generation: i32,
+    pub offset: i64,
 }
 
 /// One moment of the warehouse.
@@ -73,12 +104,38 @@ impl Snapshot {
         rows.iter().map(listing::mark_row).collect()
     }
 
+    /// Of generations that are over.
+    pub async fn former_marks(&self) -> Result<Vec<MarkRow>> {
+        let sql = include_str!("../../sql/warehouse/read_former_marks.sql");
+        let rows = self.session.query("read former marks", sql, &[]).await?;
+        rows.iter().map(listing::mark_row).collect()
+    }
+
+    pub async fn gaps(&self) -> Result<Vec<GapRow>> {
+        let sql = include_str!("../../sql/warehouse/read_gaps.sql");
+        let rows = self.session.query("read gaps", sql, &[]).await?;
+        let gap = |row: &super::postgres::Row| {
+            Ok(GapRow {
+                topic: row.get::<_, &str>(0).into(),
+                output: listing::output(row.get(1))?,
+                partition: Partition(row.get(2)),
+                generation: row.get(3),
+                from: Offset(row.get(4)),
+                to: Offset(row.get(5)),
+                lost: row.get::<_, i64>(7) as u64,
+            })
+        };
+        rows.iter().map(gap).collect()
+    }
+
     pub async fn files(&self) -> Result<Vec<ManifestFile>> {
         let sql = include_str!("../../sql/warehouse/read_files.sql");
         let rows = self.session.query("read the manifest", sql, &[]).await?;
         let files = rows.iter().map(|row| {
             let partitions: Vec<i32> = row.get(9);
             let [from, to, counts]: [Vec<i64>; 3] = [row.get(10), row.get(11), row.get(12)];
+            let generations: Vec<i32> = row.get(13);
+            let generations = partitions.iter().map(|p| Partition(*p)).zip(generations).collect();
             let ranges = partitions.into_iter().enumerate().map(|(i, partition)| FileRange {
                 partition: Partition(partition),
                 span: Span::new(Offset(from[i]), Offset(to[i])),
@@ -95,20 +152,23 @@ impl Snapshot {
                 completed: row.get(7),
                 retry: row.get(8),
                 ranges: ranges.collect(),
+                generations,
             }
         });
         Ok(files.collect())
     }
 
-    /// Of all topics: what moved event time without a record, by place.
-    pub async fn advances(&self) -> Result<Vec<(Arc<str>, IdleAdvance)>> {
+    /// Of all topics: what moved event time without a record, by place, with its generation.
+    pub async fn advances(&self) -> Result<Vec<(Arc<str>, i32, IdleAdvance)>> {
         let sql = include_str!("../../sql/warehouse/read_all_advances.sql");
         let rows = self.session.query("read advances of event time", sql, &[]).await?;
-        Ok(rows.iter().map(|row| (row.get::<_, &str>(0).into(), commit::advance(row, 1))).collect())
+        let one = |row: &super::postgres::Row| {
+            (row.get::<_, &str>(0).into(), row.get(4), commit::advance(row, 1))
+        };
+        Ok(rows.iter().map(one).collect())
     }
 
-    /// Per (topic, output, partition).
-    pub async fn dead_letters(&self) -> Result<HashMap<(Arc<str>, Output, Partition), u64>> {
+    pub async fn dead_letters(&self) -> Result<HashMap<OfMark, u64>> {
         let sql = include_str!("../../sql/warehouse/count_dead_letters.sql");
         let rows = self.session.query("count dead letters", sql, &[]).await?;
         let count = |row: &super::postgres::Row| {
@@ -116,6 +176,7 @@ impl Snapshot {
                 Arc::from(row.get::<_, &str>(0)),
                 listing::output(row.get(1))?,
                 Partition(row.get(2)),
+                row.get(4),
             );
             Ok((key, row.get::<_, i64>(3) as u64))
         };
@@ -140,16 +201,26 @@ impl Snapshot {
                 partition: Partition(row.get(2)),
                 offset: row.get(3),
                 event_time_max: row.get::<_, Option<Instant>>(4).map(|i| EventTime(i.0)),
+                generation: row.get(5),
             })
         };
         rows.iter().map(retried).collect()
     }
 
-    /// Rows of the lake that a model has refused: topic, output, partition, offset.
-    pub async fn refused_alone(&self) -> Result<Vec<(String, String, i32, i64)>> {
+    /// Rows of the lake that a model has refused.
+    pub async fn refused_alone(&self) -> Result<Vec<RefusedRow>> {
         let sql = include_str!("../../sql/warehouse/refused_alone.sql");
         let rows = self.session.query("read what models refuse", sql, &[]).await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+        let refused = |row: &super::postgres::Row| {
+            Ok(RefusedRow {
+                topic: row.get::<_, &str>(0).into(),
+                output: listing::output(row.get(1))?,
+                partition: Partition(row.get(2)),
+                offset: row.get(3),
+                generation: row.get(4),
+            })
+        };
+        rows.iter().map(refused).collect()
     }
 
     /// Records that a model has taken and the lake has not: topic, output, count.

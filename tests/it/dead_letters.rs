@@ -298,6 +298,7 @@ fn retrier(world: &World) -> Retrier {
     let store = Store::open(&world.lake, &[]).expect("lake");
     let kafka = KafkaSettings {
         brokers: world.services.kafka.clone(),
+        topic_ids: true,
         group: world.group.clone(),
         properties: Default::default(),
         fetch_bytes: 1 << 20,

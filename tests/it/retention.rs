@@ -1,7 +1,7 @@
-//! Records that Kafka dropped: what was never seen begins later, what was owed is told.
+//! Records that Kafka dropped before anybody took the topic: it begins later. What was owed is in `gaps`.
 
 use crate::{
-    support::{Lake, Running, World},
+    support::{Lake, World},
     taps::{self, assert_lake, assert_tables, records, taps},
 };
 use rdkafka::{
@@ -43,18 +43,4 @@ fn a_topic_emptied_by_retention_is_caught_up() {
     forget(&world, 0, 100);
     world.run_until_caught_up();
     assert_eq!(world.number("SELECT count(*) FROM by_stop"), 0);
-}
-
-#[test]
-fn records_that_are_gone_before_they_were_read_stop_the_topic_with_a_sentence() {
-    let Some(world) = taps::world("gone", 1, Lake::Local) else { return };
-    world.produce(records(0..1000));
-    world.run_until_caught_up();
-    world.produce(records(1000..2000));
-    forget(&world, 0, 1500);
-    let (code, text) = Running::start(world.command(&["run", "--until-caught-up"])).wait();
-    assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("is not in Kafka any more"), "{text}");
-    assert_tables(&world, taps(0..1000));
-    world.assert_proof();
 }

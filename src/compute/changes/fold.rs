@@ -466,7 +466,7 @@ impl<'a> Fold<'a> {
         let tombstone = Row { values: Values::Of((1, op)), at, time, deleted: true, image: false };
         self.rows[id] = Some(match self.rows[id].take() {
             // What is deleted already stays so since then.
-            Some(row) if row.deleted => Row { at, ..row },
+            Some(row) if keeps_image && row.deleted => Row { at, ..row },
             Some(row) if keeps_image => Row { at, time, deleted: true, ..row },
             Some(_) | None => tombstone,
         });

@@ -140,7 +140,7 @@ fn mark(next: i64, event_time_max: Option<i64>) -> Mark {
 }
 
 fn fates(accepted: u64, filtered: u64, late: u64, dead: u64) -> Fates {
-    Fates { accepted, filtered, late, dead, absent: 0 }
+    Fates { accepted, filtered, late, dead, absent: 0, lost: 0 }
 }
 
 fn record(partition: i32, offset: i64, value: &str) -> RawRecord<'_> {

@@ -186,6 +186,7 @@ fn letter_json(letter: &StoredDeadLetter) -> Value {
         "timestamp_us": letter.timestamp.0,
         "stored_at_us": letter.stored_at,
         "forwarded_at_us": letter.forwarded_at,
+        "generation": letter.generation,
         "raw_kept": letter.raw,
     });
     if letter.raw {
@@ -234,11 +235,15 @@ fn refusal_json(refusal: &RefusalRow) -> Value {
         "letter": refusal.letter.to_string(),
         "event_time_max_us": refusal.event_time_max.map(|t| t.0),
         "retried_at_us": refusal.retried_at,
+        "generation": refusal.generation,
     })
 }
 
 fn refusal_text(refusal: &RefusalRow) -> String {
-    let output = &refusal.output;
+    let output = match refusal.generation {
+        1 => refusal.output.to_string(),
+        generation => format!("{}, generation {generation},", refusal.output),
+    };
     match (refusal.retried_at, refusal.event_time_max) {
         (Some(at), _) => format!("{output} took it by a retry at {}", time(at)),
         (None, Some(EventTime(max))) => {
@@ -251,6 +256,9 @@ fn refusal_text(refusal: &RefusalRow) -> String {
 fn letter_text(letter: &StoredDeadLetter) -> String {
     let mut text = format!("{} refused as {}", place_of(letter), letter.output);
     let mut line = |name: &str, value: &str| text.push_str(&format!("\n  {name:<10} {value}"));
+    if letter.generation > 1 {
+        line("generation", &letter.generation.to_string());
+    }
     line("class", &letter.class);
     if let Some(column) = &letter.column {
         line("column", column);

@@ -90,6 +90,7 @@ async fn retry_all(
             catalog.models.values().filter(|m| m.topic == topic.name).cloned().collect();
         let kafka = KafkaSettings {
             brokers: config.brokers.clone(),
+            topic_ids: config.topic_ids,
             group: config.group.clone(),
             properties: config.kafka_properties.clone(),
             fetch_bytes: 1 << 20,

@@ -56,6 +56,7 @@ pub fn demo(mut config: Config, keep: bool) -> Result<()> {
     let taps = taps::generate();
     broker.produce(TOPIC, PARTITIONS, &taps)?;
     config.brokers = broker.servers();
+    config.topic_ids = false;
     println!("{} taps are in the embedded broker, in {PARTITIONS} partitions", taps.len());
 
     let runtime = run::runtime()?;
@@ -163,11 +164,14 @@ async fn show_lake(store: &crate::lake::store::Store) -> Result<()> {
 /// Every offset has one fate in every output, and what the outputs hold agrees with it.
 async fn prove(warehouse: &Warehouse, produced: usize) -> Result<()> {
     let sql = include_str!("../../../sql/queries/proof.sql");
-    let rows =
-        show(warehouse, "proof: offsets passed = accepted + filtered + late + dead + absent", sql)
-            .await?;
+    let rows = show(
+        warehouse,
+        "proof: offsets passed = accepted + filtered + late + dead + absent + lost",
+        sql,
+    )
+    .await?;
     let wrong = rows.iter().find(|row| {
-        row.last().is_none_or(|verdict| verdict != "adds up") || row[1] != produced.to_string()
+        row.last().is_none_or(|verdict| verdict != "adds up") || row[2] != produced.to_string()
     });
     match wrong {
         None if !rows.is_empty() => {

@@ -6,6 +6,9 @@
 //! that passed them. A model that took a row by a retry judges it by what the partition had seen at
 //! its place, and lets it raise no watermark; a model that was made later and took it in its place
 //! does as with any other. Memory: the rows of one cut, and all rows of retries.
+//!
+//! Offsets recur from generation to generation of a partition: everything here is by [`Place`]. A cut
+//! is of one generation in each of its partitions, and generations follow each other.
 
 use super::{super::references::restored, Report, shallow::Evidence};
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
     decode::Decoded,
     error::{Error, Result},
     lake::reader,
-    record::{EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
     warehouse::{
         references,
         snapshot::{ManifestFile, Snapshot},
@@ -34,6 +37,17 @@ use std::{
 /// Rows given to a model at a time.
 const ROWS: usize = 8_192;
 
+/// A partition within a generation: there an offset stands for one record.
+type Place = (Partition, i32);
+
+/// Of one output.
+#[derive(Default)]
+struct Marks {
+    marks: BTreeMap<Place, Mark>,
+    /// Offsets that were accepted as gone.
+    lost: Vec<(Place, Offset, Offset)>,
+}
+
 pub struct Rebuild {
     topics: BTreeMap<Arc<str>, RebuildTopic>,
 }
@@ -41,11 +55,11 @@ pub struct Rebuild {
 struct RebuildTopic {
     topic: Arc<Topic>,
     models: Vec<RebuildModel>,
-    /// Per partition: the last offset seen, and rows.
-    seen: BTreeMap<Partition, (i64, u64)>,
-    lake_next: BTreeMap<Partition, Offset>,
-    /// Of files of retries, not looked at yet; by partition and offset.
-    retried: RecordBatch,
+    /// The last offset seen, and rows.
+    seen: BTreeMap<Place, (i64, u64)>,
+    lake_next: BTreeMap<Place, Offset>,
+    /// Of files of retries, not looked at yet; by offset.
+    retried: BTreeMap<Place, RecordBatch>,
     /// A file was missing or unreadable: tables cannot be compared.
     broken: bool,
 }
@@ -53,11 +67,14 @@ struct RebuildTopic {
 struct RebuildModel {
     model: Arc<Model>,
     tables: Tables,
-    marks: BTreeMap<Partition, Mark>,
+    marks: Marks,
+    /// The generation in which each partition stands.
+    stands: BTreeMap<Partition, i32>,
+    advances: Vec<(i32, IdleAdvance)>,
     /// What it took by a retry, with the highest event time to judge by.
-    retried: BTreeMap<(i32, i64), Option<EventTime>>,
+    retried: BTreeMap<(Place, i64), Option<EventTime>>,
     /// What it refused although the lake has it.
-    refused: BTreeSet<(i32, i64)>,
+    refused: BTreeSet<(Place, i64)>,
     /// Of a model with a reference: from which offset on which version was used.
     uses: BTreeMap<(Partition, Offset), Arc<Version>>,
 }
@@ -66,16 +83,11 @@ impl Rebuild {
     pub fn new(catalog: &Catalog, evidence: &Evidence, report: &mut Report) -> Self {
         let mut topics = BTreeMap::new();
         for topic in catalog.topics.values().filter(|t| t.lake.is_some()) {
-            let lake =
-                evidence.marks.iter().filter(|m| m.topic == topic.name && m.output == Output::Lake);
-            let lake: BTreeMap<Partition, Mark> = lake.map(|m| (m.partition, m.mark)).collect();
+            let lake = Marks::of(evidence, &topic.name, &Output::Lake);
             let models = catalog.models.values().filter(|m| m.topic == topic.name);
             let models = models.filter_map(|model| {
                 let output = Output::Model(model.name.clone());
-                let marks = evidence.marks.iter();
-                let marks = marks.filter(|m| m.topic == topic.name && m.output == output);
-                let marks: BTreeMap<Partition, Mark> =
-                    marks.map(|m| (m.partition, m.mark)).collect();
+                let marks = Marks::of(evidence, &topic.name, &output);
                 let name = output.to_string();
                 let missing =
                     evidence.not_in_lake.iter().find(|(t, o, _)| **t == *topic.name && *o == name);
@@ -93,30 +105,8 @@ impl Rebuild {
                     }
                 }
             });
-            let advances = evidence.advances.iter().filter(|(of, _)| *of == topic.name);
-            let advances: Vec<_> = advances.map(|(_, advance)| *advance).collect();
             let built: Result<Vec<_>> = models
-                .map(|(model, marks)| {
-                    let mut tables = Tables::new(topic, std::slice::from_ref(&model))?;
-                    tables.adopt(&at_first(&tables.outputs(), &marks), &advances);
-                    let output = Output::Model(model.name.clone());
-                    let retried = evidence.retried.iter();
-                    let retried = retried.filter(|r| r.topic == topic.name && r.output == output);
-                    let retried = retried.map(|r| ((r.partition.0, r.offset), r.event_time_max));
-                    let retried = retried.collect();
-                    let name = output.to_string();
-                    let refused = evidence.refused_alone.iter();
-                    let refused = refused.filter(|(t, o, ..)| **t == *topic.name && *o == name);
-                    let refused = refused.map(|(_, _, p, o)| (*p, *o)).collect();
-                    Ok(RebuildModel {
-                        model,
-                        tables,
-                        marks,
-                        retried,
-                        refused,
-                        uses: BTreeMap::new(),
-                    })
-                })
+                .map(|(model, marks)| RebuildModel::new(topic, model, marks, evidence))
                 .collect();
             match built {
                 Ok(models) => drop(topics.insert(
@@ -125,8 +115,8 @@ impl Rebuild {
                         topic: topic.clone(),
                         models,
                         seen: BTreeMap::new(),
-                        lake_next: lake.iter().map(|(p, m)| (*p, m.next)).collect(),
-                        retried: RecordBatch::new_empty(topic.schema.clone()),
+                        lake_next: lake.marks.iter().map(|(p, m)| (*p, m.next)).collect(),
+                        retried: BTreeMap::new(),
                         broken: false,
                     },
                 )),
@@ -192,36 +182,41 @@ impl Rebuild {
                 }
             }
         }
-        if cut[0].retry {
-            batches.push(topic.retried.clone());
-            topic.retried = in_order(&topic.topic, &batches)?;
-            return Ok(());
-        }
         let rows = in_order(&topic.topic, &batches)?;
-        let rows = topic.with_retried(rows)?;
-        topic.take(&rows, snapshot, report).await
+        let files = cut.iter().flat_map(|file| &file.generations);
+        let generations: BTreeMap<Partition, i32> = files.map(|(p, g)| (*p, *g)).collect();
+        if cut[0].retry {
+            return topic.keep_retried(&rows, &generations);
+        }
+        let ended =
+            topic.retried.keys().filter(|(p, g)| generations.get(p).is_some_and(|now| now > g));
+        for place in ended.copied().collect::<Vec<_>>() {
+            topic.take_rest(place, snapshot, report).await?;
+        }
+        let rows = topic.with_retried(rows, &generations)?;
+        topic.take(&rows, &generations, snapshot, report).await
     }
 
     pub async fn finish(mut self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
         for topic in self.topics.values_mut() {
-            let rest = RecordBatch::new_empty(topic.topic.schema.clone());
-            let rest = std::mem::replace(&mut topic.retried, rest);
-            topic.take(&rest, snapshot, report).await?;
+            for place in topic.retried.keys().copied().collect::<Vec<_>>() {
+                topic.take_rest(place, snapshot, report).await?;
+            }
         }
         self.compare(snapshot, report).await
     }
 
     async fn compare(self, snapshot: &Snapshot, report: &mut Report) -> Result<()> {
         for (name, topic) in self.topics {
-            for (partition, next) in &topic.lake_next {
-                if let Some((last, _)) = topic.seen.get(partition)
+            for (place, next) in &topic.lake_next {
+                if let Some((last, _)) = topic.seen.get(place)
                     && *last >= next.0
                 {
                     report.finding(
                         "V-6",
                         format!(
                             "{name}/{}: the lake holds offset {last}, its mark is at {}",
-                            partition.0, next.0
+                            place.0.0, next.0
                         ),
                     );
                 }
@@ -256,10 +251,14 @@ impl RebuildTopic {
     async fn take(
         &mut self,
         rows: &RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
         snapshot: &Snapshot,
         report: &mut Report,
     ) -> Result<()> {
-        self.look(rows, report);
+        self.look(rows, generations, report);
+        for model in &mut self.models {
+            model.stand_in(generations);
+        }
         for start in (0..rows.num_rows()).step_by(ROWS) {
             let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
             for model in &mut self.models {
@@ -276,31 +275,72 @@ impl RebuildTopic {
         Ok(())
     }
 
-    /// The rows of a cut with those of retries up to where it ends.
-    fn with_retried(&mut self, rows: RecordBatch) -> Result<RecordBatch> {
-        if self.retried.num_rows() == 0 {
-            return Ok(rows);
+    fn keep_retried(
+        &mut self,
+        rows: &RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
+    ) -> Result<()> {
+        let (partitions, _) = places(rows);
+        for (partition, generation) in generations {
+            let own: BooleanArray = partitions.iter().map(|p| Some(*p == partition.0)).collect();
+            let place = (*partition, *generation);
+            let mut batches = vec![only(rows, &own)?];
+            batches.extend(self.retried.remove(&place));
+            self.retried.insert(place, in_order(&self.topic, &batches)?);
         }
-        let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+        Ok(())
+    }
+
+    /// The rows of a cut with those of retries up to where it ends.
+    fn with_retried(
+        &mut self,
+        rows: RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
+    ) -> Result<RecordBatch> {
+        let mut ends: BTreeMap<Place, i64> = BTreeMap::new();
         let (partitions, offsets) = places(&rows);
         for (partition, offset) in partitions.iter().zip(offsets) {
-            let end = ends.entry(*partition).or_insert(*offset);
+            let end = ends.entry(place_of(*partition, generations)).or_insert(*offset);
             *end = (*end).max(*offset);
         }
-        let (partitions, offsets) = places(&self.retried);
-        let within = |(p, o): (&i32, &i64)| ends.get(p).is_some_and(|end| o <= end);
-        let now: BooleanArray = partitions.iter().zip(offsets).map(within).map(Some).collect();
-        let later = not(&now).map_err(|e| Error::halt("filter retried rows").because(e))?;
-        let among = in_order(&self.topic, &[rows, only(&self.retried, &now)?])?;
-        self.retried = only(&self.retried, &later)?;
-        Ok(among)
+        let mut batches = vec![rows];
+        for (place, end) in ends {
+            let Some(retried) = self.retried.remove(&place) else { continue };
+            let (_, offsets) = places(&retried);
+            let now = offsets.iter().take_while(|offset| **offset <= end).count();
+            batches.push(retried.slice(0, now));
+            if now < retried.num_rows() {
+                self.retried.insert(place, retried.slice(now, retried.num_rows() - now));
+            }
+        }
+        match batches.len() {
+            1 => Ok(batches.remove(0)),
+            _ => in_order(&self.topic, &batches),
+        }
+    }
+
+    /// What retries wrote behind the last cut of a generation.
+    async fn take_rest(
+        &mut self,
+        place: Place,
+        snapshot: &Snapshot,
+        report: &mut Report,
+    ) -> Result<()> {
+        let Some(rest) = self.retried.remove(&place) else { return Ok(()) };
+        self.take(&rest, &BTreeMap::from([place]), snapshot, report).await
     }
 
     /// V-6: offsets ascend over the cuts, so one that does not is there twice.
-    fn look(&mut self, rows: &RecordBatch, report: &mut Report) {
+    fn look(
+        &mut self,
+        rows: &RecordBatch,
+        generations: &BTreeMap<Partition, i32>,
+        report: &mut Report,
+    ) {
         let (partitions, offsets) = places(rows);
         for (partition, offset) in partitions.iter().zip(offsets) {
-            let (last, count) = self.seen.entry(Partition(*partition)).or_insert((-1, 0));
+            let place = place_of(*partition, generations);
+            let (last, count) = self.seen.entry(place).or_insert((-1, 0));
             if *offset <= *last {
                 report.finding(
                     "V-6",
@@ -314,6 +354,59 @@ impl RebuildTopic {
 }
 
 impl RebuildModel {
+    fn new(
+        topic: &Arc<Topic>,
+        model: Arc<Model>,
+        marks: Marks,
+        evidence: &Evidence,
+    ) -> Result<Self> {
+        let tables = Tables::new(topic, std::slice::from_ref(&model))?;
+        let output = Output::Model(model.name.clone());
+        let advances = evidence.advances.iter().filter(|(of, ..)| *of == topic.name);
+        let retried = evidence.retried.iter();
+        let retried = retried.filter(|r| r.topic == topic.name && r.output == output);
+        let retried =
+            retried.map(|r| (((r.partition, r.generation), r.offset), r.event_time_max)).collect();
+        let refused = evidence.refused_alone.iter();
+        let refused = refused.filter(|r| r.topic == topic.name && r.output == output);
+        let refused = refused.map(|r| ((r.partition, r.generation), r.offset)).collect();
+        Ok(Self {
+            model,
+            tables,
+            marks,
+            stands: BTreeMap::new(),
+            advances: advances.map(|(_, generation, advance)| (*generation, *advance)).collect(),
+            retried,
+            refused,
+            uses: BTreeMap::new(),
+        })
+    }
+
+    /// A generation begins with the event time that the one before came to (G-2).
+    fn stand_in(&mut self, generations: &BTreeMap<Partition, i32>) {
+        for (&partition, &generation) in generations {
+            if self.stands.insert(partition, generation) == Some(generation) {
+                continue;
+            }
+            let Some(mark) = self.marks.marks.get(&(partition, generation)) else { continue };
+            let before = self.marks.marks.range((partition, i32::MIN)..(partition, generation));
+            let event_time_max = before.last().and_then(|((_, ended), mark)| {
+                let own = |(g, a): &&(i32, IdleAdvance)| {
+                    (*g, a.partition) == (*ended, partition) && a.before <= mark.next
+                };
+                let by_clock = self.advances.iter().filter(own).map(|(_, a)| a.event_time).max();
+                mark.event_time_max.or(by_clock)
+            });
+            let fates = Fates::default();
+            let fresh = Mark { next: mark.first, event_time_max, fates, ..*mark };
+            let outputs = self.tables.outputs();
+            let fresh: Vec<_> = outputs.into_iter().map(|o| (o, partition, fresh)).collect();
+            let own = |(g, a): &&(i32, IdleAdvance)| *g == generation && a.partition == partition;
+            let advances: Vec<_> = self.advances.iter().filter(own).map(|(_, a)| *a).collect();
+            self.tables.adopt(&fresh, &advances);
+        }
+    }
+
     /// Pieces whose rows were looked up in one version.
     fn by_version(&self, rows: &RecordBatch) -> Vec<RecordBatch> {
         if self.uses.is_empty() {
@@ -345,8 +438,14 @@ impl RebuildModel {
     fn add(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(rows);
         let counts = |(p, o): (&i32, &i64)| {
-            self.marks.get(&Partition(*p)).is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
-                && !self.refused.contains(&(*p, *o))
+            let place = place_of(*p, &self.stands);
+            let lost = |(lost, from, to): &(Place, Offset, Offset)| {
+                *lost == place && (from.0..to.0).contains(o)
+            };
+            let mark = self.marks.marks.get(&place);
+            mark.is_some_and(|m| *o >= m.first.0 && *o < m.next.0)
+                && !self.marks.lost.iter().any(lost)
+                && !self.refused.contains(&(place, *o))
         };
         let mask: BooleanArray = partitions.iter().zip(offsets).map(counts).map(Some).collect();
         let rows = only(rows, &mask)?;
@@ -364,7 +463,8 @@ impl RebuildModel {
             })?;
             self.tables.look_up_in(&version);
         }
-        let retried = |(p, o): (&i32, &i64)| self.retried.contains_key(&(*p, *o));
+        let retried =
+            |(p, o): (&i32, &i64)| self.retried.contains_key(&(place_of(*p, &self.stands), *o));
         let retried: BooleanArray = partitions.iter().zip(offsets).map(retried).map(Some).collect();
         if retried.true_count() > 0 {
             let in_place = not(&retried).map_err(|e| Error::halt("filter rows").because(e))?;
@@ -376,7 +476,9 @@ impl RebuildModel {
 
     fn add_retried(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(&rows);
-        let before = |(p, o): (&i32, &i64)| self.retried.get(&(*p, *o)).copied().flatten();
+        let before = |(p, o): (&i32, &i64)| {
+            self.retried.get(&(place_of(*p, &self.stands), *o)).copied().flatten()
+        };
         let before: Vec<_> = partitions.iter().zip(offsets).map(before).collect();
         self.tables.admit_retried(&decoded(topic, rows), &before).map(drop)
     }
@@ -394,8 +496,9 @@ impl RebuildModel {
                 value: None,
             })
             .collect();
-        let from: Vec<(Partition, Offset)> =
-            self.marks.iter().map(|(p, m)| (*p, m.first)).collect();
+        let standing = self.marks.marks.iter();
+        let standing = standing.filter(|((p, g), _)| self.stands.get(p) == Some(g));
+        let from: Vec<(Partition, Offset)> = standing.map(|((p, _), m)| (*p, m.first)).collect();
         let decoded = decoded(topic, rows.clone());
         // What a model refuses, it refused then: those stand in the dead letters.
         self.tables.admit(&records, &decoded, &from)?;
@@ -403,16 +506,44 @@ impl RebuildModel {
     }
 }
 
+impl Marks {
+    fn of(evidence: &Evidence, topic: &str, output: &Output) -> Self {
+        let mut found = Self::default();
+        for m in evidence.all_marks().filter(|m| &*m.topic == topic && m.output == *output) {
+            let place = (m.partition, m.generation);
+            found.marks.insert(place, m.mark);
+            let gaps = evidence.gaps_of(m).into_iter();
+            found.lost.extend(gaps.map(|(from, to)| (place, from, to)));
+        }
+        found
+    }
+}
+
+fn place_of(partition: i32, generations: &BTreeMap<Partition, i32>) -> Place {
+    let partition = Partition(partition);
+    (partition, generations.get(&partition).copied().unwrap_or_default())
+}
+
 /// Every offset that the model has seen must be one that the lake has.
-fn comparable(
-    model: &BTreeMap<Partition, Mark>,
-    lake: &BTreeMap<Partition, Mark>,
-) -> Result<(), String> {
+fn comparable(model: &Marks, lake: &Marks) -> Result<(), String> {
+    for (place, from, to) in &lake.lost {
+        let Some(mark) = model.marks.get(place) else { continue };
+        let (from, to) = ((*from).max(mark.first), (*to).min(mark.next));
+        let lost_too = model.lost.iter().any(|(p, f, t)| p == place && *f <= from && to <= *t);
+        if from < to && !lost_too {
+            return Err(format!(
+                "the lake lost offsets {}..{} of partition {}, which the table has",
+                from.0, to.0, place.0.0
+            ));
+        }
+    }
+    let (model, lake) = (&model.marks, &lake.marks);
     if model.is_empty() {
         return Err("it has no marks yet".to_owned());
     }
-    for (partition, mark) in model {
-        match lake.get(partition) {
+    for (place, mark) in model {
+        let partition = place.0;
+        match lake.get(place) {
             Some(lake) if lake.first <= mark.first && lake.next >= mark.next => {}
             Some(lake) => {
                 return Err(format!(
@@ -424,23 +555,6 @@ fn comparable(
         }
     }
     Ok(())
-}
-
-/// Marks as they were before anything: where the rebuild begins.
-fn at_first(
-    outputs: &[Output],
-    marks: &BTreeMap<Partition, Mark>,
-) -> Vec<(Output, Partition, Mark)> {
-    let fresh = |mark: &Mark| Mark {
-        next: mark.first,
-        event_time_max: None,
-        fates: Fates::default(),
-        ..*mark
-    };
-    outputs
-        .iter()
-        .flat_map(|output| marks.iter().map(move |(p, m)| (output.clone(), *p, fresh(m))))
-        .collect()
 }
 
 /// By partition and offset.

@@ -2,7 +2,8 @@
 //!
 //! Owns: what must hold and how a breach is told. Does not own: mending it.
 //!
-//! V-1  Of each output and partition: offsets passed = accepted + filtered + late + dead + absent.
+//! V-1  Of each output and partition: offsets passed = accepted + filtered + late + dead + absent +
+//!      lost, and the lost ones are those that a person accepted.
 //! V-2  The manifest's files hold what the lake's marks accepted: no gap, no overlap. Files of retried
 //!      dead letters stand between those of cuts: of them the number of rows and the bounds.
 //! V-3  Every file of the manifest is there, with its size and checksum; nothing else is.
@@ -10,6 +11,8 @@
 //! V-5  No mark is ahead of Kafka's end.
 //! V-6  (deep) Each (`_partition`, `_offset`) stands in the lake once, below its mark.
 //! V-7  (deep) Each model's table equals what its SQL makes of the lake's rows.
+//!
+//! Offsets begin anew with each generation of a partition: all of this holds within each.
 
 mod deep;
 mod shallow;
@@ -108,6 +111,8 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
     let mut snapshot = warehouse.snapshot().await?;
     let evidence = shallow::Evidence {
         marks: snapshot.marks().await?,
+        former: snapshot.former_marks().await?,
+        gaps: snapshot.gaps().await?,
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
         advances: snapshot.advances().await?,

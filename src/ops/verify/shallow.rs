@@ -6,10 +6,10 @@ use crate::{
     error::Result,
     lake::{reader, store::Store},
     ops::status::Ends,
-    record::{IdleAdvance, Output, Partition, Span},
+    record::{IdleAdvance, Offset, Output, Partition, Span},
     warehouse::{
         MarkRow, Warehouse, references,
-        snapshot::{ManifestFile, RetriedRow, Snapshot},
+        snapshot::{GapRow, ManifestFile, OfMark, RefusedRow, RetriedRow, Snapshot},
     },
 };
 use std::{
@@ -20,15 +20,18 @@ use std::{
 /// What one snapshot of the warehouse says.
 pub struct Evidence {
     pub marks: Vec<MarkRow>,
+    /// Of generations that are over.
+    pub former: Vec<MarkRow>,
+    pub gaps: Vec<GapRow>,
     /// In order of (topic, sequence, path).
     pub files: Vec<ManifestFile>,
-    pub dead_letters: HashMap<(Arc<str>, Output, Partition), u64>,
-    /// By place.
-    pub advances: Vec<(Arc<str>, IdleAdvance)>,
+    pub dead_letters: HashMap<OfMark, u64>,
+    /// By place, with its generation.
+    pub advances: Vec<(Arc<str>, i32, IdleAdvance)>,
     pub stray_letters: Vec<(String, String, i32, i64)>,
     pub retried: Vec<RetriedRow>,
     /// Rows of the lake that a model has refused.
-    pub refused_alone: Vec<(String, String, i32, i64)>,
+    pub refused_alone: Vec<RefusedRow>,
     /// Of a model: records that it took and the lake refused.
     pub not_in_lake: Vec<(String, String, i64)>,
     /// In order of topic, output, partition, offset.
@@ -36,23 +39,42 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    pub fn mark(&self, topic: &str, output: &Output, partition: Partition) -> Option<&MarkRow> {
-        self.marks
-            .iter()
-            .find(|m| &*m.topic == topic && m.output == *output && m.partition == partition)
+    /// Of all generations.
+    pub fn all_marks(&self) -> impl Iterator<Item = &MarkRow> {
+        self.former.iter().chain(&self.marks)
+    }
+
+    pub fn gaps_of(&self, m: &MarkRow) -> Vec<(Offset, Offset)> {
+        let own = |gap: &&GapRow| {
+            (&gap.topic, &gap.output, gap.partition, gap.generation)
+                == (&m.topic, &m.output, m.partition, m.generation)
+        };
+        self.gaps.iter().filter(own).filter(|g| g.lost > 0).map(|g| (g.from, g.to)).collect()
     }
 }
 
 fn place(m: &MarkRow) -> String {
-    format!("{}/{} of {}", m.topic, m.partition.0, m.output)
+    let place = format!("{}/{} of {}", m.topic, m.partition.0, m.output);
+    match m.generation {
+        1 => place,
+        generation => format!("{place}, generation {generation}"),
+    }
 }
 
 /// V-1 and V-4.
 pub fn counts(evidence: &Evidence, report: &mut Report) {
     report.marks = evidence.marks.len();
-    for m in &evidence.marks {
+    for m in evidence.all_marks() {
         let passed = m.mark.next.0 - m.mark.first.0;
         let fates = m.mark.fates;
+        let gaps = evidence.gaps_of(m);
+        let accepted: i64 = gaps.iter().map(|(from, to)| to.0 - from.0).sum();
+        if accepted != fates.lost as i64 {
+            report.finding(
+                "V-1",
+                format!("{}: {} offsets lost, {accepted} accepted", place(m), fates.lost),
+            );
+        }
         if fates.total() as i64 != passed {
             report.finding(
                 "V-1",
@@ -63,7 +85,7 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
                 ),
             );
         }
-        let key = (m.topic.clone(), m.output.clone(), m.partition);
+        let key = (m.topic.clone(), m.output.clone(), m.partition, m.generation);
         let stored = evidence.dead_letters.get(&key).copied().unwrap_or_default();
         if stored != fates.dead {
             report.finding(
@@ -75,9 +97,14 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
             Output::DeadLetters => {}
             Output::Lake | Output::Model(_) => {
                 // Over the same offsets every output must see the same holes.
-                let letters = evidence.mark(&m.topic, &Output::DeadLetters, m.partition);
+                let letters = evidence.all_marks().find(|l| {
+                    (&l.topic, &l.output, l.partition, l.generation)
+                        == (&m.topic, &Output::DeadLetters, m.partition, m.generation)
+                });
                 let Some(letters) = letters else { continue };
-                let same = letters.mark.first == m.mark.first && letters.mark.next == m.mark.next;
+                let same = letters.mark.first == m.mark.first
+                    && letters.mark.next == m.mark.next
+                    && evidence.gaps_of(letters) == gaps;
                 if same && fates.absent != letters.mark.fates.absent {
                     report.finding(
                         "V-1",
@@ -105,9 +132,9 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
     report.files = evidence.files.len();
     report.bytes = evidence.files.iter().map(|f| f.bytes).sum();
     report.rows = evidence.files.iter().map(|f| f.rows).sum();
-    let mut rows: BTreeMap<(Arc<str>, Partition), u64> = BTreeMap::new();
+    let mut rows: BTreeMap<(Arc<str>, Partition, i32), u64> = BTreeMap::new();
     // The hull of each cut's ranges: those of one cut interleave, those of two must not meet.
-    let mut cuts: BTreeMap<(Arc<str>, Partition), BTreeMap<i64, Span>> = BTreeMap::new();
+    let mut cuts: BTreeMap<(Arc<str>, Partition, i32), BTreeMap<i64, Span>> = BTreeMap::new();
     let mut retries: BTreeMap<_, Vec<(&str, Span)>> = BTreeMap::new();
     for file in &evidence.files {
         let in_ranges: u64 = file.ranges.iter().map(|r| r.rows).sum();
@@ -118,7 +145,8 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
             );
         }
         for range in &file.ranges {
-            let key = (file.topic.clone(), range.partition);
+            let generation = file.generations[&range.partition];
+            let key = (file.topic.clone(), range.partition, generation);
             *rows.entry(key.clone()).or_default() += range.rows;
             if file.retry {
                 retries.entry(key).or_default().push((&file.path, range.span));
@@ -129,8 +157,8 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
             *hull = Span::new(hull.from.min(range.span.from), hull.to.max(range.span.to));
         }
     }
-    for m in evidence.marks.iter().filter(|m| m.output == Output::Lake) {
-        let key = (m.topic.clone(), m.partition);
+    for m in evidence.all_marks().filter(|m| m.output == Output::Lake) {
+        let key = (m.topic.clone(), m.partition, m.generation);
         let found = rows.remove(&key).unwrap_or_default();
         if found != m.mark.fates.accepted {
             report.finding(
@@ -184,7 +212,7 @@ pub fn manifest(evidence: &Evidence, report: &mut Report) {
             before = Some((sequence, hull));
         }
     }
-    for ((topic, partition), rows) in rows {
+    for ((topic, partition, _), rows) in rows {
         report.finding(
             "V-2",
             format!("{topic}/{}: {rows} rows of files that no mark covers", partition.0),
@@ -200,7 +228,8 @@ pub fn ends(marks: &[MarkRow], ends: &Ends, report: &mut Report) {
             Some(end) if m.mark.next > *end => report.finding(
                 "V-5",
                 format!(
-                    "{}: the mark is at {}, Kafka ends at {}: the topic was made anew, or the mark moved by hand",
+                    "{}: the mark is at {}, Kafka ends at {}: the topic was made again, Kafka lost records, or the mark \
+                     was moved by hand; `highwater status` says what is gone",
                     place(m), m.mark.next.0, end.0
                 ),
             ),

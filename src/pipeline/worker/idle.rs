@@ -75,7 +75,7 @@ impl Worker {
             Some(Hold::Open { marks, position }) => {
                 *position == reader && marks.values().all(|mark| mark.next <= reader)
             }
-            Some(Hold::Taking) | None => false,
+            Some(Hold::Taking | Hold::Gone { .. }) | None => false,
         });
         let rests = self.mode == Mode::Running
             && self.targets.is_none()

@@ -3,7 +3,7 @@
 //! Owns: state and what can be read off it. Does not own: what follows from it (`worker`).
 
 use super::port::{Moment, Move, Size, Ticket};
-use crate::record::{Lane, Mark, Offset, Output, Partition, Span};
+use crate::record::{Lane, Mark, Offset, Output, Partition, Span, gap::Gap};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A lane's hold on one partition.
@@ -16,6 +16,8 @@ pub(super) enum Hold {
         /// Admitted up to here: at or above every mark.
         position: Offset,
     },
+    /// Claimed, and stands: offsets of its marks are gone.
+    Gone { look_at: Moment },
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +70,8 @@ pub(super) struct LaneState {
     pub(super) failures: u32,
     /// Marks of partitions taken while a lake cut was open whose number is not above theirs.
     pub(super) deferred: Vec<(Output, Partition, Mark)>,
+    /// Why partitions stand; kept while they are looked at again.
+    pub(super) gone: BTreeMap<Partition, Vec<Gap>>,
 }
 
 impl LaneState {
@@ -81,13 +85,14 @@ impl LaneState {
             wanted: BTreeSet::new(),
             failures: 0,
             deferred: Vec::new(),
+            gone: BTreeMap::new(),
         }
     }
 
     pub(super) fn position(&self, partition: Partition) -> Option<Offset> {
         match self.holds.get(&partition) {
             Some(Hold::Open { position, .. }) => Some(*position),
-            Some(Hold::Taking) | None => None,
+            Some(Hold::Taking | Hold::Gone { .. }) | None => None,
         }
     }
 
@@ -116,7 +121,7 @@ impl LaneState {
     pub(super) fn sequence(&self) -> i64 {
         let held = self.holds.values().filter_map(|hold| match hold {
             Hold::Open { marks, .. } => marks.get(&Output::Lake).map(|m| m.sequence),
-            Hold::Taking => None,
+            Hold::Taking | Hold::Gone { .. } => None,
         });
         let sealed = match &self.flight {
             Flight::Commit(sealed) => sealed.moves.iter().map(|m| m.sequence).max(),

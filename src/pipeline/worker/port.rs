@@ -4,7 +4,9 @@
 
 use crate::{
     error::Kind,
-    record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, Span},
+    record::{
+        Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, Span, gap::Gap,
+    },
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -33,6 +35,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// Wait after being fenced: the group's own news (revoked, lost) should come first.
     pub fenced_wait: Duration,
+    /// Partitions that stand because offsets are gone are taken again so often.
+    pub look_again: Duration,
     /// A partition that had nothing to read for so long has its watermark moved by the clock; None:
     /// never, only records move it.
     pub idle_after: Option<Duration>,
@@ -55,6 +59,7 @@ impl Default for Settings {
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(15),
             fenced_wait: Duration::from_secs(5),
+            look_again: Duration::from_secs(5),
             idle_after: None,
             idle_check: Duration::from_secs(5),
             jitter: None,
@@ -90,6 +95,8 @@ pub enum Input {
         lane: Lane,
         ticket: Ticket,
         marks: Vec<(Output, Partition, Mark)>,
+        /// Of partitions that cannot go on; there is no mark of them.
+        gaps: Vec<Gap>,
         /// Recorded at or above the marks; of the tables.
         advances: Vec<IdleAdvance>,
     },
@@ -105,6 +112,8 @@ pub enum Input {
         /// The fetch was cut off by its limit: there is more.
         more: bool,
     },
+    /// Kafka has not what comes next of the partition.
+    OutOfReach(Partition),
     Measured {
         lane: Lane,
         size: Size,
@@ -150,6 +159,7 @@ pub enum Reason {
     Drain,
     CaughtUp,
     Assignment,
+    OutOfReach,
 }
 
 impl Reason {
@@ -164,6 +174,7 @@ impl Reason {
             Self::Drain => "drain",
             Self::CaughtUp => "caught_up",
             Self::Assignment => "assignment",
+            Self::OutOfReach => "out_of_reach",
         }
     }
 }
@@ -187,6 +198,8 @@ pub enum Effect {
     Adopt { lane: Lane, marks: Vec<(Output, Partition, Mark)>, advances: Vec<IdleAdvance> },
     /// Read this partition from here on.
     Seek { partition: Partition, to: Offset },
+    /// Nobody reads this partition: its records are not wanted until it is seeked.
+    Stand { partition: Partition },
     /// A new cut begins; of the lake with its files' name.
     Open { lane: Lane, cut: u64, sequence: i64, partition: Partition, from: Offset, epoch: Epoch },
     /// Add the records of the fetch at hand, per partition those at or above the offset.

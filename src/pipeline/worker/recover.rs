@@ -72,6 +72,7 @@ impl Worker {
             lane.open = None;
             lane.flight = Flight::None;
             lane.holds.clear();
+            lane.gone.clear();
             self.effects.push_back(Effect::Abandon { lane: lane.lane });
         }
         let partitions = std::mem::take(&mut self.leaving).into_iter().collect();
@@ -93,7 +94,7 @@ impl Worker {
         self.effects.push_back(Effect::Abandon { lane });
         // What was to leave needs no commit any more.
         for partition in self.leaving.clone() {
-            self.lane(lane).holds.remove(&partition);
+            self.lane(lane).forget(partition);
         }
     }
 
@@ -108,14 +109,15 @@ impl Worker {
     pub(super) fn revoked(&mut self, partitions: Vec<Partition>) {
         for partition in partitions {
             self.readers.remove(&partition);
+            self.suspects.remove(&partition);
             self.leaving.insert(partition);
             for lane in &mut self.lanes {
                 lane.wanted.remove(&partition);
                 lane.deferred.retain(|(_, p, _)| *p != partition);
                 // Another lane's commit may keep it for a while: what is not open is not opened
                 // any more, or a claim's answer would have a partition read that is going.
-                if let Some(Hold::Taking) = lane.holds.get(&partition) {
-                    lane.holds.remove(&partition);
+                if let Some(Hold::Taking | Hold::Gone { .. }) = lane.holds.get(&partition) {
+                    lane.forget(partition);
                 }
             }
         }
@@ -136,7 +138,7 @@ impl Worker {
         for partition in &free {
             self.leaving.remove(partition);
             for lane in &mut self.lanes {
-                lane.holds.remove(partition);
+                lane.forget(*partition);
             }
         }
         self.effects.push_back(Effect::Release { partitions: free });
@@ -154,8 +156,9 @@ impl Worker {
         for partition in partitions {
             self.readers.remove(partition);
             self.leaving.remove(partition);
+            self.suspects.remove(partition);
             for lane in &mut self.lanes {
-                lane.holds.remove(partition);
+                lane.forget(*partition);
                 lane.wanted.remove(partition);
                 lane.deferred.retain(|(_, p, _)| p != partition);
             }

@@ -2,10 +2,10 @@
 //!
 //! Owns: a consumer of its own, outside of any group. Does not own: what the records are for.
 
-use super::{KafkaSettings, consumer_config};
+use super::{KafkaSettings, consumer_config, topic_id};
 use crate::{
     error::{Error, Result},
-    record::{Offset, Partition},
+    record::{Offset, Partition, gap::TopicId},
 };
 use rdkafka::{
     Message, Offset as KafkaOffset, TopicPartitionList,
@@ -38,7 +38,7 @@ impl Lookup {
     }
 
     /// The records at exactly these offsets of a partition, which ascend; those that Kafka does not
-    /// have any more are absent.
+    /// have any more are absent. All are, if the topic is another one than that of `id` by now.
     ///
     /// # Errors
     /// `Retry`: Kafka does not answer.
@@ -46,6 +46,7 @@ impl Lookup {
         &self,
         topic: &str,
         partition: Partition,
+        id: Option<TopicId>,
         offsets: &[i64],
     ) -> Result<BTreeMap<i64, Found>> {
         let doing = || format!("read records of {topic}/{} once more", partition.0);
@@ -90,6 +91,11 @@ impl Lookup {
                     return Err(Error::retry(format!("{}: no answer in time", doing())));
                 }
             }
+        }
+        // Asked after the last record was read (G-3).
+        let is_another = id.is_some() && topic_id::ask(&self.consumer, topic, PATIENCE)? != id;
+        if is_another {
+            found.clear();
         }
         Ok(found)
     }

@@ -18,6 +18,7 @@ mod lookup;
 mod producer;
 mod reader;
 mod refusal;
+mod topic_id;
 
 pub use lookup::Lookup;
 pub use producer::{Producer, Sending};
@@ -50,6 +51,8 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
     pub brokers: String,
+    /// False: the broker answers no question for ids, so that none is asked.
+    pub topic_ids: bool,
     pub group: String,
     /// Any librdkafka property; wins over ours, except those that exactness rests on.
     pub properties: BTreeMap<String, String>,
@@ -400,6 +403,31 @@ impl Kafka {
             }
             Some(_) | None => Err(Error::retry(format!("the topic {topic} is not there (yet)"))),
         }
+    }
+
+    /// In place of a reset librdkafka ends the fetching of a partition, and does not seek it any more:
+    /// it is given up and taken up again, at the end as ever. One that the group took away
+    /// meanwhile is left alone.
+    pub(super) fn restart(&self, topic: &str, partition: Partition) -> Result<()> {
+        let context = || format!("take up {topic}/{} again", partition.0);
+        if !matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
+            return Err(Error::halt(format!(
+                "{topic}/{}: Kafka has not the offset that comes next. Restart highwater to see what is gone; \
+                 with cooperative-sticky assignment it would have gone on by itself",
+                partition.0
+            )));
+        }
+        let mut list = TopicPartitionList::new();
+        let added = list.add_partition_offset(topic, partition.0, KafkaOffset::End);
+        added.map_err(|e| Error::halt(context()).because(e))?;
+        if let Err(error) = self.consumer.incremental_unassign(&list) {
+            tracing::debug!(topic, partition = partition.0, "not given up: {error}");
+            return Ok(());
+        }
+        let taken = self.consumer.incremental_assign(&list);
+        taken.map_err(|e| Error::halt(context()).because(e))?;
+        self.consumer.context().forward(&self.consumer, topic, &[partition]);
+        Ok(())
     }
 
     /// Oldest offset and end of a partition, asked of its leader.

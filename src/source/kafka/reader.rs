@@ -60,6 +60,7 @@ impl TopicReader {
             messages: Vec::with_capacity(messages.len()),
             passed: Vec::new(),
             trouble: None,
+            gone: Vec::new(),
             more: count == max as isize,
             _kafka: self.kafka.clone(),
         };
@@ -80,7 +81,14 @@ impl TopicReader {
                     }
                 }
                 code => match self.refused(partition, code, &message) {
-                    Ok(why) => fetched.trouble = Some(why),
+                    Ok(Refused::Waits(why)) => fetched.trouble = Some(why),
+                    Ok(Refused::Gone) => {
+                        self.reading.remove(&partition);
+                        fetched.gone.push(partition);
+                        if let Err(error) = self.kafka.restart(&self.topic, partition) {
+                            trouble = Err(error);
+                        }
+                    }
                     Err(error) => trouble = Err(error),
                 },
             }
@@ -118,13 +126,13 @@ impl TopicReader {
         passed
     }
 
-    /// An error in place of a record: what it waits for, or the end of reading this partition.
+    /// An error in place of a record: what it says, or the end of reading this topic.
     fn refused(
         &self,
         partition: Partition,
         code: RDKafkaRespErr,
         message: &Message,
-    ) -> Result<String> {
+    ) -> Result<Refused> {
         let code: RDKafkaErrorCode = code.into();
         let verdict = refusal::of(code);
         let place = format!("{}/{}@{}", self.topic, partition.0, message.0.offset);
@@ -132,10 +140,14 @@ impl TopicReader {
         let why = format!("Kafka does not deliver {place}{remedy} ({code}: {})", message.text());
         match verdict.kind {
             // Of before a seek: what lies at the mark is another matter.
+            _ if refusal::is_gone(code) && self.reading.contains_key(&partition) => {
+                tracing::warn!(target: "kafka", "{why}");
+                Ok(Refused::Gone)
+            }
             Kind::Halt if self.reading.contains_key(&partition) => Err(Error::halt(why)),
             Kind::Halt | Kind::Retry | Kind::Unknown | Kind::Fenced | Kind::Config => {
                 tracing::warn!(target: "kafka", "{why}");
-                Ok(why)
+                Ok(Refused::Waits(why))
             }
         }
     }
@@ -172,6 +184,14 @@ impl TopicReader {
             Err(error) => tracing::debug!(topic = self.topic, "seek: {error}"),
         }
     }
+}
+
+/// What an error in place of a record says.
+enum Refused {
+    /// It passes; why nothing comes.
+    Waits(String),
+    /// Kafka has not what comes next.
+    Gone,
 }
 
 /// A message of librdkafka's, destroyed with this.
@@ -227,6 +247,8 @@ pub struct Fetched {
     messages: Vec<Message>,
     /// Read up to here without a record: compacted ones, markers of transactions.
     pub passed: Vec<(Partition, Offset)>,
+    /// Kafka has not what comes next: not read any more until they are seeked.
+    pub gone: Vec<Partition>,
     /// Why some partition gives nothing, where it said so.
     pub trouble: Option<String>,
     /// As many as asked for: there is more.

@@ -6,7 +6,7 @@
 //! The client connects, authenticates and joins again by itself, for ever: whatever a broker, the
 //! network or an administrator can mend is `Retry`, and `/readyz` says what it waits for. `Halt` is
 //! what going on would turn into a loss: a batch that cannot be read must not be passed over, since
-//! what is passed over counts as absent; and records that are gone must not be skipped in silence.
+//! what is passed over counts as absent. Records that are gone stop their partition alone (G-4).
 
 use crate::error::Kind::{self, Halt, Retry};
 use rdkafka::error::RDKafkaErrorCode as Code;
@@ -23,7 +23,7 @@ const CREDENTIALS: &str =
 const TOPIC_RIGHTS: &str = "this user may not read the topic: it needs Read and Describe on it";
 const GROUP_RIGHTS: &str = "this user may not use the group: it needs Read on the group of --group";
 const NO_TOPIC: &str = "the topic is not there: create it, or correct `topic` in its file";
-const GONE: &str = "it is not in Kafka any more (or not yet): retention has passed the mark, or the topic was made anew";
+const GONE: &str = "it is not in Kafka any more, or not yet";
 const UNREADABLE: &str = "the batch cannot be read: it is damaged, or compressed in a way that this build does not know; \
      nothing is passed over";
 const FATAL: &str = "the client can not go on: restart it";
@@ -41,7 +41,7 @@ pub fn of(code: Code) -> Verdict {
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
             (Retry, Some(NO_TOPIC))
         }
-        Code::AutoOffsetReset | Code::OffsetOutOfRange => (Halt, Some(GONE)),
+        code if is_gone(code) => (Retry, Some(GONE)),
         Code::BadMessage
         | Code::InvalidMessage
         | Code::InvalidMessageSize
@@ -55,6 +55,11 @@ pub fn of(code: Code) -> Verdict {
         _ => (Retry, None),
     };
     Verdict { kind, remedy }
+}
+
+/// The log has not the offset that was asked for: its partition's marks must be held against Kafka anew.
+pub fn is_gone(code: Code) -> bool {
+    matches!(code, Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation)
 }
 
 #[cfg(test)]
@@ -92,8 +97,9 @@ mod tests {
             (Code::UnknownTopic, Retry, "create it"),
             (Code::UnknownTopicOrPartition, Retry, "create it"),
             (Code::UnknownPartition, Retry, "create it"),
-            (Code::OffsetOutOfRange, Halt, "retention"),
-            (Code::AutoOffsetReset, Halt, "retention"),
+            (Code::OffsetOutOfRange, Retry, "not in Kafka"),
+            (Code::AutoOffsetReset, Retry, "not in Kafka"),
+            (Code::LogTruncation, Retry, "not in Kafka"),
             (Code::BadMessage, Halt, "damaged"),
             (Code::InvalidMessage, Halt, "damaged"),
             (Code::InvalidMessageSize, Halt, "damaged"),
@@ -109,6 +115,7 @@ mod tests {
             assert_eq!(found.kind, kind, "{code:?}");
             assert!(found.remedy.unwrap_or_default().contains(words), "{code:?}: {found:?}");
             assert_eq!(found.remedy.is_none(), words.is_empty(), "{code:?}: {found:?}");
+            assert_eq!(is_gone(code), words == "not in Kafka", "{code:?}");
         }
     }
 
@@ -121,8 +128,8 @@ mod tests {
             (RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTHENTICATION, Retry),
             (RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Retry),
             (RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, Retry),
-            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE, Halt),
-            (RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Halt),
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE, Retry),
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Retry),
             (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_MSG, Halt),
             (RDKafkaRespErr::RD_KAFKA_RESP_ERR__BAD_MSG, Halt),
             (RDKafkaRespErr::RD_KAFKA_RESP_ERR__BAD_COMPRESSION, Halt),

@@ -29,7 +29,7 @@ async fn the_embedded_database_keeps_what_was_committed() {
         let warehouse = Warehouse::connect(&url, &settings).await.unwrap();
         warehouse.migrate().await.unwrap();
         warehouse.ensure_tables(&models).await.unwrap();
-        let (taken, _) = warehouse.take(&claim(&outputs, &[0])).await.unwrap();
+        let taken = warehouse.take(&claim(&outputs, &[0])).await.unwrap().marks;
         let mut marks: Vec<_> = taken.iter().map(|t| t.2).collect();
         assert_eq!((marks[0].next.0, marks[0].epoch.0), (9 * life, life + 1));
         for _ in 0..3 {

@@ -36,7 +36,7 @@ async fn follow(
         if i == 0 || sizes[i % sizes.len()] & 64 > 0 {
             // Another process.
             let claim = claim(std::slice::from_ref(&output), &partitions);
-            let (taken, _) = warehouse.take(&claim).await.unwrap();
+            let taken = warehouse.take(&claim).await.unwrap().marks;
             owned = taken.into_iter().map(|(_, partition, mark)| (partition.0, mark)).collect();
             tables = fresh(declared);
         }

@@ -14,7 +14,7 @@ use crate::{
     catalog::{Aggregate, Column, Merge, Model, ModelKind, PgType, Role, Rows},
     compute::Delta,
     cut::{Advance, Cut, Yield},
-    record::{EventTime, Fates, Lane, Mark, Offset, Output, Partition, Span},
+    record::{EventTime, Fates, Lane, Mark, Offset, Output, Partition, Span, gap::PartitionLog},
 };
 use arrow::array::RecordBatch;
 use std::{path::PathBuf, sync::Arc};
@@ -146,12 +146,16 @@ pub fn model_output(model: &str) -> Output {
     Output::Model(model.into())
 }
 
+/// A log that no mark of a test outgrows.
+pub const EMPTY: PartitionLog =
+    PartitionLog { topic_id: None, oldest: Offset(0), end: Offset(i64::MAX) };
+
 pub fn claim(outputs: &[Output], partitions: &[i32]) -> Claim {
     Claim {
         topic: TOPIC.into(),
         lane: outputs.first().map_or(Lane::Tables, Output::lane),
         outputs: outputs.to_vec(),
-        partitions: partitions.iter().map(|p| (Partition(*p), Offset(0))).collect(),
+        partitions: partitions.iter().map(|p| (Partition(*p), EMPTY)).collect(),
         partition_count: 2,
         owner: "test".into(),
     }
@@ -159,8 +163,8 @@ pub fn claim(outputs: &[Output], partitions: &[i32]) -> Claim {
 
 /// The mark of the one output and partition claimed.
 pub async fn take_one(warehouse: &Warehouse, output: &Output, partition: i32) -> Mark {
-    let (taken, _) =
-        warehouse.take(&claim(std::slice::from_ref(output), &[partition])).await.unwrap();
+    let taken =
+        warehouse.take(&claim(std::slice::from_ref(output), &[partition])).await.unwrap().marks;
     let [(_, _, mark)] = taken[..] else { panic!("{taken:?}") };
     mark
 }
@@ -179,7 +183,7 @@ pub fn advance(output: &Output, partition: i32, mark: &Mark, count: u64) -> Adva
 }
 
 pub fn cut(advances: Vec<Advance>, yields: Vec<Yield>) -> Cut {
-    Cut { topic: TOPIC.into(), advances, yields }
+    Cut { topic: TOPIC.into(), topic_id: None, advances, yields }
 }
 
 pub fn rows_of(model: &str, rows: RecordBatch) -> Yield {

@@ -22,13 +22,13 @@ async fn a_commit_moves_marks_and_rows_together() {
     let warehouse = &database.warehouse;
     let output = with_model(&database).await;
     let outputs = [Output::DeadLetters, output.clone()];
-    let (taken, _) = warehouse.take(&claim(&outputs, &[0, 1])).await.unwrap();
+    let taken = warehouse.take(&claim(&outputs, &[0, 1])).await.unwrap().marks;
     assert_eq!(taken.len(), 4);
     let of = |o: &Output, p: i32| taken.iter().find(|t| t.0 == *o && t.1.0 == p).unwrap().2;
     let mut refused = advance(&Output::DeadLetters, 1, &of(&Output::DeadLetters, 1), 7);
     refused.fates = Fates { filtered: 6, dead: 1, ..Fates::default() };
     let mut mixed = advance(&output, 1, &of(&output, 1), 7);
-    mixed.fates = Fates { accepted: 2, filtered: 1, late: 1, dead: 1, absent: 2 };
+    mixed.fates = Fates { accepted: 2, filtered: 1, late: 1, dead: 1, absent: 2, lost: 0 };
     let letter = DeadLetter {
         output: Output::DeadLetters,
         partition: Partition(1),
@@ -107,7 +107,7 @@ async fn taking_fences_models_that_the_taker_does_not_know_but_not_the_other_lan
     let old = take_one(warehouse, &a, 0).await;
     let other_partition = take_one(warehouse, &a, 1).await;
     let lake = take_one(warehouse, &Output::Lake, 0).await;
-    let (taken, _) = warehouse.take(&claim(std::slice::from_ref(&b), &[0])).await.unwrap();
+    let taken = warehouse.take(&claim(std::slice::from_ref(&b), &[0])).await.unwrap().marks;
     assert_eq!(taken.len(), 1, "only what was claimed is told");
     let error = warehouse.commit(&cut(vec![advance(&a, 0, &old, 1)], vec![])).await.unwrap_err();
     assert_eq!(error.kind, Kind::Fenced);
@@ -205,7 +205,7 @@ async fn commit_until_done(warehouse: &Warehouse, output: &Output, total: i64) -
     let mut errors = Vec::new();
     while errors.len() < 1_000 {
         let mark = match warehouse.take(&claim(std::slice::from_ref(output), &[0])).await {
-            Ok((taken, _)) => taken[0].2,
+            Ok(taken) => taken.marks[0].2,
             Err(error) => {
                 errors.push(error);
                 continue;

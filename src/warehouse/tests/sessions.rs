@@ -282,7 +282,7 @@ async fn processes_with_the_same_keys_make_one_session_of_neighbours() {
         let warehouse = database.warehouse.clone();
         tokio::spawn(async move {
             let outputs = ["ones", "twos"].map(model_output);
-            let (marks, _) = warehouse.take(&claim(&outputs, &[partition])).await.unwrap();
+            let marks = warehouse.take(&claim(&outputs, &[partition])).await.unwrap().marks;
             let mut random = StdRng::seed_from_u64(partition as u64);
             let mut all = Vec::new();
             for cut_number in 0..15 {

@@ -6,6 +6,7 @@
 //! effects in the steps of `pipeline::driver`, `encoder` and `warehouse`; `world` keeps the clock
 //! and brings the trouble: processes die before, during and after an effect, freeze over a
 //! take-over, are expelled, halt, drain, jump in time, run two versions with different models;
+//! retention passes marks, and an operator accepts what is gone when he comes to it;
 //! requests are lost, answered late or not, land after they were given up; each service goes away.
 //! Beside them all a sweeper lists what is staged, reads what the warehouse names, and removes the
 //! rest, with any time between. Then trouble ends, and everything must come to an end in bounded time.
@@ -17,7 +18,8 @@
 //! (P-1); only what is held is sought; nothing is released with work on it (P-5); nothing is
 //! acknowledged before it is committed; no cut is refused without a rival; the clock moves event time
 //! only at the log's end, never back, and before anybody has judged what follows (E-4). At the end: each
-//! output has each record once, and has judged it as who reads all anew with what stands recorded, visible objects are the manifest's and hold the log, and one process
+//! output has each record once, but for those that the operator accepted as gone, which it has not (G-2),
+//! and has judged it as who reads all anew with what stands recorded, visible objects are the manifest's and hold the log, and one process
 //! more finds nothing left over.
 //!
 //! `HIGHWATER_SIM_SEEDS=1000000` runs longer, `HIGHWATER_SIM_SEED=7` replays one; a failure names
@@ -49,6 +51,11 @@
 //! | arrivals without records are not looked at | 21 | no end in sight |
 //! | a recovery keeps the open cut | 2 | P-2, asserted by the worker |
 //! | every output is moved at the first one's epoch | 0 | refused without a rival |
+//! | what is out of reach is taken anew before its cut is committed | 3 | refused without a rival |
+//! | what stands is never looked at again | 52 | no end in sight |
+//! | what is out of reach is not taken anew | 40 | no end in sight |
+//! | gaps of what is not held any more are listened to | 19 | a seek of what is not held |
+//! | what stands is taken again and its answer not awaited | 1 | no end in sight |
 //!
 //! Survivors, for they change when and not what: marks that wait for a lake cut do not end it, a
 //! commit does not move the worker's copy of a mark (acknowledged late), taking ends the doubling

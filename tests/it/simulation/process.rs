@@ -245,6 +245,13 @@ impl World {
                 p.reading.insert(partition, to);
             }
         }
+        // What retention has passed while it was not fetched cannot be.
+        let log = |partition: i32| &self.logs[partition as usize];
+        let gone = |(p, next): (&i32, &i64)| (*next < log(*p).oldest).then_some(*p);
+        let gone: Vec<i32> = p.reading.iter().filter_map(gone).collect();
+        for partition in &gone {
+            p.reading.remove(partition);
+        }
         let (batch, passed, more) = self.poll(p);
         let mut arrivals: Vec<Arrival> = Vec::new();
         for run in batch.chunk_by(|a, b| a.0 == b.0) {
@@ -264,6 +271,10 @@ impl World {
         }
         self.trace(|| format!("life {} reads {arrivals:?} more={more}", p.life));
         self.decide(p, Input::Arrived { arrivals, more }, &batch)?;
+        for partition in gone {
+            self.trace(|| format!("life {}: {partition} is out of reach", p.life));
+            self.decide(p, Input::OutOfReach(Partition(partition)), &[])?;
+        }
         let size = Size { memory: p.rows.len(), ..Size::default() };
         self.decide(p, Input::Measured { lane: Lane::Tables, size }, &[])?;
         let size = match &p.lake {
@@ -370,6 +381,10 @@ impl World {
                         assert!(next >= Some(offset.0), "acknowledged before it was committed");
                     }
                 }
+            }
+            Effect::Stand { partition } => {
+                p.reading.remove(&partition.0);
+                p.seeks.remove(&partition.0);
             }
             Effect::Stop { .. } => p.stopped = true,
         }

@@ -7,7 +7,11 @@
 use highwater::{
     error::Kind,
     pipeline::worker::Move,
-    record::{Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
+    record::{
+        Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition,
+        gap::{self, Gap, PartitionLog},
+    },
+    warehouse::Taken,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +69,8 @@ impl Out {
 #[derive(Debug, Default)]
 pub struct Log {
     pub start: i64,
+    /// Retention has passed what is below; `present` remembers it all the same.
+    pub oldest: i64,
     present: Vec<bool>,
     /// Event time, and when it was appended.
     times: Vec<(i64, u64)>,
@@ -72,11 +78,15 @@ pub struct Log {
 
 impl Log {
     pub fn new(start: i64) -> Self {
-        Self { start, present: Vec::new(), times: Vec::new() }
+        Self { start, oldest: start, present: Vec::new(), times: Vec::new() }
     }
 
     pub fn end(&self) -> i64 {
         self.start + self.present.len() as i64
+    }
+
+    pub fn told(&self) -> PartitionLog {
+        PartitionLog { topic_id: None, oldest: Offset(self.oldest), end: Offset(self.end()) }
     }
 
     pub fn append(&mut self, record: bool, event_time: i64, now: u64) {
@@ -99,6 +109,9 @@ impl Log {
     }
 }
 
+/// Nobody's life: an operator's doing is a rival to everybody.
+const OPERATOR: Life = Life::MAX;
+
 /// One row of `highwater.marks`.
 #[derive(Debug, Clone)]
 struct Row {
@@ -108,6 +121,8 @@ struct Row {
     event_time_max: Option<i64>,
     sequence: i64,
     fates: u64,
+    /// Accepted as gone by an operator, half open.
+    lost: Vec<(i64, i64)>,
     /// Who took it last, and whether that take landed after its taker had given it up.
     owner: Life,
     stray: bool,
@@ -160,11 +175,15 @@ pub struct Warehouse {
     notes: BTreeMap<u64, (String, i32, i64)>,
     pub commits: u64,
     pub fenced: u64,
+    pub lost: u64,
     pub advanced: u64,
 }
 
-/// Marks, and what moved event time without a record from there on.
-pub type Taken = (Vec<(Output, Partition, Mark)>, Vec<IdleAdvance>);
+impl Row {
+    fn is_lost(&self, offset: i64) -> bool {
+        self.lost.iter().any(|(from, to)| (*from..*to).contains(&offset))
+    }
+}
 
 impl Warehouse {
     pub fn take(
@@ -172,11 +191,12 @@ impl Warehouse {
         life: Life,
         outputs: &[Out],
         lane: Lane,
-        partitions: &[(i32, i64)],
+        partitions: &[(i32, PartitionLog)],
         stray: bool,
     ) -> Taken {
-        let mut taken = Vec::new();
-        for &(partition, oldest) in partitions {
+        let (mut taken, mut gaps) = (Vec::new(), Vec::new());
+        for &(partition, log) in partitions {
+            let oldest = log.oldest.0;
             for &out in outputs {
                 self.marks.entry((out, partition)).or_insert(Row {
                     first: oldest,
@@ -185,9 +205,21 @@ impl Warehouse {
                     event_time_max: None,
                     sequence: 0,
                     fates: 0,
+                    lost: Vec::new(),
                     owner: life,
                     stray,
                 });
+            }
+            let before = gaps.len();
+            for &out in outputs {
+                let next = Offset(self.marks[&(out, partition)].next);
+                if let Some(reason) = gap::judge(next, None, &log) {
+                    let (output, partition) = (out.output(), Partition(partition));
+                    gaps.push(Gap { output, partition, reason, next, topic_id: None, log });
+                }
+            }
+            if gaps.len() > before {
+                continue;
             }
             for (&(out, p), row) in &mut self.marks {
                 if p != partition || out.lane() != lane {
@@ -209,18 +241,29 @@ impl Warehouse {
                 }
             }
         }
-        (taken, self.advances_for(outputs, lane, partitions))
+        let whole = |p: i32| gaps.iter().all(|gap: &Gap| gap.partition.0 != p);
+        let taken_of: Vec<i32> = partitions.iter().map(|(p, _)| *p).filter(|p| whole(*p)).collect();
+        let advances = self.advances_for(outputs, lane, &taken_of);
+        Taken { marks: taken, gaps, advances }
+    }
+
+    /// What `highwater accept-gap` does, and nothing else ever passes an offset unread.
+    pub fn accept(&mut self, partition: i32, oldest: i64) {
+        for (_, row) in self.marks.iter_mut().filter(|((_, p), _)| *p == partition) {
+            if row.next < oldest {
+                row.lost.push((row.next, oldest));
+                self.lost += (oldest - row.next) as u64;
+                row.next = oldest;
+                row.epoch += 1;
+                (row.owner, row.stray) = (OPERATOR, true);
+            }
+        }
     }
 
     /// At or above the lowest mark, and the furthest below it.
-    fn advances_for(
-        &self,
-        outputs: &[Out],
-        lane: Lane,
-        partitions: &[(i32, i64)],
-    ) -> Vec<IdleAdvance> {
+    fn advances_for(&self, outputs: &[Out], lane: Lane, partitions: &[i32]) -> Vec<IdleAdvance> {
         let mut advances = Vec::new();
-        for &(p, _) in partitions.iter().filter(|_| lane == Lane::Tables) {
+        for &p in partitions.iter().filter(|_| lane == Lane::Tables) {
             let lowest = outputs.iter().map(|out| self.marks[&(*out, p)].next).min();
             let lowest = lowest.expect("an output");
             let below = self.advances.range((p, 0)..(p, lowest)).map(|(_, t)| *t).max();
@@ -264,7 +307,7 @@ impl Warehouse {
         for (&(out, p), row) in self.marks.iter().filter(|((out, _), _)| *out != Out::Lake) {
             let log = &logs[p as usize];
             let mut seen: Vec<i64> = Vec::new();
-            for offset in log.records(row.first, row.next) {
+            for offset in log.records(row.first, row.next).filter(|o| !row.is_lost(*o)) {
                 let advanced = self.advances.range((p, 0)..=(p, offset)).map(|(_, t)| *t).max();
                 let highest = seen.iter().copied().chain(advanced).max();
                 let t = log.event_time(offset);
@@ -329,7 +372,8 @@ impl Warehouse {
             row.next = m.span.to.0;
             row.sequence = m.sequence;
             row.fates += m.span.len();
-            assert_eq!(row.first + row.fates as i64, row.next, "I-3 at {key:?}");
+            let lost: i64 = row.lost.iter().map(|(from, to)| to - from).sum();
+            assert_eq!(row.first + row.fates as i64 + lost, row.next, "I-3 at {key:?}");
         }
         self.commits += 1;
         Ok(())
@@ -432,12 +476,14 @@ impl Warehouse {
         for out in Out::ALL {
             for (p, log) in logs.iter().enumerate() {
                 let applied = &self.applied.get(&(out, p as i32)).cloned().unwrap_or_default();
-                let twice_or_never = log
-                    .records(log.start, log.end())
-                    .find(|o| applied[(o - log.start) as usize] != 1);
-                assert_eq!(twice_or_never, None, "not applied once: {out:?} of {p}");
+                let row = &self.marks[&(out, p as i32)];
+                let times = |o: i64| applied.get((o - row.first) as usize).copied().unwrap_or(0);
+                // Gone unread is what an operator accepted, not a record more and not one less.
+                let due = || log.records(row.first, log.end());
+                let wrong = due().find(|o| times(*o) != u8::from(!row.is_lost(*o)));
+                assert_eq!(wrong, None, "not applied once, or lost and applied: {out:?} of {p}");
                 let sum: u64 = applied.iter().map(|c| u64::from(*c)).sum();
-                let records = log.records(log.start, log.end()).count() as u64;
+                let records = due().filter(|o| !row.is_lost(*o)).count() as u64;
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
@@ -453,7 +499,11 @@ impl Warehouse {
         let all: Vec<Place> = logs
             .iter()
             .enumerate()
-            .flat_map(|(p, log)| log.records(log.start, log.end()).map(move |o| (p as i32, o)))
+            .flat_map(|(p, log)| {
+                let row = &self.marks[&(Out::Lake, p as i32)];
+                let due = log.records(row.first, log.end()).filter(|o| !row.is_lost(*o));
+                due.map(move |o| (p as i32, o))
+            })
             .collect();
         assert!(visible == all, "the lake's visible rows are not the log's records");
     }

@@ -4,13 +4,17 @@
 
 use super::{
     process::{News, Process},
-    servers::{Commit, File, Life, Out, Place, Taken},
+    servers::{Commit, File, Life, Out, Place},
     world::{Event, World},
 };
 use highwater::{
     error::Kind,
     pipeline::worker::{Input, Ticket},
-    record::{EventTime, Lane, Offset, Partition},
+    record::{
+        EventTime, Lane, Offset, Partition,
+        gap::{self, PartitionLog, Reason},
+    },
+    warehouse::Taken,
 };
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -37,7 +41,6 @@ pub enum Work {
 pub struct Take {
     lane: Lane,
     ticket: Ticket,
-    partitions: Vec<i32>,
     outputs: Vec<Out>,
     taken: Taken,
     step: TakeStep,
@@ -46,8 +49,9 @@ pub struct Take {
 /// The request that is under way.
 #[derive(Debug)]
 enum TakeStep {
-    Oldest,
+    Logs,
     Take,
+    LookTwice,
     Unfinished,
 }
 
@@ -136,9 +140,9 @@ impl Tasks {
 
 #[derive(Debug, Clone)]
 pub enum Request {
-    Oldest,
+    Logs(Vec<i32>),
     Ends { partitions: Vec<i32> },
-    Take { life: Life, outputs: Vec<Out>, lane: Lane, partitions: Vec<i32> },
+    Take { life: Life, outputs: Vec<Out>, lane: Lane, logs: Logs },
     Commit(Box<Commit>),
     Unfinished,
     Completed(Vec<String>),
@@ -154,12 +158,15 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Answer {
     Done,
+    Logs(Logs),
     Taken(Taken),
     Ends(Vec<(Partition, Offset)>),
     Files(Vec<File>),
     Uploads(Vec<u64>),
     Upload(u64),
 }
+
+type Logs = Vec<(i32, PartitionLog)>;
 
 pub type Reply = Result<Answer, (Kind, String)>;
 
@@ -173,7 +180,7 @@ enum Service {
 impl Request {
     fn service(&self) -> Service {
         match self {
-            Self::Oldest | Self::Ends { .. } => Service::Kafka,
+            Self::Logs(_) | Self::Ends { .. } => Service::Kafka,
             Self::Take { .. }
             | Self::Commit(_)
             | Self::Unfinished
@@ -191,7 +198,7 @@ impl Request {
     fn unanswered(&self) -> (Kind, String) {
         let kind = match self {
             Self::Commit(_) | Self::Complete(_) => Kind::Unknown,
-            Self::Oldest
+            Self::Logs(_)
             | Self::Ends { .. }
             | Self::Take { .. }
             | Self::Unfinished
@@ -256,7 +263,10 @@ impl World {
 
     fn perform(&mut self, request: Request, stray: bool) -> Reply {
         Ok(match request {
-            Request::Oldest => Answer::Done,
+            Request::Logs(partitions) => {
+                let log = |p: i32| (p, self.logs[p as usize].told());
+                Answer::Logs(partitions.into_iter().map(log).collect())
+            }
             Request::Ends { partitions } => {
                 let end = |p: i32| (Partition(p), Offset(self.logs[p as usize].end()));
                 let mut ends: Vec<_> = partitions.into_iter().map(end).collect();
@@ -264,14 +274,10 @@ impl World {
                 ends.retain(|_| !self.chance(0.1));
                 Answer::Ends(ends)
             }
-            Request::Take { life, outputs, lane, partitions } => {
-                let partitions: Vec<_> =
-                    partitions.iter().map(|p| (*p, self.logs[*p as usize].start)).collect();
-                let marks = self.warehouse.take(life, &outputs, lane, &partitions, stray);
-                self.trace(|| {
-                    format!("server: life {life} took {lane:?} {partitions:?}: {marks:?}")
-                });
-                Answer::Taken(marks)
+            Request::Take { life, outputs, lane, logs } => {
+                let taken = self.warehouse.take(life, &outputs, lane, &logs, stray);
+                self.trace(|| format!("server: life {life} took {lane:?} {logs:?}: {taken:?}"));
+                Answer::Taken(taken)
             }
             Request::Commit(commit) => {
                 let given_up = self.given_up.contains(&(commit.life, commit.lane, commit.cut));
@@ -355,10 +361,11 @@ impl World {
         partitions: Vec<i32>,
         outputs: Vec<Out>,
     ) {
-        let step = TakeStep::Oldest;
-        let take = Take { lane, ticket, partitions, outputs, taken: Taken::default(), step };
+        let step = TakeStep::Logs;
+        let asked = Request::Logs(partitions);
+        let take = Take { lane, ticket, outputs, taken: Taken::default(), step };
         let id = self.tasks.add(Task { life, work: Work::Take(take) });
-        self.send(id, Request::Oldest);
+        self.send(id, asked);
     }
 
     fn take_goes_on(
@@ -376,30 +383,55 @@ impl World {
                 return None;
             }
         };
-        match (take.step, answer) {
-            (TakeStep::Oldest, _) => {
+        match (std::mem::replace(&mut take.step, TakeStep::Logs), answer) {
+            (TakeStep::Logs, Answer::Logs(logs)) => {
                 take.step = TakeStep::Take;
-                let (outputs, partitions) = (take.outputs.clone(), take.partitions.clone());
-                self.send(id, Request::Take { life: p.life, outputs, lane, partitions });
+                let outputs = take.outputs.clone();
+                self.send(id, Request::Take { life: p.life, outputs, lane, logs });
             }
-            (TakeStep::Take, Answer::Taken((marks, advances))) => {
-                if lane == Lane::Tables {
-                    tell(p, Input::Taken { lane, ticket, marks, advances });
-                    return None;
+            (TakeStep::Take, Answer::Taken(taken)) => {
+                take.taken = taken;
+                if !take.taken.gaps.is_empty() {
+                    take.step = TakeStep::LookTwice;
+                    let standing = take.taken.gaps.iter().map(|gap| gap.partition.0).collect();
+                    self.send(id, Request::Logs(standing));
+                    return Some(Work::Take(take));
                 }
-                take.taken = (marks, advances);
-                take.step = TakeStep::Unfinished;
-                self.send(id, Request::Unfinished);
+                return self.taken(p, id, take);
+            }
+            (TakeStep::LookTwice, Answer::Logs(logs)) => {
+                for gap in &mut take.taken.gaps {
+                    let log = logs.iter().find(|(p, _)| *p == gap.partition.0);
+                    gap.log = log.expect("asked for").1;
+                    let Some(reason) = gap::judge(gap.next, None, &gap.log) else {
+                        let why = "the mark moved".to_owned();
+                        tell(p, Input::TakeFailed { lane, ticket, kind: Kind::Retry, why });
+                        return None;
+                    };
+                    assert_eq!(reason, Reason::Retention, "no log ends below a mark: {gap:?}");
+                    gap.reason = reason;
+                }
+                return self.taken(p, id, take);
             }
             (TakeStep::Unfinished, Answer::Files(files)) => {
-                let (marks, advances) = take.taken;
-                tell(p, Input::Taken { lane, ticket, marks, advances });
+                tell_taken(p, take);
                 p.owed += 1;
                 let step = self.complete_next(id, files.clone(), &files);
                 return Some(Work::Tidy(Tidy { files, step }));
             }
             (step, answer) => panic!("{answer:?} does not answer {step:?}"),
         }
+        Some(Work::Take(take))
+    }
+
+    /// Of the lake: what owners before left.
+    fn taken(&mut self, p: &mut Process, id: TaskId, mut take: Take) -> Option<Work> {
+        if take.lane == Lane::Tables {
+            tell_taken(p, take);
+            return None;
+        }
+        take.step = TakeStep::Unfinished;
+        self.send(id, Request::Unfinished);
         Some(Work::Take(take))
     }
 
@@ -646,6 +678,11 @@ impl Tasks {
     fn get(&mut self, id: TaskId) -> Option<&mut Task> {
         self.tasks.get_mut(&id)
     }
+}
+
+fn tell_taken(p: &mut Process, take: Take) {
+    let Take { lane, ticket, taken: Taken { marks, gaps, advances }, .. } = take;
+    tell(p, Input::Taken { lane, ticket, marks, gaps, advances });
 }
 
 fn tell(p: &mut Process, input: Input) {

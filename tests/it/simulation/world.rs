@@ -67,6 +67,8 @@ pub enum Event {
     Trouble,
     Calm,
     Check,
+    /// An operator looks, and accepts what is gone.
+    Accept,
 }
 
 /// Kinds of trouble that this seed has.
@@ -93,9 +95,10 @@ enum Trouble {
     Halt,
     Drain,
     Rebalance,
+    Retention,
 }
 
-const TROUBLES: [Trouble; 10] = [
+const TROUBLES: [Trouble; 11] = [
     Trouble::Crash,
     Trouble::Freeze,
     Trouble::KafkaAway,
@@ -106,6 +109,7 @@ const TROUBLES: [Trouble; 10] = [
     Trouble::Halt,
     Trouble::Drain,
     Trouble::Rebalance,
+    Trouble::Retention,
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +131,8 @@ pub struct Tally {
     pub commits: u64,
     pub fenced: u64,
     pub records: u64,
+    /// Offsets gone unread, over all outputs.
+    pub lost: u64,
     pub advances: u64,
     pub late: u64,
     /// Staged uploads that a sweep removed.
@@ -140,6 +146,7 @@ impl AddAssign for Tally {
         self.commits += o.commits;
         self.fenced += o.fenced;
         self.records += o.records;
+        self.lost += o.lost;
         self.advances += o.advances;
         self.late += o.late;
         self.swept += o.swept;
@@ -192,6 +199,7 @@ impl World {
             backoff_min: millis(20),
             backoff_max: millis(500),
             fenced_wait: millis(200),
+            look_again: millis(200),
             idle_after: rng.random_bool(0.7).then(|| millis(rng.random_range(20..300))),
             idle_check: millis(rng.random_range(10..100)),
             jitter: Some(seed),
@@ -242,6 +250,7 @@ impl World {
         world.after(0, Event::Rebalance);
         world.after(50_000, Event::Sweep);
         world.after(100_000, Event::Trouble);
+        world.after(300_000, Event::Accept);
         world.after(calm_since, Event::Calm);
         world
     }
@@ -271,6 +280,7 @@ impl World {
             commits: self.warehouse.commits,
             fenced: self.warehouse.fenced,
             records,
+            lost: self.warehouse.lost,
             advances: self.warehouse.advanced,
             late: self.warehouse.late(),
             swept: self.swept,
@@ -345,6 +355,7 @@ impl World {
             Event::Trouble => self.trouble(),
             Event::Calm => self.calm(),
             Event::Check => self.check(),
+            Event::Accept => self.accept(),
         }
     }
 
@@ -571,10 +582,28 @@ impl World {
                 self.after(1_000_000, Event::Kill(life));
             }
             Trouble::Drain => self.tell(life, Input::Drain),
+            Trouble::Retention => {
+                let index = self.rng.random_range(0..self.logs.len());
+                let log = &mut self.logs[index];
+                let by = self.rng.random_range(1..40);
+                log.oldest = (log.oldest + by).min(log.end());
+            }
             Trouble::Rebalance => {
                 self.group.turn += 1;
                 self.group.stale = true;
             }
+        }
+    }
+
+    /// He comes when he comes; until then nothing is passed.
+    fn accept(&mut self) {
+        for (partition, log) in self.logs.iter().enumerate() {
+            self.warehouse.accept(partition as i32, log.oldest);
+        }
+        self.trace(|| "operator: what is gone is accepted".to_owned());
+        if matches!(self.phase, Phase::Trouble | Phase::Calm) {
+            let wait = self.rng.random_range(50_000..2_000_000);
+            self.after(wait, Event::Accept);
         }
     }
 
