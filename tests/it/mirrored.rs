@@ -334,6 +334,32 @@ fn tables_equal_a_source_under_load_whatever_is_killed() {
     assert!(text.contains("6 tables rebuilt"), "{text}");
 }
 
+#[test]
+fn a_refused_change_is_not_given_to_a_table_that_has_gone_on_without_it() {
+    let Some(world) = World::empty("refused_change", 1, Lake::Local) else { return };
+    let orders = ORDERS.replace("{topic}.public.orders", "{topic}");
+    world.declare("orders", &format!("{orders}\n[dead_letters]\nstop_above = \"100%\"\n"));
+    let (name, sql) = MODELS[1];
+    world.declare_model(name, sql);
+    let change = |op: &str, qty: &str, lsn: u64| {
+        let text = format!(
+            "{{\"op\":\"{op}\",\"before\":null,\"after\":{{\"id\":1,\"state\":\"new\",\"qty\":{qty}}},\
+             \"source\":{{\"lsn\":{lsn},\"ts_us\":1700000000000000}}}}"
+        );
+        ("1".to_owned(), text)
+    };
+    world.produce([change("c", "60", 1), change("u", "\"many\"", 2), change("u", "80", 3)]);
+    world.run_until_caught_up();
+    let rows = "SELECT id, state, twice FROM orders_large";
+    let expected = [["1", "NEW", "160"].map(|cell| Some(cell.to_owned())).to_vec()];
+    assert_eq!(world.query(rows), expected);
+    let text = world.run(&["dead-letters", "retry"]);
+    assert!(text.contains("follows changes in their order"), "{text}");
+    assert!(text.contains("0 taken") && text.contains("1 wait"), "{text}");
+    assert_eq!(world.query(rows), expected);
+    world.assert_proof();
+}
+
 /// Changes that tables have taken.
 fn accepted(world: &World) -> i64 {
     match world.number("SELECT count(*) FROM pg_tables WHERE tablename = 'marks'") {

@@ -24,9 +24,12 @@ mod open;
 pub use follow::{Changed, Following, Outcome};
 pub use open::OpenChanges;
 
-use crate::error::Result;
+use crate::{
+    catalog::{Folding, Keeps, Order},
+    error::Result,
+};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// What a cut yields for a model over changes.
 #[derive(Clone)]
@@ -76,12 +79,32 @@ impl ChangeDelta {
     /// this cut's too; rows that they removed are not among the stored ones, unless the model keeps
     /// what is deleted.
     pub fn fold(&self, stored: &RecordBatch, truncates: &[Truncate]) -> Result<Outcome> {
-        let folded = fold::fold(&self.following.folding, stored, &self.ops, truncates)?;
-        self.following.outcome(folded, stored, truncates)
+        let folding = &self.following.folding;
+        let truncates = latest(folding, truncates);
+        let folded = fold::fold(folding, stored, &self.ops, &truncates)?;
+        self.following.outcome(folded, stored, &truncates)
     }
 
     /// What these stored rows had added to the groups of an aggregate.
     pub fn added_by(&self, stored: &RecordBatch) -> Result<RecordBatch> {
         self.following.added_by(stored)
+    }
+}
+
+/// Those that say all of what the others say: where nothing that is gone is kept, the last ones.
+fn latest(folding: &Folding, truncates: &[Truncate]) -> Vec<Truncate> {
+    match (&folding.keeps, folding.order) {
+        (Keeps::Deleted | Keeps::Versions, _) => truncates.to_vec(),
+        (Keeps::Rows | Keeps::Groups { .. }, Order::Source) => {
+            truncates.iter().max().cloned().into_iter().collect()
+        }
+        (Keeps::Rows | Keeps::Groups { .. }, Order::Offset) => {
+            let mut last: BTreeMap<i32, &Truncate> = BTreeMap::new();
+            for truncate in truncates {
+                let known = last.entry(truncate.partition).or_insert(truncate);
+                *known = (*known).max(truncate);
+            }
+            last.into_values().cloned().collect()
+        }
     }
 }
