@@ -148,7 +148,7 @@ fn aggregate(c: &mut Criterion<CpuTime>) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 for (records, decoded) in records.iter().zip(&decoded) {
-                    black_box(tables.admit(records, decoded, &from).expect("admitted"));
+                    black_box(tables.admit(records, decoded, &from, &[]).expect("admitted"));
                 }
                 black_box(tables.seal().expect("sealed"))
             });

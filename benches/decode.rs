@@ -78,6 +78,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         forward: None,
         changes: None,
         keep_raw: true,
+        unique: None,
         schema: Arc::new(Schema::new(fields)),
     }
 }

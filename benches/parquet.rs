@@ -68,6 +68,7 @@ fn topic() -> Arc<Topic> {
         forward: None,
         changes: None,
         keep_raw: true,
+        unique: None,
         schema,
     })
 }

@@ -67,7 +67,7 @@
 //! | lane | outputs that are cut together: the tables (models and dead letters), and the lake |
 //! | mark | an output's next offset in a partition, with epoch, highest event time, totals of fates |
 //! | epoch | the number of a mark's owner: taking a partition adds one, which fences the owner before |
-//! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent, lost |
+//! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent, duplicate, lost |
 //! | gap | offsets of a mark that Kafka has no more: its partition stands until a person accepts them as lost |
 //! | generation | of a partition: another one each time that its offsets begin again (the topic was made again) |
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
@@ -79,6 +79,7 @@
 //! | watermark | a partition's highest event time minus the topic's `max_disorder`; of an output the least of its partitions' |
 //! | idle advance | how far event time had come before an offset, by the clock: nothing was left to read |
 //! | lateness | how far behind the watermark a window's end is; beyond the allowed, the window is final |
+//! | judge | of a topic with `unique`: says which records are duplicates, once, in the lane of tables |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |
 //! | dead letter | a reject as it is stored, with the whole record |
 //! | change | an operation on a row of a source's table, as a connector tells it |
@@ -105,7 +106,7 @@
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |
 //! | E-4 | event time moves without a record only where the log ended after the clock was read, before any output judged what follows, and as it stands recorded | `pipeline/worker/idle.rs`; the oracle of `compute/tests`; `tests/it/simulation` | `record_advances.sql`: no mark behind it |
 //! | E-5 | a partition that is added reopens no window: it begins where the slowest of the others stands | `warehouse/commit.rs`, `know_partitions`; `tests/it/time.rs` | `begin_added_partitions.sql`; `0018_watermarks.sql`: partitions without a watermark hold all back |
-//! | M-1 | a row's fate in a model depends on the records before it in its partition alone | `compute/mod.rs`, `judge`; the oracle of `compute/tests` | |
+//! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/model.rs`, `judge`; the oracle of `compute/tests` | |
 //! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `warehouse/sessions.rs`, under the lock of W-8 |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
 //! | F-1 | a change counts only if it is later than what is stored of its row; what is deleted is remembered | `compute/changes/fold.rs`, `is_old`; the reference of `compute/tests/changes.rs` | `warehouse/following.rs`; `tests/it/mirrored.rs`, where a connector that was killed sends again |
@@ -127,6 +128,10 @@
 //! | W-6 | text compares by bytes, in PostgreSQL as in the process | `warehouse/tables.rs`, `differences` | `COLLATE "C"` of every table |
 //! | W-7 | a value is counted by `count(DISTINCT …)` in the transaction that first stores it | `warehouse/merge.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `UNIQUE NULLS NOT DISTINCT` of each set; `ON CONFLICT DO NOTHING RETURNING` |
 //! | W-8 | a difference of `delta(…)` is to the last value of the window before, as both are at COMMIT; cuts of models with those, with sketches or of sessions take turns | `warehouse/differences.rs`; `warehouse/tests/aggregates.rs`, three processes at once | `lock_models.sql` |
+//! | U-1 | a key is taken once until it is forgotten; within a partition by its own records alone, between partitions by who commits first; a retried record is judged as of its retry | `compute/unique.rs`, `compute/unique/retried.rs`; its oracle in `compute/tests/unique.rs`; `tests/it/simulation/judge.rs` | `insert_unique_keys.sql`: primary key of `0020_unique_keys.sql`; `warehouse/tests/unique.rs`, eight at once |
+//! | U-2 | a verdict is given once, recorded with the mark of the dead letters, and believed below it | `compute/unique.rs`, `Judge` | `0019_duplicates.sql`: primary key |
+//! | U-3 | what the lake leaves out are the verdicts recorded | `pipeline/held.rs`, `follow` | `unproved_duplicates.sql` |
+//! | J-1 | the lake of a judged topic ends its cuts at or below the dead letters' mark | `pipeline/worker/follow.rs`; `tests/it/simulation` | `unproved_duplicates.sql` |
 //! | P-1 | at most one commit in flight per lane | `pipeline/worker.rs`, `due`; `tests/it/simulation` | a second one finds the mark moved: `move_marks.sql` |
 //! | P-2 | a lane admits each offset once, in order, from its mark | `pipeline/worker.rs` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | P-3 | a reader never stands above a lane that is open on its partition | `pipeline/worker.rs`, `position_reader` | |

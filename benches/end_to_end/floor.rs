@@ -150,7 +150,8 @@ impl Stages {
         let decoded = self.decoder.decode(&records);
         let after_decode = thread_cpu();
         let from = [(Partition(partition as i32), Offset(0))];
-        let refusals = self.tables.admit(&records, &decoded, &from).expect("taps fit the model");
+        let refusals =
+            self.tables.admit(&records, &decoded, &from, &[]).expect("taps fit the model");
         let after_aggregate = thread_cpu();
         assert!(decoded.rejects.is_empty() && refusals.is_empty(), "every tap is good");
         self.encode(&decoded.rows, &decoded.event_times);

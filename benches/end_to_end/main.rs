@@ -1,5 +1,5 @@
 //! The whole job, from Kafka's first offset to committed files and tables, by the real binary:
-//! `cargo bench --bench end_to_end -- [--events N] [--lake local|s3|both]`.
+//! `cargo bench --bench end_to_end -- [--events N] [--lake local|s3|both] [--unique WITHIN]`.
 //!
 //! Ceiling: the floor, which is each stage alone on one thread (`floor`), measured in the same run.
 //! Unit: CPU-seconds per million events, user and system, of the process; broker, database and
@@ -27,6 +27,9 @@ struct Options {
     events: u64,
     #[arg(long, value_enum, default_value_t = Lakes::Both)]
     lake: Lakes,
+    /// Remember the id of each tap for so long, as "45m"; no tap comes twice. The floor has no judge.
+    #[arg(long)]
+    unique: Option<String>,
     /// Run the binary under this command, as "perf record -g -o FILE"; its cost counts too.
     #[arg(long, value_delimiter = ' ')]
     under: Vec<String>,
@@ -71,23 +74,18 @@ fn main() {
         topic.bytes as f64 / topic.events as f64,
         expected.len()
     );
-    let run = |lake: &Lake| run(&topic, *lake, &options.under, &expected);
+    let within = options.unique.as_deref();
+    let run = |lake: &Lake| run(Job::new(&topic, *lake, within), &options.under, &expected);
     let outcomes: Vec<Outcome> = lakes.iter().map(run).collect();
 
-    let folder = world::folder(&topic.name);
+    let folder = world::folder(&topic.name, None);
     let files = |name: &str| folder.path().join(name);
     let catalog = highwater::catalog::load(&files("topics"), &files("models"));
     let floor = Floor::measure(&topic, &catalog.expect("topic and model are right"));
     print(&topic, &outcomes, &floor);
 }
 
-fn run(
-    topic: &Topic<'_>,
-    lake: Lake,
-    under: &[String],
-    expected: &[Vec<Option<String>>],
-) -> Outcome {
-    let job = Job::new(topic, lake);
+fn run(job: Job<'_>, under: &[String], expected: &[Vec<Option<String>>]) -> Outcome {
     let cost = job.run(under);
     let found = job.query(TABLE);
     assert_eq!(found.len(), expected.len(), "groups in the table");
@@ -102,9 +100,9 @@ fn run(
     job.verify();
     let number = |cell: &Option<String>| cell.as_deref().unwrap_or("0").parse().expect("a number");
     let files: Vec<u64> = job.query(FILES)[0].iter().map(number).collect();
-    assert_eq!(files[1], topic.events, "rows in the lake");
+    assert_eq!(files[1], job.topic.events, "rows in the lake");
     assert_eq!(files[3], 0, "files that readers do not see yet");
-    Outcome { lake, cost, files: files[0], bytes: files[2] }
+    Outcome { lake: job.lake, cost, files: files[0], bytes: files[2] }
 }
 
 fn print(topic: &Topic<'_>, outcomes: &[Outcome], floor: &Floor) {

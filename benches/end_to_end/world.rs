@@ -97,15 +97,18 @@ fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)))
 }
 
-/// The folder with the job's two files.
-pub fn folder(kafka_topic: &str) -> tempfile::TempDir {
+/// The folder with the job's two files; `within`: how long a tap's id is remembered, if it is.
+pub fn folder(kafka_topic: &str, within: Option<&str>) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |path: &str, text: String| {
         let path = folder.path().join(path);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(path, text).expect("a file");
     };
-    write("topics/taps.toml", format!("topic = \"{kafka_topic}\"\n{}", workload::TOPIC));
+    let unique = within.map(|within| format!("unique = [\"tap_id\"]\nwithin = \"{within}\"\n"));
+    let unique = unique.unwrap_or_default();
+    let topic = format!("topic = \"{kafka_topic}\"\n{unique}{}", workload::TOPIC);
+    write("topics/taps.toml", topic);
     write(&format!("models/{MODEL_NAME}.sql"), MODEL.to_owned());
     folder
 }
@@ -135,19 +138,19 @@ pub struct Cost {
 
 /// A database and a lake of one job; removed with this.
 pub struct Job<'a> {
-    topic: &'a Topic<'a>,
-    lake: Lake,
+    pub topic: &'a Topic<'a>,
+    pub lake: Lake,
     database: String,
     prefix: String,
     folder: tempfile::TempDir,
 }
 
 impl<'a> Job<'a> {
-    pub fn new(topic: &'a Topic<'a>, lake: Lake) -> Self {
+    pub fn new(topic: &'a Topic<'a>, lake: Lake, within: Option<&str>) -> Self {
         let database = format!("{}_{}", topic.name, lake.name());
         let url = topic.services.postgres("postgres");
         query(topic.runtime, &url, &format!("CREATE DATABASE {database}"));
-        let folder = folder(&topic.name);
+        let folder = folder(&topic.name, within);
         Self { topic, lake, prefix: database.clone(), database, folder }
     }
 

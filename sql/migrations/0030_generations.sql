@@ -7,7 +7,7 @@ ALTER TABLE highwater.marks
     ADD COLUMN lost       bigint  NOT NULL DEFAULT 0 CHECK (lost >= 0),
     DROP CONSTRAINT each_offset_has_one_fate,
     ADD CONSTRAINT each_offset_has_one_fate
-        CHECK (first_offset + accepted + filtered + late + dead + absent + lost = next_offset);
+        CHECK (first_offset + accepted + filtered + late + dead + absent + duplicate + lost = next_offset);
 
 CREATE TABLE highwater.former_marks (
     output         text COLLATE "C" NOT NULL,
@@ -24,6 +24,7 @@ CREATE TABLE highwater.former_marks (
     late           bigint  NOT NULL,
     dead           bigint  NOT NULL,
     absent         bigint  NOT NULL,
+    duplicate      bigint  NOT NULL,
     lost           bigint  NOT NULL,
     sequence       bigint  NOT NULL,
     owner          text    NOT NULL,
@@ -31,7 +32,7 @@ CREATE TABLE highwater.former_marks (
     ended_at       timestamptz NOT NULL,
     PRIMARY KEY (topic, output, partition, generation),
     CONSTRAINT each_offset_has_one_fate
-        CHECK (first_offset + accepted + filtered + late + dead + absent + lost = next_offset)
+        CHECK (first_offset + accepted + filtered + late + dead + absent + duplicate + lost = next_offset)
 );
 
 -- Offsets recur from generation to generation. What is not of the partition's present one stays for the proof.
@@ -44,6 +45,10 @@ ALTER TABLE highwater.refusals
     ADD COLUMN generation integer NOT NULL DEFAULT 1,
     DROP CONSTRAINT refusals_pkey,
     ADD PRIMARY KEY (topic, partition, "offset", output, generation);
+ALTER TABLE highwater.duplicates
+    ADD COLUMN generation integer NOT NULL DEFAULT 1,
+    DROP CONSTRAINT duplicates_pkey,
+    ADD PRIMARY KEY (topic, partition, generation, "offset");
 ALTER TABLE highwater.idle_advances
     ADD COLUMN generation integer NOT NULL DEFAULT 1,
     DROP CONSTRAINT idle_advances_pkey,

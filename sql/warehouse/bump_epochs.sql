@@ -6,4 +6,4 @@ SET epoch = m.epoch + 1, owner = $4, taken_at = now(), topic_id = coalesce(m.top
 FROM unnest($2::integer[], $5::text[]) AS w (partition, topic_id)
 WHERE m.topic = $1 AND m.partition = w.partition AND (m.output = 'lake') = $3
 RETURNING m.output, m.partition, m.first_offset, m.next_offset, m.epoch, m.event_time_max,
-          m.accepted, m.filtered, m.late, m.dead, m.absent, m.lost, m.sequence
+          m.accepted, m.filtered, m.late, m.dead, m.absent, m.duplicate, m.lost, m.sequence

@@ -4,7 +4,9 @@ UPDATE highwater.marks m
 SET accepted = m.accepted + w.accepted,
     filtered = m.filtered + w.filtered,
     late     = m.late + w.late,
-    dead     = m.dead + w.still_dead - w.was_dead
-FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-     AS w (output, partition, was_dead, accepted, filtered, late, still_dead)
+    dead     = m.dead + w.still_dead - w.was_dead,
+    duplicate = m.duplicate + w.duplicate
+FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+            $9::bigint[])
+     AS w (output, partition, was_dead, accepted, filtered, late, still_dead, duplicate)
 WHERE m.topic = $1 AND m.output = w.output AND m.partition = w.partition

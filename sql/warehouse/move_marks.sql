@@ -12,12 +12,13 @@ SET next_offset    = w.to_offset,
     late           = m.late + w.late,
     dead           = m.dead + w.dead,
     absent         = m.absent + w.absent,
+    duplicate      = m.duplicate + w.duplicate,
     sequence       = w.sequence,
     committed_at   = now()
 FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[],
-            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[])
+            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[])
      AS w (output, partition, from_offset, to_offset, epoch, event_time_max,
-           accepted, filtered, late, dead, absent, sequence)
+           accepted, filtered, late, dead, absent, duplicate, sequence)
 WHERE m.topic = $1 AND m.output = w.output AND m.partition = w.partition
   AND m.next_offset = w.from_offset AND m.epoch = w.epoch
-  AND coalesce(m.topic_id = $14, true)
+  AND coalesce(m.topic_id = $15, true)

@@ -49,6 +49,9 @@ impl Topic {
         if !private.is_empty() {
             let _ = writeln!(out, "  private      {}", private.join(", "));
         }
+        if let Some(unique) = self.describe_unique() {
+            let _ = writeln!(out, "  unique       {unique}");
+        }
         let _ = writeln!(out, "  lake         {}", self.describe_lake());
         let _ = match self.stop_above {
             Some(share) => writeln!(

@@ -43,6 +43,7 @@ mod toml_table;
 mod topic_file;
 mod topic_letters;
 mod topic_time;
+mod unique;
 mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
@@ -59,6 +60,7 @@ pub use topic::{
     Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
 };
 pub use types::PgType;
+pub use unique::UniqueSpec;
 pub use window::{Grid, Hop, Shape, Window};
 
 use mistake::{Page, unknown};

@@ -157,6 +157,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         stop_above: None,
         forward: None,
         keep_raw: false,
+        unique: None,
         changes: None,
         schema,
     };

@@ -7,7 +7,10 @@
 //! never, a lake by the date of the event time in UTC with files of 128 MiB or 60 seconds, and a
 //! stop above 5% of dead letters.
 
-use super::{ChangeSpec, Encoding, PgType, fingerprint::sha256, types::timestamp};
+use super::{
+    ChangeSpec, Encoding, PgType, UniqueSpec, fingerprint::sha256, mistake::unknown,
+    types::timestamp,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::{collections::HashMap, fmt::Write, path::PathBuf, sync::Arc, time::Duration};
 
@@ -45,6 +48,8 @@ pub struct Topic {
     /// Whether dead letters hold key and value as they came. Without it, so by default of a topic
     /// with personal data, they hold the place and the reason; Kafka still has the record.
     pub keep_raw: bool,
+    /// None: every good record is taken.
+    pub unique: Option<UniqueSpec>,
     /// The Kafka topic that dead letters are sent on to.
     pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
@@ -176,6 +181,15 @@ impl TopicColumn {
 }
 
 impl Pii {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "hash" => Ok(Self::Hash),
+            "mask" => Ok(Self::Mask),
+            "drop" => Ok(Self::Drop),
+            _ => Err(unknown("treatment of pii", text, &["hash", "mask", "drop"])),
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hash => "hash",

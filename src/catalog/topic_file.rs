@@ -11,11 +11,12 @@ use super::{
     toml_table::{Found, Row, Table},
     topic::schema_of,
     topic_letters, topic_time,
+    unique::unique,
 };
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 13] = [
     "topic",
     "format",
     "changes",
@@ -24,6 +25,8 @@ const TOP: [&str; 11] = [
     "max_future",
     "idle",
     "time_zone",
+    "unique",
+    "within",
     "columns",
     "lake",
     "dead_letters",
@@ -135,11 +138,13 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         lake: None,
         stop_above: Some(STOP_ABOVE),
         keep_raw: false,
+        unique: None,
         forward: None,
         changes,
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
+    topic.unique = unique(top, &topic, &unsure, blind, found);
     topic.lake = lake_file::read(top, &topic, &unsure, blind, found);
     topic_letters::read(top, &mut topic, found);
     Draft { topic, line, unsure, blind }
@@ -247,7 +252,7 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
                 column.path = path;
                 column.path_is_default = false;
             }
-            column.pii = table.parsed("pii", pii, found);
+            column.pii = table.parsed("pii", Pii::parse, found);
             column.optional = table.boolean("optional", found).unwrap_or(false);
             let encoding = |text: &str| {
                 let wrong = |fit| {
@@ -272,15 +277,6 @@ fn column(row: &Row<'_>, found: &mut Found) -> TopicColumn {
         )),
     }
     column
-}
-
-fn pii(text: &str) -> Result<Pii, String> {
-    match text {
-        "hash" => Ok(Pii::Hash),
-        "mask" => Ok(Pii::Mask),
-        "drop" => Ok(Pii::Drop),
-        _ => Err(unknown("treatment of pii", text, &["hash", "mask", "drop"])),
-    }
 }
 
 /// A JSON pointer (RFC 6901), taken apart: `~1` is `/`, `~0` is `~`.

@@ -3,7 +3,7 @@
 //! Owns: the highest event time of a batch's good rows below an offset. Does not own: what was seen
 //! in earlier batches (`Lateness`). Worked out only when it is asked for: most batches refuse nothing.
 
-use super::{Run, offsets};
+use super::{offsets, runs::Run};
 use crate::{
     decode::Decoded,
     record::{EventTime, Offset, Partition},

@@ -1,11 +1,12 @@
 //! Models over the records of a cut: rows in, deltas out.
 //!
-//! Owns: which row counts for which model and with what fate, expressions, grouping, the latest
-//! row per key. Does not own: how a delta merges with what is stored (`warehouse`), when a cut
+//! Owns: which record counts for which output and with what fate (a model's rows: `model`),
+//! expressions, grouping, the latest row per key. Does not own: how a delta merges with what is stored (`warehouse`), when a cut
 //! ends (`pipeline::worker`). No I/O and no clock: the same records give the same deltas.
 //!
-//! M-1  A row's fate in a model depends on the records before it in its partition, and on nothing
-//!      else: not on batches, cuts, other partitions or the time of day.
+//! M-1  A row's fate in a model depends on the records before it in its partition (and, of a topic
+//!      with `unique`, on the judge's verdict), and on nothing else: not on batches, cuts, other
+//!      partitions or the time of day.
 //! M-2  Merging the deltas of any split of the records gives the table of all of them.
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
@@ -16,6 +17,7 @@ mod course;
 mod distinct;
 mod late;
 pub mod lookup;
+mod model;
 mod open;
 mod parts;
 mod picked;
@@ -27,29 +29,26 @@ pub mod sketch;
 mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod unique;
 
 use crate::{
-    catalog::{Late, Model, Topic, Window},
+    catalog::{Model, Topic},
     decode::{Decoded, RejectClass},
     error::Result,
-    event_time::{Lateness, Verdict, Windows},
     record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
 };
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch},
+    array::{AsArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
 use changes::ChangeDelta;
 use course::Courses;
-use late::Verdicts;
 use lookup::Version;
-use open::OpenModel;
-use plan::{Failures, Input, Plan};
-use runs::{Run, choose, is_wanted, record_of, runs};
-use standing::{Before, Standing, Standings, take_counts, take_obsolete};
+use model::{ModelState, standing};
+use runs::{count_duplicates, is_wanted, record_of, runs};
+use standing::{Standing, Standings, take_counts, take_obsolete};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -59,20 +58,6 @@ pub struct Tables {
     max_disorder: Duration,
     dead_letters: Standings,
     models: Vec<ModelState>,
-}
-
-struct ModelState {
-    model: Arc<Model>,
-    max_disorder: Duration,
-    plan: Plan,
-    open: OpenModel,
-    /// As the model's window says; None: it has none.
-    windows: Option<Windows>,
-    standings: Standings,
-    /// Rows since the last seal of which a window was final before they came.
-    late: u64,
-    /// Rows since the last seal that found nothing in the reference.
-    misses: u64,
 }
 
 /// A record that one output, or every one, refuses.
@@ -195,6 +180,16 @@ impl Tables {
         standing(standings, partition).pass(to);
     }
 
+    /// A row that came and is not at hand, such as a duplicate in the lake: it raises watermarks.
+    pub fn observe(&mut self, partition: Partition, event_time: EventTime) {
+        let models = self.models.iter_mut().map(|state| &mut state.standings);
+        for standings in models.chain([&mut self.dead_letters]) {
+            if let Some(standing) = standings.get_mut(&partition) {
+                standing.raise(event_time);
+            }
+        }
+    }
+
     /// Forgets the open cut. Marks must be adopted before the next admission.
     pub fn abandon(&mut self) -> Result<()> {
         self.dead_letters.clear();
@@ -232,12 +227,14 @@ impl Tables {
         self.models.iter().map(|state| state.open.memory()).sum()
     }
 
-    /// Adds the records at or above `from`, per partition; others are not looked at.
+    /// Adds the records at or above `from`, per partition; others are not looked at. Rows that
+    /// the judge calls duplicates (`unique`; empty: none is) raise watermarks, and no more.
     pub fn admit(
         &mut self,
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
+        duplicates: &[bool],
     ) -> Result<Vec<Refusal>> {
         self.admit_empty(records, decoded, from);
         let runs = runs(&decoded.rows, from);
@@ -247,13 +244,15 @@ impl Tables {
         for run in &runs {
             let standing = standing(&mut self.dead_letters, run.partition);
             if let Some(run) = run.above(&decoded.rows, standing.floor) {
-                standing.fates.filtered += run.len();
+                let twice = count_duplicates(duplicates, &run.rows);
+                standing.fates.filtered += run.len() - twice;
+                standing.fates.duplicate += twice;
                 standing.observe(offsets(&decoded.rows), &decoded.event_times, &run.rows);
             }
         }
         for state in &mut self.models {
             let before = state.before(&runs);
-            let failures = state.admit(decoded, &runs, None)?;
+            let failures = state.admit(decoded, &runs, duplicates, None)?;
             for (row, class, reason) in failures {
                 let record = record_of(row, decoded);
                 let (partition, offset) = (records[record].partition, records[record].offset);
@@ -281,7 +280,7 @@ impl Tables {
         let runs = runs(&decoded.rows, &from);
         let mut refusals = Vec::new();
         for state in &mut self.models {
-            for (row, class, reason) in state.admit(decoded, &runs, Some(before))? {
+            for (row, class, reason) in state.admit(decoded, &runs, &[], Some(before))? {
                 let record = record_of(row, decoded);
                 refusals.push(Refusal::by_model(
                     state.output(),
@@ -382,178 +381,6 @@ impl Tables {
     }
 }
 
-const ADOPTED: &str = "marks are adopted before records";
-
-fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
-    standings.get_mut(&partition).expect(ADOPTED)
-}
-
-impl ModelState {
-    fn new(topic: &Topic, model: &Arc<Model>) -> Result<Self> {
-        let plan = Plan::new(topic, model)?;
-        let open = OpenModel::new(topic, model, &plan)?;
-        let standings = Standings::new();
-        let mut state = Self {
-            model: model.clone(),
-            max_disorder: topic.max_disorder,
-            plan,
-            open,
-            windows: None,
-            standings,
-            late: 0,
-            misses: 0,
-        };
-        state.windows = state.window().map(|window| Windows::new(&window.shape));
-        Ok(state)
-    }
-
-    fn output(&self) -> Output {
-        Output::Model(self.model.name.clone())
-    }
-
-    /// A row's way: the floor, WHERE, lateness, the model's expressions. Where it ends is its
-    /// fate. A row that WHERE leaves out is never late, but raises the watermark as any other.
-    /// With `retried`, each row is judged by the event time given for it.
-    fn admit(
-        &mut self,
-        decoded: &Decoded,
-        runs: &[Run],
-        retried: Option<&[Option<EventTime>]>,
-    ) -> Result<Vec<(usize, RejectClass, String)>> {
-        let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
-        let runs: Vec<Run> =
-            runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
-        let verdicts = match retried {
-            None => self.judge(decoded, &runs),
-            Some(before) => self.judge_retried(&decoded.event_times, before),
-        };
-        if let OpenModel::Changes(open) = &mut self.open {
-            open.add(decoded, &runs)?;
-            runs.iter().for_each(|run| self.fates(run).accepted += run.len());
-            return Ok(Vec::new());
-        }
-
-        let chosen = choose(&runs, decoded.rows.num_rows());
-        let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
-        self.misses += misses;
-        let (input, mut failures) = self.plan.filter(input)?;
-        for run in &runs {
-            let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
-            self.fates(run).filtered += run.len() - passed;
-        }
-        let (input, refused) = self.meet_late(input, &verdicts, &runs)?;
-        let (input, more) = self.plan.evaluate(input)?;
-        failures.extend(more);
-        failures.sort_unstable_by_key(|(row, _)| *row);
-        for run in &runs {
-            self.fates(run).accepted += input.count_within(&run.rows);
-            self.fates(run).dead +=
-                count_within(&failures, &run.rows) + count_within(&refused, &run.rows);
-        }
-        self.open.add(&input, &verdicts.of_rows)?;
-        let of_class = |class| move |(row, reason)| (row, class, reason);
-        let failures = failures.into_iter().map(of_class(RejectClass::Model));
-        Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
-    }
-
-    fn fates(&mut self, run: &Run) -> &mut Fates {
-        &mut standing(&mut self.standings, run.partition).fates
-    }
-
-    fn window(&self) -> Option<&Window> {
-        self.model.window()
-    }
-
-    /// Lets each row raise the watermark of its partition, in offset order (M-1), and says what was
-    /// final before it came.
-    fn judge(&mut self, decoded: &Decoded, runs: &[Run]) -> Verdicts {
-        let (times, offsets) = (&decoded.event_times, offsets(&decoded.rows));
-        let terms = self
-            .window()
-            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
-        let mut verdicts = Verdicts::default();
-        for run in runs {
-            let standing = standing(&mut self.standings, run.partition);
-            let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
-                standing.observe(offsets, times, &run.rows);
-                continue;
-            };
-            standing.judge(offsets, times, &run.rows, |lateness, piece| {
-                let before = *lateness;
-                verdicts.judge(lateness, &times[piece.clone()], windows, allowed, piece.start);
-                if tells {
-                    verdicts.tell(before, times, windows, allowed, piece);
-                }
-            });
-        }
-        verdicts.fill(times.len());
-        verdicts
-    }
-
-    /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Verdicts {
-        let terms = self
-            .window()
-            .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
-        let mut verdicts = Verdicts::default();
-        let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
-            return verdicts;
-        };
-        for (row, before) in before.iter().enumerate() {
-            let lateness = Lateness::new(*before, self.max_disorder);
-            let of_row = &times[row..row + 1];
-            verdicts.judge(&mut lateness.clone(), of_row, windows, allowed, row);
-            if tells {
-                verdicts.tell(lateness, times, windows, allowed, row..row + 1);
-            }
-        }
-        verdicts.fill(times.len());
-        verdicts
-    }
-
-    /// What each partition had seen before the runs.
-    fn before(&self, runs: &[Run]) -> BTreeMap<Partition, Before> {
-        let before = |run: &Run| {
-            let standing = self.standings.get(&run.partition).expect(ADOPTED);
-            (run.partition, standing.before())
-        };
-        runs.iter().map(before).collect()
-    }
-
-    /// Counts the rows of which something was final, and takes the late ones out where the model
-    /// says so; those that it refuses are told.
-    fn meet_late<'d>(
-        &mut self,
-        input: Input<'d>,
-        verdicts: &Verdicts,
-        runs: &[Run],
-    ) -> Result<(Input<'d>, Failures)> {
-        if verdicts.of_rows.is_empty() {
-            return Ok((input, Failures::new()));
-        }
-        let verdict = |row| verdicts.of_rows[input.origin_of(row)];
-        self.late += (0..input.rows).filter(|row| verdict(*row) != Verdict::InTime).count() as u64;
-        let taken: BooleanArray =
-            (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
-        match self.window().map_or(Late::Amend, |window| window.late) {
-            Late::Amend => Ok((input, Failures::new())),
-            Late::Drop => {
-                let kept = input.keep(&taken)?;
-                for run in runs {
-                    self.fates(run).late +=
-                        input.count_within(&run.rows) - kept.count_within(&run.rows);
-                }
-                Ok((kept, Failures::new()))
-            }
-            Late::DeadLetter => {
-                let late = (0..input.rows).filter(|row| verdict(*row) == Verdict::Late);
-                let refused = late.map(|row| verdicts.reason(input.origin_of(row))).collect();
-                Ok((input.keep(&taken)?, refused))
-            }
-        }
-    }
-}
-
 /// `_partition` and `_offset` of each row.
 pub fn places(batch: &RecordBatch) -> (&[i32], &[i64]) {
     (partitions(batch), offsets(batch))
@@ -567,10 +394,4 @@ fn partitions(batch: &RecordBatch) -> &[i32] {
 /// `_offset`, by its place in every topic's schema.
 fn offsets(batch: &RecordBatch) -> &[i64] {
     batch.column(batch.num_columns() - 2).as_primitive::<Int64Type>().values()
-}
-
-/// How many of the failures, which ascend, are of these rows.
-fn count_within(failures: &Failures, rows: &Range<usize>) -> u64 {
-    let below = |end| failures.partition_point(|(row, _)| *row < end);
-    (below(rows.end) - below(rows.start)) as u64
 }

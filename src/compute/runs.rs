@@ -46,8 +46,15 @@ pub(super) fn runs(batch: &RecordBatch, from: &[(Partition, Offset)]) -> Vec<Run
     runs
 }
 
-/// The rows of these runs, of so many; None: all of them.
-pub(super) fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
+/// The rows of these runs, of so many, without the duplicates; None: all of them.
+pub(super) fn choose(runs: &[Run], rows: usize, duplicates: &[bool]) -> Option<BooleanArray> {
+    if !duplicates.is_empty() {
+        let mut chosen = vec![false; rows];
+        for row in runs.iter().flat_map(|run| run.rows.clone()) {
+            chosen[row] = !duplicates[row];
+        }
+        return Some(BooleanArray::from(chosen));
+    }
     if runs.iter().map(|run| run.rows.len()).sum::<usize>() == rows {
         return None;
     }
@@ -58,6 +65,14 @@ pub(super) fn choose(runs: &[Run], rows: usize) -> Option<BooleanArray> {
     }
     chosen.append_n(rows - chosen.len(), false);
     Some(BooleanArray::new(chosen.finish(), None))
+}
+
+/// How many of these rows are duplicates.
+pub(super) fn count_duplicates(duplicates: &[bool], rows: &Range<usize>) -> u64 {
+    match duplicates.is_empty() {
+        true => 0,
+        false => duplicates[rows.clone()].iter().filter(|twice| **twice).count() as u64,
+    }
 }
 
 /// Index of the record that a row was: rows are the records without what gives none, in order (D-1).

@@ -127,6 +127,11 @@ impl Standing {
         });
     }
 
+    /// A record that came and is not at hand.
+    pub fn raise(&mut self, event_time: EventTime) {
+        self.lateness.observe(event_time);
+    }
+
     /// What was seen so far, and what will be on the way.
     pub fn before(&self) -> Before {
         Before { seen: self.event_time_max(), ahead: self.ahead.iter().copied().collect() }

@@ -40,7 +40,7 @@
 //! | any step of a sweep | the rest of what nobody names | the next sweep lists anew | `whatever_comes_between_its_steps_a_sweep_removes_nothing_that_is_or_will_be_committed` |
 
 use crate::{
-    compute::Delta,
+    compute::{Delta, unique::Verdicts},
     record::{Epoch, EventTime, Fates, IdleAdvance, Offset, Output, Partition, Span, gap::TopicId},
 };
 use bytes::Bytes;
@@ -86,6 +86,10 @@ pub enum Yield {
         /// Places of earlier ones that change nothing any more.
         obsolete: Vec<(Partition, Offset)>,
     },
+    /// Of a topic with `unique`, with the dead letters' marks.
+    Verdicts(Verdicts),
+    /// Of the lake of such a topic: what it counts as duplicates are the verdicts recorded (U-3).
+    Judged,
     References(Vec<ReferenceUse>),
     Files(Vec<LakeFile>),
 }

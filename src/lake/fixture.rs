@@ -52,6 +52,7 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         }),
         stop_above: None,
         keep_raw: true,
+        unique: None,
         forward: None,
         changes: None,
         schema,

@@ -72,6 +72,11 @@ fn describe() {
         "Rows that a model's WHERE left out"
     );
     describe_counter!(
+        "highwater_duplicates_total",
+        Unit::Count,
+        "Records whose key was taken before, committed"
+    );
+    describe_counter!(
         "highwater_reference_misses_total",
         Unit::Count,
         "Rows that found nothing in a model's reference"

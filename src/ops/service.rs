@@ -125,6 +125,7 @@ impl Health {
 struct Shares {
     fetch: usize,
     tables: usize,
+    keys: usize,
     lake: usize,
 }
 
@@ -132,7 +133,7 @@ impl Shares {
     /// What remains is for batches under way, connections and the code itself.
     fn of(memory: usize, topics: usize) -> Self {
         let topic = memory / topics.max(1);
-        Self { fetch: topic / 12, tables: topic / 6, lake: topic / 6 }
+        Self { fetch: topic / 12, tables: topic / 6, keys: topic / 4, lake: topic / 6 }
     }
 }
 
@@ -215,6 +216,7 @@ impl Service {
                 secret: config.pii_secret.clone().map(Secret),
                 store: topic.lake.as_ref().and(store.clone()),
                 worker: worker_settings(config, topic, &shares),
+                keys_memory: shares.keys,
                 writer: WriterSettings::default(),
                 context: Context {
                     runtime: runtime.clone(),
@@ -354,6 +356,7 @@ fn worker_settings(config: &Config, topic: &Topic, shares: &Shares) -> Settings 
         idle_after: topic.idle,
         idle_check: topic.idle.map_or(defaults.idle_check, |idle| idle.min(defaults.idle_check)),
         jitter: Some(rand::random()),
+        judged: topic.unique.is_some(),
         ..defaults
     }
 }

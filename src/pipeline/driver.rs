@@ -9,12 +9,13 @@ use super::{
     encoder::LakeLane,
     forward::Forwarder,
     report::{self, OutputWatermark, Reporter, Standing, TopicStatus},
-    requests,
-    tables::{Job, References, TablesLane},
+    requests::{self, Taking},
+    tables::{References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
 use crate::{
     catalog::{Model, Topic},
+    compute::unique::Memory,
     decode::{Decoder, Secret},
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
@@ -43,6 +44,20 @@ const WATERMARKS_EVERY: Duration = Duration::from_secs(5);
 pub enum News {
     Group(kafka::News),
     Worker(Input),
+    /// Partitions are taken: what the worker hears as `Input::Taken`, and what the judge goes on from.
+    Taken {
+        lane: Lane,
+        ticket: Ticket,
+        taken: Taken,
+        memory: Memory,
+    },
+    /// A cut of the tables is committed, and has met keys of others on its way.
+    Committed {
+        cut: u64,
+        learned: Memory,
+    },
+    /// Event time of a judged topic's partitions, of other processes too.
+    Reached(Vec<(Partition, EventTime)>),
     /// An answer of PostgreSQL's; None: there was none.
     Watermarks(Option<Vec<OutputWatermark>>),
     /// The lake's encoder takes batches again.
@@ -83,6 +98,8 @@ pub struct Parts {
     pub secret: Option<Secret>,
     pub store: Option<Store>,
     pub worker: Settings,
+    /// Bytes for the keys that `unique` remembers.
+    pub keys_memory: usize,
     pub writer: WriterSettings,
     pub context: Context,
     pub inbox: Receiver<News>,
@@ -114,7 +131,9 @@ pub struct Driver {
     asks_watermarks: bool,
     told_caught_up: bool,
     status: Arc<Mutex<Option<TopicStatus>>>,
-    opened: BTreeMap<Lane, Instant>,
+    opened: BTreeMap<Lane, (u64, Instant)>,
+    /// Came with the take that is just being told to the worker.
+    memory: Memory,
     upload_limit: usize,
 }
 
@@ -127,9 +146,9 @@ struct Batch<'a> {
 
 impl Driver {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { topic, models, references, secret, store, .. } = parts;
-        let Parts { worker, writer, context, inbox, status, targets, .. } = parts;
-        let tables = TablesLane::new(&topic, &models, references)?;
+        let Parts { topic, models, references, secret, store, worker, keys_memory, .. } = parts;
+        let Parts { writer, context, inbox, status, targets, .. } = parts;
+        let tables = TablesLane::new(&topic, &models, references, keys_memory)?;
         let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {
@@ -162,6 +181,7 @@ impl Driver {
             asks_watermarks: false,
             told_caught_up: false,
             opened: BTreeMap::new(),
+            memory: Memory::default(),
             topic,
             worker,
             tables,
@@ -219,6 +239,7 @@ impl Driver {
                 for partition in &partitions {
                     self.reader.stop(*partition);
                     self.reporter.forget(*partition);
+                    self.forget_held(*partition);
                 }
                 Input::Lost(partitions)
             }
@@ -233,6 +254,25 @@ impl Driver {
                 return Ok(());
             }
             News::Worker(input) => self.note(input),
+            News::Taken { lane, ticket, taken: Taken { marks, gaps, advances }, memory } => {
+                self.memory = memory;
+                self.decide(Input::Taken { lane, ticket, marks, gaps, advances }, None)?;
+                self.memory = Memory::default();
+                return self.give_up_contested();
+            }
+            News::Committed { cut, learned } => {
+                // Of a cut that was given up the judge has forgotten the keys.
+                if self.worker.is_committing(Lane::Tables, cut) {
+                    self.tables.learn(&learned);
+                }
+                let committed = self.note(Input::Committed { lane: Lane::Tables, cut });
+                self.decide(committed, None)?;
+                return self.give_up_contested();
+            }
+            News::Reached(reached) => {
+                self.tables.hear(&reached);
+                return Ok(());
+            }
         };
         self.decide(input, None)
     }
@@ -266,6 +306,22 @@ impl Driver {
             | Input::Drain => {}
         }
         input
+    }
+
+    fn give_up_contested(&mut self) -> Result<()> {
+        if !self.tables.is_contested() {
+            return Ok(());
+        }
+        let why = "keys of the open cut were taken elsewhere before";
+        self.give_up(Lane::Tables, &Error::retry(why), None)
+    }
+
+    /// The lane's open cut cannot stand.
+    fn give_up(&mut self, lane: Lane, error: &Error, batch: Option<&Batch<'_>>) -> Result<()> {
+        let Some((cut, _)) = self.opened.get(&lane) else { return Ok(()) };
+        let (cut, kind, why) = (*cut, error.kind, error.to_string());
+        let failed = self.note(Input::Failed { lane, cut, kind, why });
+        self.decide(failed, batch)
     }
 
     /// Tells who sends letters on that there may be some.
@@ -306,12 +362,12 @@ impl Driver {
             records.truncate(at);
             decoded = self.decoder.decode(&records);
         }
-        self.count(&records, &decoded);
-        let mut arrivals = arrivals(&records);
+        self.reporter.count(&records, &decoded);
+        let mut arrivals = Arrival::of(&records);
         for (partition, next) in &fetched.passed {
             arrivals.push(Arrival { partition: *partition, next: *next, records: 0 });
         }
-        self.watch(&records, &decoded);
+        self.reporter.watch(&records, &decoded);
         let more = fetched.more;
         let batch = Batch { fetched: &fetched, records, decoded };
         self.decide(Input::Arrived { arrivals, more }, Some(&batch))?;
@@ -335,7 +391,10 @@ impl Driver {
     }
 
     fn measure(&mut self) -> Result<()> {
-        let size = super::worker::Size { memory: self.tables.memory(), ..Default::default() };
+        // What the lake holds waits for the tables' cut, so it is that cut's to end early.
+        let held = self.lake.as_ref().map_or(0, |lake| lake.held.bytes());
+        let memory = self.tables.memory() + held;
+        let size = super::worker::Size { memory, ..Default::default() };
         self.decide(Input::Measured { lane: Lane::Tables, size }, None)?;
         if let Some(lake) = &self.lake {
             let size = lake.size();
@@ -349,7 +408,7 @@ impl Driver {
             Effect::Take { lane, ticket, partitions } => self.take(lane, ticket, partitions),
             Effect::Adopt { lane, marks, advances } => match (lane, &mut self.lake) {
                 (Lane::Tables, _) => {
-                    self.tables.adopt(&marks, &advances);
+                    self.tables.adopt(&marks, &advances, &self.memory);
                     self.reporter.adopt(&marks, &advances);
                 }
                 (Lane::Lake, Some(lake)) => lake.adopt(&marks),
@@ -358,7 +417,7 @@ impl Driver {
             Effect::Seek { partition, to } => self.reader.seek(partition, to),
             Effect::Stand { partition } => self.reader.stop(partition),
             Effect::Open { lane, cut, sequence, partition, from, epoch } => {
-                self.opened.insert(lane, Instant::now());
+                self.opened.insert(lane, (cut, Instant::now()));
                 if let (Lane::Lake, Some(lake)) = (lane, &mut self.lake) {
                     lake.open(cut, sequence, partition, from, epoch);
                 }
@@ -375,6 +434,22 @@ impl Driver {
                     (Lane::Lake, None) => {}
                 }
             }
+            Effect::Hold { from } => {
+                let batch = batch.expect("records are held only as they arrive");
+                if let Some(lake) = &mut self.lake {
+                    lake.hold(&batch.records, &batch.decoded, &from);
+                }
+            }
+            Effect::Follow { to } => {
+                let Some(lake) = &mut self.lake else { return Ok(()) };
+                let tables = &self.tables;
+                match lake.follow(&to, |p, from, to| tables.duplicates(p, from, to)) {
+                    Err(error) if error.kind == Kind::Fenced => {
+                        self.give_up(Lane::Lake, &error, batch)?;
+                    }
+                    done => done?,
+                }
+            }
             Effect::AskEnds { partitions } => self.ask_ends(partitions),
             Effect::Advance(advance) => {
                 self.tables.advance(advance);
@@ -388,6 +463,7 @@ impl Driver {
             },
             Effect::Release { partitions } => self.release(&partitions),
             Effect::Acknowledge { offsets } => {
+                self.tables.passed(&offsets);
                 self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
             }
             Effect::Stop { why } => self.stopped(why),
@@ -400,22 +476,10 @@ impl Driver {
             Lane::Tables => self.tables.outputs(),
             Lane::Lake => vec![Output::Lake],
         };
-        let topic = self.topic.clone();
         let owed =
             self.lake.as_ref().filter(|_| lane == Lane::Lake).map(|lake| lake.owed().clone());
-        let context = self.context.clone();
-        self.context.runtime.spawn(async move {
-            let taken = requests::take(&topic, owed, &context, lane, outputs, partitions).await;
-            context.tell(News::Worker(match taken {
-                Ok(Taken { marks, gaps, advances }) => {
-                    Input::Taken { lane, ticket, marks, gaps, advances }
-                }
-                Err(error) => {
-                    let (kind, why) = (error.kind, error.to_string());
-                    Input::TakeFailed { lane, ticket, kind, why }
-                }
-            }));
-        });
+        let taking = Taking { topic: self.topic.clone(), owed, lane, outputs, partitions };
+        self.context.runtime.spawn(taking.run(self.context.clone(), ticket));
     }
 
     /// The clock first: what is appended after it was read does not count as missing.
@@ -433,7 +497,7 @@ impl Driver {
         metrics::counter!("highwater_cuts_total", "topic" => topic.clone(),
             "lane" => lane.as_str(), "reason" => reason.as_str())
         .increment(1);
-        if let Some(opened) = self.opened.remove(&lane) {
+        if let Some((_, opened)) = self.opened.remove(&lane) {
             metrics::histogram!("highwater_cut_open_seconds", "topic" => topic.clone(),
                 "lane" => lane.as_str())
             .record(opened.elapsed().as_secs_f64());
@@ -441,7 +505,8 @@ impl Driver {
         match (lane, &mut self.lake) {
             (Lane::Tables, _) => {
                 let job = self.tables.seal(moves)?;
-                self.commit(cut, job);
+                let commit = requests::commit(self.topic.clone(), self.context.clone(), cut, job);
+                self.context.runtime.spawn(commit);
             }
             (Lane::Lake, Some(lake)) => {
                 metrics::counter!("highwater_lake_rolls_total", "topic" => topic,
@@ -452,22 +517,6 @@ impl Driver {
             (Lane::Lake, None) => {}
         }
         Ok(())
-    }
-
-    fn commit(&self, cut: u64, mut job: Job) {
-        let (context, name) = (self.context.clone(), self.topic.kafka_topic.clone());
-        self.context.runtime.spawn(async move {
-            let started = Instant::now();
-            match context.commit(&name, &mut job.cut).await {
-                Ok(committed) => {
-                    report::committed(&job.cut.topic, Lane::Tables, &job.cut, started.elapsed());
-                    report::found(&job.cut.topic, &committed);
-                    job.count();
-                    context.tell(News::Worker(Input::Committed { lane: Lane::Tables, cut }));
-                }
-                Err(error) => context.fail(Lane::Tables, cut, &error),
-            }
-        });
     }
 
     fn release(&mut self, partitions: &[Partition]) {
@@ -483,52 +532,16 @@ impl Driver {
         self.releases.retain(|(waiting, _)| !waiting.is_empty());
         for partition in partitions {
             self.reporter.forget(*partition);
+            self.forget_held(*partition);
         }
     }
 
-    fn count(&mut self, records: &[RawRecord<'_>], decoded: &crate::decode::Decoded) {
-        let topic = self.topic.name.to_string();
-        let bytes: usize = records.iter().filter_map(|r| r.value).map(<[u8]>::len).sum();
-        metrics::counter!("highwater_bytes_total", "topic" => topic.clone())
-            .increment(bytes as u64);
-        for run in records.chunk_by(|a, b| a.partition == b.partition) {
-            metrics::counter!("highwater_records_total", "topic" => topic.clone(),
-                "partition" => run[0].partition.0.to_string())
-            .increment(run.len() as u64);
-        }
-        for reject in &decoded.rejects {
-            metrics::counter!("highwater_rejects_total", "topic" => topic.clone(),
-                "class" => reject.class.as_str())
-            .increment(1);
-        }
-        if decoded.unknown_fields > 0 {
-            metrics::counter!("highwater_unknown_fields_total", "topic" => topic)
-                .increment(decoded.unknown_fields);
-        }
-        self.reporter.records += records.len() as u64;
-        self.reporter.rejects += decoded.rejects.len() as u64;
-    }
-
-    /// Remembers how far each partition has come, in offsets and in event time.
-    fn watch(&mut self, records: &[RawRecord<'_>], decoded: &crate::decode::Decoded) {
-        for run in records.chunk_by(|a, b| a.partition == b.partition) {
-            if let Some(last) = run.last() {
-                let next = Offset::after(last.offset);
-                self.reporter.saw(last.partition, next, last.timestamp);
-            }
-        }
-        let (partitions, _) = crate::compute::places(&decoded.rows);
-        let mut start = 0;
-        for run in partitions.chunk_by(|a, b| a == b) {
-            let times = &decoded.event_times[start..start + run.len()];
-            start += run.len();
-            if let Some(max) = times.iter().copied().max() {
-                self.reporter.observe(Partition(run[0]), max);
-            }
+    fn forget_held(&mut self, partition: Partition) {
+        if let Some(lake) = &mut self.lake {
+            lake.held.forget(partition);
         }
     }
 
-    /// Once a second, and at once when the targets are reached: `--until-caught-up` waits for it.
     fn report(&mut self) {
         let caught_up = self.is_caught_up();
         if self.reported.elapsed() < REPORT_EVERY && caught_up == self.told_caught_up {
@@ -565,7 +578,10 @@ impl Driver {
         }
         let mut memory = BTreeMap::from([("tables", self.tables.memory() as u64)]);
         if let Some(lake) = &self.lake {
-            memory.insert("lake", lake.memory() as u64);
+            memory.insert("lake", (lake.memory() + lake.held.bytes()) as u64);
+        }
+        if let Some(bytes) = self.tables.keys_memory() {
+            memory.insert("keys", bytes as u64);
         }
         let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
         let end = |partition| kafka.known_end(name, partition);
@@ -578,17 +594,4 @@ impl Driver {
         }
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
-}
-
-/// One arrival per partition.
-fn arrivals(records: &[RawRecord<'_>]) -> Vec<Arrival> {
-    let mut arrivals: BTreeMap<Partition, Arrival> = BTreeMap::new();
-    for run in records.chunk_by(|a, b| a.partition == b.partition) {
-        let partition = run[0].partition;
-        let next = Offset::after(run[run.len() - 1].offset);
-        let arrival = arrivals.entry(partition).or_insert(Arrival { partition, next, records: 0 });
-        arrival.next = next;
-        arrival.records += run.len() as u64;
-    }
-    arrivals.into_values().collect()
 }

@@ -19,6 +19,7 @@
 use super::{
     counting,
     driver::{Context, News},
+    held::{self, Held},
     owed::Owed,
     report,
     tables::{lake_counts, lake_refusals},
@@ -38,10 +39,7 @@ use crate::{
     record::{Epoch, EventTime, Lane, Mark, Offset, Output, Partition, RawRecord},
     warehouse::Unfinished,
 };
-use arrow::{
-    array::{BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-};
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -65,6 +63,7 @@ pub struct LakeLane {
     counts: BTreeMap<(Output, Partition), Counted>,
     event_time_max: BTreeMap<Partition, Option<EventTime>>,
     records: BTreeMap<Partition, u64>,
+    pub(super) held: Held,
     refused: Vec<DeadLetter>,
     refused_bytes: usize,
     orders: mpsc::Sender<Order>,
@@ -119,6 +118,7 @@ impl LakeLane {
             counts: BTreeMap::new(),
             event_time_max: BTreeMap::new(),
             records: BTreeMap::new(),
+            held: Held::default(),
             refused: Vec::new(),
             refused_bytes: 0,
             orders,
@@ -131,6 +131,7 @@ impl LakeLane {
     pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)]) {
         for (_, partition, mark) in marks {
             self.event_time_max.insert(*partition, mark.event_time_max);
+            self.held.forget(*partition);
         }
     }
 
@@ -140,6 +141,7 @@ impl LakeLane {
         self.refused.clear();
         self.refused_bytes = 0;
         self.event_time_max.clear();
+        self.held.clear();
         self.order(Order::Abandon);
     }
 
@@ -164,15 +166,28 @@ impl LakeLane {
         counting::add(&mut self.records, records, from);
         lake_counts(&mut self.counts, records, decoded, from);
         for letter in lake_refusals(records, decoded, from) {
-            self.refused_bytes += letter.memory();
-            self.refused.push(letter);
+            self.refuse(letter);
         }
-        let (rows, event_times) = at_or_above(decoded, from)?;
+        let (rows, event_times) = held::at_or_above(decoded, from)?;
+        self.encode(rows, event_times);
+        Ok(())
+    }
+
+    pub(super) fn refuse(&mut self, letter: DeadLetter) {
+        self.refused_bytes += letter.memory();
+        self.refused.push(letter);
+    }
+
+    pub(super) fn count(&mut self, partition: Partition, records: u64, counted: Counted) {
+        *self.records.entry(partition).or_default() += records;
+        held::add(&mut self.counts, partition, counted);
+    }
+
+    pub(super) fn encode(&mut self, rows: RecordBatch, event_times: Vec<EventTime>) {
         if rows.num_rows() > 0 {
             self.load.waiting.fetch_add(1, Ordering::Relaxed);
             self.order(Order::Admit { rows, event_times });
         }
-        Ok(())
     }
 
     pub fn seal(&mut self, cut: u64, moves: Vec<Move>) {
@@ -229,27 +244,6 @@ impl Drop for LakeLane {
             let _ = thread.join();
         }
     }
-}
-
-fn at_or_above(
-    decoded: &Decoded,
-    from: &[(Partition, Offset)],
-) -> Result<(RecordBatch, Vec<EventTime>)> {
-    let (partitions, offsets) = crate::compute::places(&decoded.rows);
-    let mut mask = Vec::with_capacity(offsets.len());
-    for run in partitions.chunk_by(|a, b| a == b) {
-        let floor = from.iter().find(|(p, _)| p.0 == run[0]).map_or(i64::MAX, |(_, o)| o.0);
-        let offsets = &offsets[mask.len()..mask.len() + run.len()];
-        mask.extend(offsets.iter().map(|offset| *offset >= floor));
-    }
-    if mask.iter().all(|wanted| *wanted) {
-        return Ok((decoded.rows.clone(), decoded.event_times.clone()));
-    }
-    let times =
-        decoded.event_times.iter().zip(&mask).filter(|(_, w)| **w).map(|(t, _)| *t).collect();
-    let rows = filter_record_batch(&decoded.rows, &BooleanArray::from(mask))
-        .map_err(|e| Error::halt("filter rows for the lake").because(e))?;
-    Ok((rows, times))
 }
 
 /// The thread that encodes.
@@ -546,6 +540,9 @@ impl Publication {
         });
         let owed = owed.collect();
         let mut yields = if files.is_empty() { Vec::new() } else { vec![Yield::Files(files)] };
+        if self.topic.unique.is_some() {
+            yields.push(Yield::Judged);
+        }
         if !self.refused.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.refused)));
         }

@@ -18,6 +18,8 @@
 //! P-5  A revoked partition is released only when nothing of it is open or in flight.
 //! G-4  A partition whose offsets are gone is read by nobody and keeps nobody else from going on; each
 //!      lane is judged by its own marks, anew at every take, and takes are repeated while it stands.
+//! J-1  The lake's cuts of a judged topic end at or below the mark of the dead letters (`worker`'s
+//!      `follow`).
 
 pub mod driver;
 pub mod owed;
@@ -28,6 +30,7 @@ mod breaker;
 mod counting;
 mod encoder;
 mod forward;
+mod held;
 mod report;
 mod requests;
 mod tables;

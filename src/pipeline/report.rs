@@ -3,9 +3,9 @@
 use crate::{
     catalog::{Model, Topic},
     cut::Cut,
-    decode::RejectClass,
+    decode::{Decoded, RejectClass},
     record::{
-        EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition,
+        EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord,
         gap::{self, Gap},
     },
     warehouse::Committed,
@@ -202,9 +202,47 @@ impl Reporter {
         }
     }
 
-    /// The last record fetched of a partition.
-    pub fn saw(&mut self, partition: Partition, next: Offset, timestamp: EventTime) {
-        self.seen.insert(partition, Seen { fetched: next, timestamp });
+    /// Of one fetch, before it is admitted.
+    pub fn count(&mut self, records: &[RawRecord<'_>], decoded: &Decoded) {
+        let topic = &self.topic;
+        let bytes: usize = records.iter().filter_map(|r| r.value).map(<[u8]>::len).sum();
+        metrics::counter!("highwater_bytes_total", "topic" => topic.clone())
+            .increment(bytes as u64);
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            metrics::counter!("highwater_records_total", "topic" => topic.clone(),
+                "partition" => run[0].partition.0.to_string())
+            .increment(run.len() as u64);
+        }
+        for reject in &decoded.rejects {
+            metrics::counter!("highwater_rejects_total", "topic" => topic.clone(),
+                "class" => reject.class.as_str())
+            .increment(1);
+        }
+        if decoded.unknown_fields > 0 {
+            metrics::counter!("highwater_unknown_fields_total", "topic" => topic.clone())
+                .increment(decoded.unknown_fields);
+        }
+        self.records += records.len() as u64;
+        self.rejects += decoded.rejects.len() as u64;
+    }
+
+    /// Remembers how far each partition has come, in offsets and in event time.
+    pub fn watch(&mut self, records: &[RawRecord<'_>], decoded: &Decoded) {
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            if let Some(last) = run.last() {
+                let seen = Seen { fetched: Offset::after(last.offset), timestamp: last.timestamp };
+                self.seen.insert(last.partition, seen);
+            }
+        }
+        let (partitions, _) = crate::compute::places(&decoded.rows);
+        let mut start = 0;
+        for run in partitions.chunk_by(|a, b| a == b) {
+            let times = &decoded.event_times[start..start + run.len()];
+            start += run.len();
+            if let Some(max) = times.iter().copied().max() {
+                self.observe(Partition(run[0]), max);
+            }
+        }
     }
 
     pub fn observe(&mut self, partition: Partition, event_time: EventTime) {

@@ -6,6 +6,7 @@
 //!
 //! A retried record is judged as in its place: late by the highest event time that its partition had
 //! there, which stands with each refusal. It raises no watermark: what was taken since has been judged.
+//! Of a topic with `unique` it passes the judge as well (`compute::unique::retried`), once.
 //! An output that has not come to the record yet will read it from Kafka by itself, and by whatever
 //! topic file it runs; so such a record waits.
 //!
@@ -14,19 +15,27 @@
 //! before the commit, the notes name uploads that no cut will claim: the partition's next owner aborts
 //! them. Ended after it, the files are owed: the next retry, or the next owner, completes them.
 
+mod concerned;
+
 use super::owed;
 use crate::{
     catalog::{Model, Topic},
-    compute::{Delta, Tables},
+    compute::{
+        Tables,
+        unique::{
+            Hashing, Verdicts,
+            retried::{self, Earlier, Record},
+        },
+    },
     cut::LakeFile,
-    decode::{Decoded, Decoder, Reject, RejectClass, Secret},
+    decode::{Decoded, Decoder, Reject, Secret},
     error::{Error, Result},
     lake::{
         layout::{FileName, Origin},
         store::Store,
         writer::{Finished, LakeWriter, WriterSettings},
     },
-    record::{Epoch, EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{Epoch, EventTime, Fates, Offset, Output, Partition, RawRecord},
     source::kafka::{KafkaSettings, Lookup},
     warehouse::{
         MarkRow, Unfinished, Warehouse,
@@ -36,11 +45,9 @@ use crate::{
         },
     },
 };
-use arrow::{
-    array::{BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-};
+use arrow::array::RecordBatch;
 use bytes::Bytes;
+use concerned::{Concerned, apart};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -53,6 +60,8 @@ pub enum Outcome {
     Taken,
     /// Taken, but by these, which keep letters of their own.
     TakenBut(Vec<Output>),
+    /// Left out by all outputs that had refused it: its key was taken before.
+    Duplicate,
     /// Refused today as well.
     Refused { class: &'static str, column: Option<String>, reason: String },
     /// An output has not come to it.
@@ -67,6 +76,8 @@ pub struct Retrier {
     /// Each alone: which records concern it is its own matter.
     models: BTreeMap<Output, (Arc<Model>, Tables)>,
     decoder: Decoder,
+    /// Of a topic with `unique`.
+    hashing: Option<Hashing>,
     warehouse: Warehouse,
     store: Option<Store>,
     kafka: KafkaSettings,
@@ -108,7 +119,8 @@ impl Retrier {
             alone.insert(Output::Model(model.name.clone()), (model.clone(), tables));
         }
         let decoder = Decoder::new(topic.clone(), secret);
-        Ok(Self { topic, models: alone, decoder, warehouse, store, kafka })
+        let hashing = Hashing::new(&topic);
+        Ok(Self { topic, models: alone, decoder, hashing, warehouse, store, kafka })
     }
 
     /// Completes what a retry that was ended left, or anybody else.
@@ -159,7 +171,7 @@ impl Retrier {
                 }
             }
         }
-        let mut plan = self.decide(&candidates, &marks)?;
+        let mut plan = self.decide(&candidates, &marks).await?;
         plan.outcomes.extend(outcomes);
         plan.outcomes.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(plan)
@@ -228,7 +240,7 @@ impl Retrier {
         read.await.map_err(|e| Error::halt("read records once more").because(e))?
     }
 
-    fn decide(&mut self, candidates: &[Candidate<'_>], marks: &[MarkRow]) -> Result<Plan> {
+    async fn decide(&mut self, candidates: &[Candidate<'_>], marks: &[MarkRow]) -> Result<Plan> {
         let records: Vec<RawRecord<'_>> = candidates.iter().map(Candidate::record).collect();
         let decoded = self.decoder.decode(&records);
         let (mut good, mut silent, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -242,6 +254,8 @@ impl Retrier {
                 None => good.push(candidate.letter),
             }
         }
+        let (verdicts, is_duplicate) = self.judge(&good, &decoded, marks).await?;
+        let (good, decoded, twice) = apart(good, decoded, &is_duplicate)?;
 
         let mut taken: BTreeMap<&LetterKey, Vec<Moved>> =
             good.iter().map(|letter| (&letter.key, Vec::new())).collect();
@@ -289,12 +303,19 @@ impl Retrier {
                 change(&mut changes, output, letter.key.partition, fates);
             }
         }
+        for letter in &twice {
+            for (output, _) in &letter.refused_by {
+                let fates = Fates { duplicate: 1, ..Fates::default() };
+                change(&mut changes, output, letter.key.partition, fates);
+            }
+        }
         let mut plan = Plan {
             outcomes: Vec::new(),
             retry: Retry {
                 topic: self.topic.name.clone(),
                 changes: changes.into_values().collect(),
                 tables,
+                verdicts,
                 ..Retry::default()
             },
             lake: self.lake_rows(&good, &decoded, marks)?,
@@ -302,10 +323,40 @@ impl Retrier {
         for letter in good.into_iter().chain(silent) {
             plan.take(letter, taken.remove(&letter.key).unwrap_or_default());
         }
+        for letter in twice {
+            plan.leave_out(letter);
+        }
         for letter in refused {
             plan.refuse(letter);
         }
         Ok(plan)
+    }
+
+    /// Which good records are duplicates.
+    async fn judge(
+        &self,
+        good: &[&RetryLetter],
+        decoded: &Decoded,
+        marks: &[MarkRow],
+    ) -> Result<(Verdicts, Vec<bool>)> {
+        let (Some(unique), Some(hashing)) = (&self.topic.unique, &self.hashing) else {
+            return Ok((Verdicts::default(), vec![false; good.len()]));
+        };
+        let keys = hashing.keys(&decoded.rows)?;
+        let held = self.warehouse.held_keys(&self.topic.name, &keys).await?;
+        let letters = marks.iter().filter(|m| m.output == Output::DeadLetters);
+        let reached = letters.filter_map(|m| Some((m.partition, m.mark.event_time_max?))).collect();
+        let records = good.iter().zip(keys).zip(&decoded.event_times);
+        let records = records.map(|((letter, key), event_time)| {
+            let LetterKey { partition, offset, .. } = letter.key;
+            let of = marks.iter().filter(|m| m.partition == partition);
+            let passed = of.map(|m| (m.output.clone(), m.mark.first, m.mark.next));
+            let refused_by: Vec<_> = letter.refused_by.iter().map(|(o, _)| o.clone()).collect();
+            let earlier = Earlier::of(passed, offset, &refused_by);
+            Record { partition, offset, event_time: *event_time, key, earlier }
+        });
+        let records: Vec<_> = records.collect();
+        Ok(retried::judge(&records, &held, &reached, (unique.within, self.topic.max_disorder)))
     }
 
     /// What the lake refused and takes now, named after its first row.
@@ -450,87 +501,20 @@ impl Plan {
         self.outcomes.push((key.clone(), outcome));
     }
 
+    fn leave_out(&mut self, letter: &RetryLetter) {
+        let key = &letter.key;
+        let all = letter.refused_by.iter().map(|(output, _)| (key.clone(), output.clone()));
+        self.retry.settled.extend(all);
+        self.retry.letters.push(key.clone());
+        self.outcomes.push((key.clone(), Outcome::Duplicate));
+    }
+
     fn refuse(&mut self, refreshed: Refreshed) {
         let Refreshed { letter, class, column, reason } = refreshed.clone();
         self.outcomes.push((letter, Outcome::Refused { class, column, reason }));
         self.retry.refreshed.push(refreshed);
     }
 }
-
-/// The good records that one output had refused.
-struct Concerned<'a> {
-    letters: Vec<&'a RetryLetter>,
-    decoded: Decoded,
-    /// Of each: the highest event time that the output had seen before it.
-    before: Vec<Option<EventTime>>,
-    output: &'a Output,
-}
-
-impl<'a> Concerned<'a> {
-    fn of(output: &'a Output, good: &[&'a RetryLetter], decoded: &Decoded) -> Result<Self> {
-        let (mut letters, mut before, mut event_times) = (Vec::new(), Vec::new(), Vec::new());
-        let mut mask = Vec::with_capacity(good.len());
-        for (letter, time) in good.iter().zip(&decoded.event_times) {
-            let refusal = letter.refused_by.iter().find(|(by, _)| by == output);
-            mask.push(refusal.is_some());
-            if let Some((_, seen)) = refusal {
-                letters.push(*letter);
-                before.push(*seen);
-                event_times.push(*time);
-            }
-        }
-        let rows = filter_record_batch(&decoded.rows, &BooleanArray::from(mask))
-            .map_err(|e| Error::halt("filter rows to retry").because(e))?;
-        let decoded = Decoded {
-            rows,
-            event_times,
-            rejects: Vec::new(),
-            empty: Vec::new(),
-            before: None,
-            unknown_fields: 0,
-        };
-        Ok(Self { letters, decoded, before, output })
-    }
-
-    /// All of them get this fate.
-    fn fates(&self, fate: fn(&mut Fates) -> &mut u64) -> BTreeMap<Partition, Fates> {
-        let mut fates: BTreeMap<Partition, Fates> = BTreeMap::new();
-        for letter in &self.letters {
-            *fate(fates.entry(letter.key.partition).or_default()) += 1;
-        }
-        fates
-    }
-
-    /// Through one model: fates, its delta, and which of the letters fail with what.
-    fn through(&self, alone: &mut Tables) -> Result<Through> {
-        alone.abandon()?;
-        let partitions: BTreeSet<_> = self.letters.iter().map(|l| l.key.partition).collect();
-        let marks: Vec<_> =
-            partitions.iter().map(|p| (self.output.clone(), *p, BEGINNING)).collect();
-        alone.adopt(&marks, &[]);
-        let refusals = alone.admit_retried(&self.decoded, &self.before)?;
-        let mut sealed = alone.seal()?;
-        let mut fates = BTreeMap::new();
-        for partition in partitions {
-            let counted = sealed.counts.remove(&(self.output.clone(), partition));
-            fates.insert(partition, counted.unwrap_or_default().fates);
-        }
-        let failures = refusals.into_iter().map(|r| (r.record, r.class, r.reason));
-        Ok((fates, sealed.tables.pop().map(|(_, delta)| delta), failures.collect()))
-    }
-}
-
-type Through = (BTreeMap<Partition, Fates>, Option<Delta>, Vec<(usize, RejectClass, String)>);
-
-/// Every offset counts: which do is for the refusals to say.
-const BEGINNING: Mark = Mark {
-    first: Offset(0),
-    next: Offset(0),
-    epoch: Epoch(0),
-    event_time_max: None,
-    fates: Fates { accepted: 0, filtered: 0, late: 0, dead: 0, absent: 0, lost: 0 },
-    sequence: 0,
-};
 
 impl Candidate<'_> {
     fn record(&self) -> RawRecord<'_> {

@@ -2,10 +2,14 @@
 //!
 //! Owns: the open cut's yield and counts. Does not own: when it ends (`worker`).
 
-use super::{counting, worker::Move};
+use super::{counting, held, worker::Move};
 use crate::{
     catalog::{Model, Topic},
-    compute::{Counted, Refusal, Tables, lookup::Version},
+    compute::{
+        Counted, Refusal, Tables,
+        lookup::Version,
+        unique::{Hashing, Judge, KEY_BYTES, Memory},
+    },
     cut::{Cut, DeadLetter, Raw, ReferenceUse, Yield},
     decode::{Decoded, Reject},
     error::Result,
@@ -39,6 +43,9 @@ pub struct TablesLane {
     references: References,
     keep_raw: bool,
     tables: Tables,
+    /// Of a topic with `unique`.
+    judge: Option<Judge>,
+    hashing: Option<Hashing>,
     dead_letters: Vec<DeadLetter>,
     dead_bytes: usize,
     /// Records admitted, counted before anything looked into them: the other side of C-2.
@@ -55,7 +62,13 @@ pub struct Job {
 }
 
 impl TablesLane {
-    pub fn new(topic: &Topic, models: &[Arc<Model>], references: References) -> Result<Self> {
+    /// `keys_memory`: bytes for the keys that `unique` remembers.
+    pub fn new(
+        topic: &Topic,
+        models: &[Arc<Model>],
+        references: References,
+        keys_memory: usize,
+    ) -> Result<Self> {
         let mut tables = Tables::new(topic, models)?;
         references.newest().iter().for_each(|version| tables.look_up_in(version));
         Ok(Self {
@@ -63,6 +76,10 @@ impl TablesLane {
             references,
             keep_raw: topic.keep_raw,
             tables,
+            judge: topic.unique.as_ref().map(|unique| {
+                Judge::new(unique.within, topic.max_disorder, keys_memory / KEY_BYTES)
+            }),
+            hashing: Hashing::new(topic),
             dead_letters: Vec::new(),
             dead_bytes: 0,
             records: BTreeMap::new(),
@@ -74,11 +91,23 @@ impl TablesLane {
         self.tables.outputs()
     }
 
-    pub fn adopt(&mut self, marks: &[(Output, Partition, Mark)], advances: &[IdleAdvance]) {
+    pub fn adopt(
+        &mut self,
+        marks: &[(Output, Partition, Mark)],
+        advances: &[IdleAdvance],
+        memory: &Memory,
+    ) {
+        if let Some(judge) = &mut self.judge {
+            judge.adopt(marks, advances, memory);
+        }
         self.tables.adopt(marks, advances);
     }
 
     pub fn advance(&mut self, advance: IdleAdvance) {
+        // By what moves the watermark a key is forgotten, record or not.
+        if let Some(judge) = &mut self.judge {
+            judge.hear(&[(advance.partition, advance.event_time)]);
+        }
         if self.tables.advance(advance) {
             let IdleAdvance { partition, before, event_time } = advance;
             let known = self.advances.entry((partition, before)).or_insert(event_time);
@@ -91,6 +120,9 @@ impl TablesLane {
         self.dead_bytes = 0;
         self.records.clear();
         self.advances.clear();
+        if let Some(judge) = &mut self.judge {
+            judge.abandon();
+        }
         self.tables.abandon()?;
         self.renew_references();
         Ok(())
@@ -103,8 +135,51 @@ impl TablesLane {
         }
     }
 
+    /// Of the open cut.
     pub fn memory(&self) -> usize {
-        self.tables.memory() + self.dead_bytes
+        let verdicts = self.judge.as_ref().map_or(0, Judge::open_bytes);
+        self.tables.memory() + self.dead_bytes + verdicts
+    }
+
+    /// Keys and verdicts that are remembered from cut to cut; None: there is no judge.
+    pub fn keys_memory(&self) -> Option<usize> {
+        self.judge.as_ref().map(Judge::memory)
+    }
+
+    /// The open cut takes a key that another process took before.
+    pub fn is_contested(&self) -> bool {
+        self.judge.as_ref().is_some_and(Judge::is_contested)
+    }
+
+    /// What a commit has found of others.
+    pub fn learn(&mut self, memory: &Memory) {
+        if let Some(judge) = &mut self.judge {
+            judge.learn(memory);
+        }
+    }
+
+    /// How far other processes have come.
+    pub fn hear(&mut self, reached: &[(Partition, EventTime)]) {
+        if let Some(judge) = &mut self.judge {
+            judge.hear(reached);
+        }
+    }
+
+    /// Every lane has committed up to here.
+    pub fn passed(&mut self, offsets: &[(Partition, Offset)]) {
+        if let Some(judge) = &mut self.judge {
+            for (partition, offset) in offsets {
+                judge.passed(*partition, *offset);
+            }
+        }
+    }
+
+    /// The verdicts on these offsets, for the lake.
+    pub fn duplicates(&self, partition: Partition, from: i64, to: Offset) -> Result<Vec<i64>> {
+        match &self.judge {
+            Some(judge) => judge.duplicates(partition, from, to),
+            None => Ok(Vec::new()),
+        }
     }
 
     pub fn admit(
@@ -115,7 +190,11 @@ impl TablesLane {
         from: &[(Partition, Offset)],
     ) -> Result<()> {
         counting::add(&mut self.records, records, from);
-        for refusal in self.tables.admit(records, decoded, from)? {
+        let duplicates = match (&mut self.judge, &self.hashing) {
+            (Some(judge), Some(hashing)) => judge.judge(hashing, decoded, from)?,
+            (Some(_), None) | (None, _) => Vec::new(),
+        };
+        for refusal in self.tables.admit(records, decoded, from, &duplicates)? {
             let letter = dead_letter(fetched, records, refusal, self.keep_raw);
             self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
@@ -155,6 +234,12 @@ impl TablesLane {
         if !self.dead_letters.is_empty() {
             yields.push(Yield::DeadLetters(std::mem::take(&mut self.dead_letters)));
         }
+        if let Some(judge) = &mut self.judge {
+            let verdicts = judge.seal();
+            if !verdicts.is_empty() {
+                yields.push(Yield::Verdicts(verdicts));
+            }
+        }
         if !uses.is_empty() {
             yields.push(Yield::References(uses));
         }
@@ -174,6 +259,7 @@ impl TablesLane {
 }
 
 impl Job {
+    /// What the metrics count of it once it is committed.
     pub fn count(&self) {
         let topic = self.cut.topic.to_string();
         for (model, rows) in &self.late {
@@ -193,6 +279,10 @@ impl Job {
                 metrics::counter!("highwater_filtered_total", "topic" => topic.clone(),
                     "model" => model.to_string())
                 .increment(advance.fates.filtered);
+            }
+            if advance.output == Output::DeadLetters && advance.fates.duplicate > 0 {
+                metrics::counter!("highwater_duplicates_total", "topic" => topic.clone())
+                    .increment(advance.fates.duplicate);
             }
         }
     }
@@ -233,19 +323,23 @@ pub fn lake_refusals<'a>(
     let letter = |reject: &Reject| {
         let record = &records[reject.record];
         let (_, floor) = from.iter().find(|(p, _)| *p == record.partition)?;
-        (record.offset >= floor.0).then(|| DeadLetter {
-            output: Output::DeadLetters,
-            partition: record.partition,
-            offset: record.offset,
-            timestamp: record.timestamp,
-            class: reject.class.as_str(),
-            column: reject.column.clone(),
-            reason: reject.reason.clone(),
-            raw: None,
-            refused_by: vec![(Output::Lake, None)],
-        })
+        (record.offset >= floor.0).then(|| lake_refusal(record, reject))
     };
     decoded.rejects.iter().filter_map(letter)
+}
+
+pub fn lake_refusal(record: &RawRecord<'_>, reject: &Reject) -> DeadLetter {
+    DeadLetter {
+        output: Output::DeadLetters,
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: record.timestamp,
+        class: reject.class.as_str(),
+        column: reject.column.clone(),
+        reason: reject.reason.clone(),
+        raw: None,
+        refused_by: vec![(Output::Lake, None)],
+    }
 }
 
 /// What the lake counts: it takes every good record, and leaves out what says nothing of a row.
@@ -280,9 +374,47 @@ pub fn lake_counts(
             row += usize::from(!rejected && !is_empty);
         }
         if counted != Counted::default() {
-            let total = counts.entry((Output::Lake, partition)).or_default();
-            total.fates += counted.fates;
-            total.event_time_max = total.event_time_max.max(counted.event_time_max);
+            held::add(counts, partition, counted);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog,
+        compute::unique::Key,
+        record::{Epoch, Fates},
+    };
+
+    /// Before the commit, too: what comes next is judged as after it.
+    #[test]
+    fn the_judge_hears_the_clock_of_an_idle_partition() {
+        let topic = "topic = \"events\"\nformat = \"json\"\nunique = [\"id\"]\nwithin = \"1s\"\n\
+                     max_disorder = \"1s\"\nidle = \"1s\"\n[columns]\nid = \"text\"\n";
+        let files = [("topics/events.toml".into(), topic.to_owned())];
+        let topic = catalog::check(&files, &[]).unwrap().topics["events"].clone();
+        let mut lane = TablesLane::new(&topic, &[], References::default(), 1 << 20).unwrap();
+        let mark = Mark {
+            first: Offset(0),
+            next: Offset(3),
+            epoch: Epoch(1),
+            event_time_max: Some(EventTime(0)),
+            fates: Fates::default(),
+            sequence: 0,
+        };
+        let (partition, key, second) = (Partition(0), Key(7), 1_000_000);
+        let keys = vec![(key, partition, EventTime(2 * second))];
+        let memory = Memory { keys, ..Memory::default() };
+        lane.adopt(&[(Output::DeadLetters, partition, mark)], &[], &memory);
+        let mut is_duplicate = |advance_to: i64| {
+            let event_time = EventTime(advance_to);
+            lane.advance(IdleAdvance { partition, before: Offset(3), event_time });
+            let judge = lane.judge.as_mut().unwrap();
+            judge.verdict(partition, 3, EventTime(0), key)
+        };
+        assert!(is_duplicate(2 * second - 1));
+        assert!(!is_duplicate(2 * second), "forgotten");
     }
 }

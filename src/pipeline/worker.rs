@@ -6,6 +6,7 @@
 //! `handle` never waits and never fails. Time is an argument: [`Moment`] since any fixed origin.
 //! The invariants P-1 to P-5 and G-4 are in the stage's front page.
 
+mod follow;
 mod gone;
 mod idle;
 mod lane;
@@ -129,6 +130,7 @@ impl Worker {
         self.mode == Mode::Running
             && self.lanes.iter().any(LaneState::is_open)
             && !self.reached_targets()
+            && !self.is_judge_away()
             && self.lanes.iter().all(|lane| !self.is_full(lane))
     }
 
@@ -153,6 +155,12 @@ impl Worker {
         self.reached_targets() && self.lanes.iter().all(|l| l.open.is_none() && !l.in_flight())
     }
 
+    /// Whether the lane counts on this cut, which is on its way.
+    pub fn is_committing(&self, lane: Lane, cut: u64) -> bool {
+        let lane = self.lanes.iter().find(|l| l.lane == lane);
+        lane.is_some_and(|l| matches!(&l.flight, Flight::Commit(sealed) if sealed.cut == cut))
+    }
+
     /// Where the lane stands: admitted, and committed by its slowest output.
     pub fn positions(&self, lane: Lane) -> Vec<(Partition, Offset, Offset)> {
         let Some(state) = self.lanes.iter().find(|l| l.lane == lane) else { return Vec::new() };
@@ -160,7 +168,7 @@ impl Worker {
             .holds
             .iter()
             .filter_map(|(&partition, hold)| match hold {
-                Hold::Open { marks, position } => {
+                Hold::Open { marks, position, .. } => {
                     let committed = marks.values().map(|m| m.next).min()?;
                     Some((partition, *position, committed))
                 }
@@ -290,7 +298,8 @@ impl Worker {
         let partitions: Vec<Partition> = taken.keys().copied().collect();
         for (partition, marks) in taken {
             let position = marks.values().map(|m| m.next).min().unwrap_or_default();
-            state.holds.insert(partition, Hold::Open { marks, position });
+            let admitted = position;
+            state.holds.insert(partition, Hold::Open { marks, position, admitted });
             state.gone.remove(&partition);
         }
         self.effects.push_back(Effect::Adopt { lane, marks, advances });
@@ -298,6 +307,7 @@ impl Worker {
             self.rest.disturb(partition, self.now);
             self.position_reader(partition);
         }
+        self.follow();
     }
 
     /// Keeps P-3: the reader goes back when it stands above a lane.
@@ -367,22 +377,31 @@ impl Worker {
         for index in 0..self.lanes.len() {
             self.admit(index, &fresh);
         }
+        self.follow();
     }
 
     fn admit(&mut self, index: usize, arrivals: &[Arrival]) {
         let mut from = Vec::new();
+        let follows = self.follows(&self.lanes[index]);
         for arrival in arrivals {
             let lane = &self.lanes[index];
             let Some(position) = lane.position(arrival.partition) else { continue };
             if arrival.next <= position {
                 continue;
             }
-            self.open_cut(index, arrival.partition, position);
-            let lane = &mut self.lanes[index];
-            if let Some(Hold::Open { position, .. }) = lane.holds.get_mut(&arrival.partition) {
-                *position = arrival.next;
+            if !follows {
+                self.open_cut(index, arrival.partition, position);
             }
-            if let Some(open) = &mut lane.open {
+            let lane = &mut self.lanes[index];
+            if let Some(Hold::Open { position, admitted, .. }) =
+                lane.holds.get_mut(&arrival.partition)
+            {
+                *position = arrival.next;
+                if !follows {
+                    *admitted = arrival.next;
+                }
+            }
+            if !follows && let Some(open) = &mut lane.open {
                 let span =
                     open.spans.entry(arrival.partition).or_insert(Span::new(position, position));
                 assert_eq!(span.to, position, "P-2: a lane admits each offset once, in order");
@@ -393,7 +412,10 @@ impl Worker {
             }
         }
         if !from.is_empty() {
-            self.effects.push_back(Effect::Admit { lane: self.lanes[index].lane, from });
+            self.effects.push_back(match follows {
+                true => Effect::Hold { from },
+                false => Effect::Admit { lane: self.lanes[index].lane, from },
+            });
         }
     }
 
@@ -433,7 +455,9 @@ impl Worker {
 
     fn seal_what_is_due(&mut self) {
         for index in 0..self.lanes.len() {
-            if let Some(reason) = self.due(&self.lanes[index]) {
+            if let Some(reason) = self.due(&self.lanes[index])
+                && !self.waits_for_judge(&self.lanes[index], reason)
+            {
                 self.seal(index, reason);
             }
         }
@@ -468,7 +492,9 @@ impl Worker {
                     if self.near_end { s.tables_interval } else { s.tables_interval_behind };
                 if open.size.memory >= s.tables_memory {
                     Some(Reason::Memory)
-                } else if age >= interval {
+                // After a failure the next cut is a small one: where two processes take the same
+                // keys, what was committed in between is little.
+                } else if age >= interval || s.judged && lane.failures > 0 {
                     Some(Reason::Interval)
                 } else {
                     None
@@ -541,6 +567,9 @@ impl Worker {
                 mark.next = moved.span.to;
                 mark.sequence = moved.sequence;
             }
+        }
+        if lane == Lane::Tables {
+            self.follow();
         }
         let partitions: BTreeSet<_> = moves.iter().map(|m| m.partition).collect();
         let offsets = partitions.into_iter().filter_map(|p| Some((p, self.committed_by_all(p)?)));

@@ -79,6 +79,8 @@ fn said(effect: &Effect) -> String {
             format!("open {lane} {cut} number {sequence}: {}@{} e{}", partition.0, from.0, epoch.0)
         }
         Effect::Admit { lane, from } => format!("admit {}: {}", lane.as_str(), places(from)),
+        Effect::Hold { from } => format!("hold: {}", places(from)),
+        Effect::Follow { to } => format!("follow: {}", places(to)),
         Effect::Seal { lane, cut, reason, moves } => {
             let moved = |m: &Move| {
                 format!(
@@ -717,6 +719,91 @@ fn waits_differ_between_processes_by_a_quarter_at_most() {
     let waits: Vec<u64> = (0..50).map(wait).collect();
     assert!(waits.iter().all(|w| (150..=251).contains(w)), "{waits:?}");
     assert!(waits.iter().max() > waits.iter().min(), "{waits:?}");
+}
+
+/// A desk of a judged topic, which holds partition 0 from offset 0 in both lanes.
+fn judged() -> Desk {
+    let settings = Settings { judged: true, ..Settings::default() };
+    let mut desk = Desk { worker: Worker::new(settings, BOTH), now: 0 };
+    desk.assigned(&[0]);
+    desk.taken(Lane::Tables, 1, &[own(Lane::Tables, 0, 0)]);
+    desk.taken(Lane::Lake, 2, &[own(Lane::Lake, 0, 0)]);
+    desk
+}
+
+#[test]
+fn the_lake_of_a_judged_topic_takes_what_the_tables_have_committed() {
+    let mut desk = judged();
+    let follows = ["open tables 1 number 0: 0@0 e1", "admit tables: 0@0", "hold: 0@0"];
+    assert_eq!(desk.arrived(0, 5, 5), follows);
+    desk.wait(1_000);
+    assert_eq!(
+        desk.arrived(0, 9, 4),
+        ["open tables 2 number 0: 0@5 e1", "admit tables: 0@5", "hold: 0@5"]
+    );
+    // J-1.
+    let follows = ["open lake 3 number 1: 0@0 e1", "follow: 0@5", "acknowledge 0@0"];
+    assert_eq!(desk.committed(Lane::Tables, 1)[..3], follows);
+    assert_eq!(desk.worker.positions(Lane::Lake), [(Partition(0), Offset(9), Offset(0))]);
+}
+
+#[test]
+fn what_the_tables_fail_to_commit_the_lake_goes_on_holding() {
+    let mut desk = judged();
+    desk.arrived(0, 5, 5);
+    desk.wait(1_000);
+    assert_eq!(desk.failed(Lane::Tables, 1, Kind::Retry), ["abandon tables"]);
+    assert!(!desk.worker.wants_records(), "nobody would judge what comes");
+    assert_eq!(desk.wait(200), ["take tables #3: 0"]);
+    let follows = ["adopt tables: dead_letters 0@0", "seek 0@0"];
+    assert_eq!(desk.taken(Lane::Tables, 3, &[own(Lane::Tables, 0, 0)]), follows);
+    // The lake has these already. After a failure a cut is small.
+    let follows = [
+        "open tables 2 number 0: 0@0 e1",
+        "admit tables: 0@0",
+        "seal tables 2 interval: dead_letters 0@0..5 e1",
+    ];
+    assert_eq!(desk.arrived(0, 5, 5), follows);
+    let follows = ["open lake 3 number 1: 0@0 e1", "follow: 0@5", "acknowledge 0@0"];
+    assert_eq!(desk.committed(Lane::Tables, 2), follows);
+}
+
+#[test]
+fn a_judged_lake_behind_its_judge_gets_what_it_lacks_at_once() {
+    let settings = Settings { judged: true, ..Settings::default() };
+    let mut desk = Desk { worker: Worker::new(settings, BOTH), now: 0 };
+    desk.assigned(&[0]);
+    desk.taken(Lane::Tables, 1, &[own(Lane::Tables, 0, 8)]);
+    desk.taken(Lane::Lake, 2, &[own(Lane::Lake, 0, 2)]);
+    let follows = ["hold: 0@2", "open lake 1 number 1: 0@2 e1", "follow: 0@6"];
+    assert_eq!(desk.arrived(0, 6, 4), follows);
+}
+
+#[test]
+fn a_judged_topic_drains_the_lake_after_the_tables() {
+    let mut desk = judged();
+    desk.arrived(0, 5, 5);
+    assert_eq!(desk.hear(Input::Drain), ["seal tables 1 drain: dead_letters 0@0..5 e1"]);
+    assert!(!desk.worker.is_drained());
+    let follows = [
+        "open lake 2 number 1: 0@0 e1",
+        "follow: 0@5",
+        "acknowledge 0@0",
+        "seal lake 2 drain: lake 0@0..5 e1",
+    ];
+    assert_eq!(desk.committed(Lane::Tables, 1), follows);
+    assert_eq!(desk.committed(Lane::Lake, 2), ["acknowledge 0@5"]);
+    assert!(desk.worker.is_drained());
+}
+
+#[test]
+fn a_judged_partition_is_revoked_when_the_lake_has_what_was_judged() {
+    let mut desk = judged();
+    desk.arrived(0, 5, 5);
+    assert_eq!(desk.revoked(&[0])[..1], ["seal tables 1 revoke: dead_letters 0@0..5 e1"]);
+    let follows = desk.committed(Lane::Tables, 1);
+    assert_eq!(follows.last().unwrap(), "seal lake 2 revoke: lake 0@0..5 e1");
+    assert_eq!(desk.committed(Lane::Lake, 2), ["acknowledge 0@5", "release 0"]);
 }
 
 /// A desk whose partition 0 is read up to 5 and committed, with the clock of idle partitions on.

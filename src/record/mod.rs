@@ -68,13 +68,21 @@ pub struct Fates {
     pub dead: u64,
     /// No record there: compacted, or a transaction's marker.
     pub absent: u64,
+    /// A record with the same key came before: it stands in `highwater.duplicates`.
+    pub duplicate: u64,
     /// Gone from Kafka before it was read, and accepted as lost by a person; never a cut's doing.
     pub lost: u64,
 }
 
 impl Fates {
     pub fn total(&self) -> u64 {
-        self.accepted + self.filtered + self.late + self.dead + self.absent + self.lost
+        self.accepted
+            + self.filtered
+            + self.late
+            + self.dead
+            + self.absent
+            + self.duplicate
+            + self.lost
     }
 }
 
@@ -85,6 +93,7 @@ impl AddAssign for Fates {
         self.late += o.late;
         self.dead += o.dead;
         self.absent += o.absent;
+        self.duplicate += o.duplicate;
         self.lost += o.lost;
     }
 }

@@ -18,10 +18,10 @@ use super::{
     following::Followed,
     merge::{Merged, Way, merge},
     postgres::{Parameter, Row, Session},
-    references,
+    references, unique,
 };
 use crate::{
-    compute::Delta,
+    compute::{Delta, unique::Memory},
     cut::{Advance, Cut, LakeFile, Yield},
     error::{Error, Kind, Result},
     record::{
@@ -42,6 +42,8 @@ pub struct Committed {
     pub below_zero: Vec<(Arc<str>, u64)>,
     /// What models over changes found, by model.
     pub followed: Vec<(Arc<str>, Followed)>,
+    /// Of a topic with `unique`: keys that others have taken since this process looked.
+    pub learned: Memory,
 }
 
 impl Committed {
@@ -175,8 +177,10 @@ impl Warehouse {
             Yield::Files(_) => (0, ""),
             Yield::IdleAdvances { .. } => (1, ""),
             Yield::DeadLetters(_) => (2, ""),
-            Yield::References(_) => (3, ""),
+            Yield::References(_) | Yield::Judged => (3, ""),
             Yield::Table { model, .. } => (4, model as &str),
+            // Whoever has written its keys waits for nobody any more.
+            Yield::Verdicts(_) => (5, ""),
         });
         let mut committed = Committed::default();
         let models = cut.yields.iter().filter_map(|y| match y {
@@ -184,6 +188,8 @@ impl Warehouse {
             Yield::IdleAdvances { .. }
             | Yield::Files(_)
             | Yield::DeadLetters(_)
+            | Yield::Verdicts(_)
+            | Yield::Judged
             | Yield::References(_) => None,
         });
         self.lock_models(&session, &doing, models).await?;
@@ -204,6 +210,11 @@ impl Warehouse {
                 Yield::DeadLetters(letters) => {
                     add_dead_letters(&session, &doing, &cut.topic, letters).await?
                 }
+                Yield::Verdicts(verdicts) => {
+                    committed.learned =
+                        unique::remember(&session, &doing, &cut.topic, verdicts).await?;
+                }
+                Yield::Judged => unique::prove(&session, &doing, cut).await?,
                 Yield::References(uses) => {
                     references::add_uses(&session, &doing, &cut.topic, uses).await?
                 }
@@ -272,7 +283,7 @@ pub(super) fn topic_id(text: Option<&str>) -> Result<Option<TopicId>> {
     TopicId::parse(text).map(Some).ok_or_else(unknown)
 }
 
-/// A mark from the eleven columns that begin at `at`: offsets, epoch, event time, fates, sequence.
+/// A mark from the twelve columns that begin at `at`: offsets, epoch, event time, fates, sequence.
 pub(super) fn mark(row: &Row, at: usize) -> Mark {
     let number = |i: usize| row.get::<_, i64>(at + i);
     Mark {
@@ -286,9 +297,10 @@ pub(super) fn mark(row: &Row, at: usize) -> Mark {
             late: number(6) as u64,
             dead: number(7) as u64,
             absent: number(8) as u64,
-            lost: number(9) as u64,
+            duplicate: number(9) as u64,
+            lost: number(10) as u64,
         },
-        sequence: number(10),
+        sequence: number(11),
     }
 }
 
@@ -389,13 +401,14 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
     let late = numbers(|a| a.fates.late as i64);
     let dead = numbers(|a| a.fates.dead as i64);
     let absent = numbers(|a| a.fates.absent as i64);
+    let duplicate = numbers(|a| a.fates.duplicate as i64);
     let sequences = numbers(|a| a.sequence);
     let topic_id = cut.topic_id.map(|id| id.to_string());
 
     let sql = include_str!("../../sql/warehouse/lock_marks.sql");
     let found = session.query(doing, sql, &[&topic, &outputs, &partitions]).await?;
     let sql = include_str!("../../sql/warehouse/move_marks.sql");
-    let values: [Parameter; 14] = [
+    let values: [Parameter; 15] = [
         &topic,
         &outputs,
         &partitions,
@@ -408,6 +421,7 @@ async fn move_marks(session: &Session, doing: &str, cut: &Cut) -> Result<Option<
         &late,
         &dead,
         &absent,
+        &duplicate,
         &sequences,
         &topic_id,
     ];

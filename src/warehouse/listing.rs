@@ -88,10 +88,10 @@ pub(super) fn mark_row(row: &Row) -> Result<MarkRow> {
         output: output(row.get(1))?,
         partition: Partition(row.get(2)),
         mark: commit::mark(row, 3),
-        owner: row.get(14),
-        committed_at: row.get::<_, Option<Instant>>(15).map(|instant| instant.0),
-        generation: row.get(16),
-        topic_id: commit::topic_id(row.get(17))?,
+        owner: row.get(15),
+        committed_at: row.get::<_, Option<Instant>>(16).map(|instant| instant.0),
+        generation: row.get(17),
+        topic_id: commit::topic_id(row.get(18))?,
     })
 }
 

@@ -31,6 +31,7 @@
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
 //! | `retry` | the transaction in which refused records are taken after all |
 //! | `listing` | reads for people: marks, any query |
+//! | `unique` | keys and duplicates of topics with `unique` |
 //! | `references` | versions of references, and who was looked up in which |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
 //! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `stored`, `sqlstate` | pure: statements, bytes, what an error means |
@@ -61,6 +62,7 @@ mod sketches;
 pub mod snapshot;
 mod stored;
 mod tls;
+mod unique;
 
 #[cfg(feature = "embedded")]
 pub mod embedded;

@@ -9,6 +9,9 @@
 //! count as dead what no letter holds. What was read before the lock is compared after it; where it
 //! differs, nothing is done and the caller plans anew.
 //!
+//! Of a topic with `unique` its keys and verdicts are written where a cut writes them. A key that
+//! was taken since the plan was made rolls everything back (`Retry`), and is found by the next plan.
+//!
 //! No mark moves: totals change under `next_offset` and epoch, and the owner's next cut adds to them.
 
 use super::{
@@ -18,9 +21,10 @@ use super::{
     encode::Instant,
     listing::output,
     postgres::{Parameter, Row, Session},
+    unique,
 };
 use crate::{
-    compute::Delta,
+    compute::{Delta, unique::Verdicts},
     cut::LakeFile,
     error::{Error, Kind, Result},
     record::{Epoch, EventTime, Fates, Output, Partition},
@@ -120,6 +124,8 @@ pub struct Retry {
     /// By model; sorted by name.
     pub tables: Vec<(Arc<str>, Delta)>,
     pub files: Option<RetryFiles>,
+    /// Of a topic with `unique`: keys that the records take, and those that are duplicates.
+    pub verdicts: Verdicts,
 }
 
 /// What came of it.
@@ -233,6 +239,7 @@ impl Warehouse {
         for (model, delta) in &retry.tables {
             self.merge(session, model, delta).await?;
         }
+        unique::remember(session, doing, topic, &retry.verdicts).await?;
         change_fates(session, doing, retry).await?;
         Ok(true)
     }
@@ -326,9 +333,10 @@ async fn change_fates(session: &Session, doing: &str, retry: &Retry) -> Result<(
     let filtered = numbers(|c| c.fates.filtered);
     let late = numbers(|c| c.fates.late);
     let dead = numbers(|c| c.fates.dead);
+    let duplicate = numbers(|c| c.fates.duplicate);
     let sql = include_str!("../../sql/warehouse/change_fates.sql");
-    let values: [Parameter; 8] =
-        [&topic, &outputs, &partitions, &was_dead, &accepted, &filtered, &late, &dead];
+    let values: [Parameter; 9] =
+        [&topic, &outputs, &partitions, &was_dead, &accepted, &filtered, &late, &dead, &duplicate];
     let changed = session.execute(doing, sql, &values).await?;
     match changed == retry.changes.len() as u64 {
         true => Ok(()),

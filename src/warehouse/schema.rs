@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 16] = migrations![
+static MIGRATIONS: [Migration; 18] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -51,6 +51,8 @@ static MIGRATIONS: [Migration; 16] = migrations![
     "0012_warehouse_id"
     "0017_event_time"
     "0018_watermarks"
+    "0019_duplicates"
+    "0020_unique_keys"
     "0021_reference_versions"
     "0022_reference_uses"
     "0030_generations"

@@ -19,7 +19,7 @@ use crate::{
     record::{EventTime, IdleAdvance, Offset, Output, Partition, Span},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -57,8 +57,8 @@ pub struct GapRow {
     pub lost: u64,
 }
 
-/// Topic, output, partition, generation.
-pub type OfMark = (Arc<str>, Output, Partition, i32);
+/// Per topic, output, partition, generation.
+pub type Counts = HashMap<(Arc<str>, Output, Partition, i32), u64>;
 
 /// A record that an output refused in its place and took later.
 #[derive(Debug, Clone)]
@@ -168,9 +168,36 @@ impl Snapshot {
         Ok(rows.iter().map(one).collect())
     }
 
-    pub async fn dead_letters(&self) -> Result<HashMap<OfMark, u64>> {
+    /// Per (topic, output, partition, generation).
+    pub async fn dead_letters(&self) -> Result<Counts> {
         let sql = include_str!("../../sql/warehouse/count_dead_letters.sql");
-        let rows = self.session.query("count dead letters", sql, &[]).await?;
+        self.counts("count dead letters", sql).await
+    }
+
+    /// The recorded duplicates that each output has passed.
+    pub async fn duplicates(&self) -> Result<Counts> {
+        let sql = include_str!("../../sql/warehouse/count_duplicates.sql");
+        self.counts("count duplicates", sql).await
+    }
+
+    /// Of each partition of a topic and generation: offset and event time, in order.
+    pub async fn duplicates_of(
+        &self,
+        topic: &str,
+    ) -> Result<BTreeMap<(Partition, i32), VecDeque<(i64, EventTime)>>> {
+        let sql = include_str!("../../sql/warehouse/list_duplicates.sql");
+        let rows = self.session.query("read duplicates", sql, &[&topic]).await?;
+        let mut found: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
+        for row in &rows {
+            let event_time = EventTime(row.get::<_, Instant>(2).0);
+            let place = (Partition(row.get(0)), row.get(3));
+            found.entry(place).or_default().push_back((row.get(1), event_time));
+        }
+        Ok(found)
+    }
+
+    async fn counts(&self, doing: &str, sql: &str) -> Result<Counts> {
+        let rows = self.session.query(doing, sql, &[]).await?;
         let count = |row: &super::postgres::Row| {
             let key = (
                 Arc::from(row.get::<_, &str>(0)),

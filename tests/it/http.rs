@@ -55,7 +55,14 @@ fn busy() -> Option<(crate::support::World, Running)> {
     let world = taps::world("telling", 2, Lake::Local)?;
     let small = "[lake]\nroll = { bytes = \"1MiB\", age = \"200ms\" }";
     world.declare("taps", &taps::TOPIC.replace("[lake]", small));
-    let service = world.follow(&[]);
+    let mut service = world.follow(&[]);
+    // A lane that comes later would have records read once more, and counted.
+    eventually("both lanes hold both partitions", || {
+        let status = service.status();
+        let partitions = status["topics"][0]["partitions"].as_array().cloned().unwrap_or_default();
+        let is_held = |p: &serde_json::Value| p["lake"].is_number() && p["tables"].is_number();
+        partitions.len() == 2 && partitions.iter().all(is_held)
+    });
     Some((world, service))
 }
 

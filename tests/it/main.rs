@@ -21,5 +21,6 @@ mod taps;
 mod tidy;
 mod time;
 mod transactions;
+mod unique;
 mod verify;
 mod windows;

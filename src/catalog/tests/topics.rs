@@ -295,6 +295,51 @@ fn the_lakes_fingerprint_changes_with_rows_and_paths_alone() {
     }
 }
 
+#[test]
+fn unique_names_columns_and_says_for_how_long() {
+    let t = topic(&with(
+        "unique = [\"vehicle\", \"at\"]\nwithin = \"45m\"\n[columns]\nroute = \"text\"\nat = \"timestamptz\"\n\
+         vehicle = { type = \"text\", pii = \"hash\", optional = true }",
+    ));
+    let unique = t.unique.as_ref().unwrap();
+    assert_eq!(
+        (unique.columns.as_slice(), unique.within),
+        (&[2, 1][..], Duration::from_secs(2700))
+    );
+    let said = t.describe();
+    let line = "  unique       by vehicle, at; a key is forgotten 45 min after its event time, by the \
+                watermark of its partition\n";
+    assert!(said.contains(line), "{said}");
+    assert!(topic(&with("[columns]\nx = \"text\"")).unique.is_none());
+}
+
+#[test]
+fn mistakes_of_unique_have_their_line() {
+    let columns = "[columns]\na = \"text\"\nd = { type = \"text\", pii = \"drop\" }\n\
+                   m = { type = \"text\", pii = \"mask\" }\nf = \"real\"\nj = \"jsonb\"";
+    for (rest, line, text) in [
+        ("unique = [\"b\"]\nwithin = \"1h\"", 3, "unknown column of unique `b`"),
+        ("unique = [\"b\"]\nwithin = \"1h\"", 3, "Allowed: a"),
+        ("unique = [\"d\"]\nwithin = \"1h\"", 3, "it is not read"),
+        ("unique = [\"m\"]\nwithin = \"1h\"", 3, "all its values are equal"),
+        ("unique = [\"f\"]\nwithin = \"1h\"", 3, "is real, of which equal values"),
+        ("unique = [\"a\", \"j\"]\nwithin = \"1h\"", 3, "is jsonb"),
+        ("unique = [\"a\", \"a\"]\nwithin = \"1h\"", 3, "names `a` twice"),
+        ("unique = []\nwithin = \"1h\"", 3, "names 0 columns"),
+        ("unique = \"a\"\nwithin = \"1h\"", 3, "Allowed: a list of"),
+        ("unique = [\"a\"]", 3, "`within` is missing"),
+        ("within = \"1h\"", 3, "there is no key"),
+        ("unique = [\"a\"]\nwithin = \"0s\"", 4, "Allowed: 1 ms to 366 d"),
+        ("unique = [\"a\"]\nwithin = \"400d\"", 4, "Allowed: 1 ms to 366 d"),
+        ("unique = [\"a\"]\nwithin = \"soon\"", 4, "`within`"),
+    ] {
+        let told = topic_mistakes(&with(&format!("{rest}\n{columns}")));
+        assert_eq!(told.len(), 1, "{rest}: {told:?}");
+        assert!(told[0].starts_with(&format!("{line}: ")), "{rest}: {told:?}");
+        assert!(told[0].contains(text), "{rest}: {told:?}");
+    }
+}
+
 const CHANGES: &str = "topic = \"t\"\nformat = \"debezium-json\"\n";
 
 #[test]
@@ -346,6 +391,11 @@ fn mistakes_in_a_topic_of_changes_have_their_lines() {
             format!("{CHANGES}[changes]\nkey = []\nbefore = \"old\"\n{columns}"),
             5,
             "Allowed: full, key",
+        ),
+        (
+            format!("{CHANGES}unique = [\"id\"]\nwithin = \"1h\"\n[changes]\nkey = []\n{columns}"),
+            3,
+            "not for topics of changes",
         ),
         (format!("{CHANGES}event_time = \"id\"\n[changes]\nkey = []\n{columns}"), 3, "source made"),
         (with(&format!("[changes]\nkey = []\n{columns}")), 3, "is for topics of changes"),

@@ -55,7 +55,7 @@ impl OpenChanges {
     /// Adds the changes of these runs.
     pub(in crate::compute) fn add(&mut self, decoded: &Decoded, runs: &[Run]) -> Result<()> {
         let failed = |e| Error::halt("take the changes of a batch").because(e);
-        let (rows, times) = match choose(runs, decoded.rows.num_rows()) {
+        let (rows, times) = match choose(runs, decoded.rows.num_rows(), &[]) {
             None => (decoded.rows.clone(), decoded.event_times.clone()),
             Some(chosen) => {
                 let times = decoded.event_times.iter().zip(&chosen);

@@ -492,7 +492,7 @@ pub fn admit(declared: &Declared, tables: &mut Tables, cut: &[Change]) {
     let decoded = Decoder::new(declared.topic.clone(), None).decode(&records);
     assert_eq!(decoded.rejects, []);
     let from: Vec<_> = (0..8).map(|p| (Partition(p), Offset(0))).collect();
-    assert_eq!(tables.admit(&records, &decoded, &from).unwrap(), []);
+    assert_eq!(tables.admit(&records, &decoded, &from, &[]).unwrap(), []);
 }
 
 /// The tables of one model, from the beginning of each partition on.

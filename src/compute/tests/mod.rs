@@ -7,6 +7,8 @@ mod oracle;
 mod retried;
 mod sketches;
 mod tables;
+mod unique;
+mod unique_retried;
 
 use super::{SealedTables, Tables};
 use crate::{
@@ -98,7 +100,7 @@ impl Declared {
         let decoded = self.decode(&records);
         assert_eq!(decoded.rejects, [], "the test's events are good");
         let refusals =
-            tables.admit(&records, &decoded, &[(Partition(0), Offset(0))]).expect("admitted");
+            tables.admit(&records, &decoded, &[(Partition(0), Offset(0))], &[]).expect("admitted");
         let refused = refusals.into_iter().map(|r| (r.record, r.reason)).collect();
         Cut { refused, sealed: tables.seal().expect("sealed") }
     }
@@ -140,7 +142,7 @@ fn mark(next: i64, event_time_max: Option<i64>) -> Mark {
 }
 
 fn fates(accepted: u64, filtered: u64, late: u64, dead: u64) -> Fates {
-    Fates { accepted, filtered, late, dead, absent: 0, lost: 0 }
+    Fates { accepted, filtered, late, dead, absent: 0, duplicate: 0, lost: 0 }
 }
 
 fn record(partition: i32, offset: i64, value: &str) -> RawRecord<'_> {

@@ -2,13 +2,14 @@
 //!
 //! The streams have disorder, ties, gaps in their offsets, NULLs, rejects and records on which an
 //! expression fails; outputs start at marks of their own; batches, cuts, overlaps and abandoned
-//! cuts fall anywhere, and so do advances of event time that no record says (E-4): some stand recorded,
+//! cuts fall anywhere, and so do duplicates and advances of event time that no record says (E-4): some stand recorded,
 //! some are made on the way, and those that change nothing any more are forgotten.
 //!
 //! Mutants it has caught: a late record that does not raise the watermark; a floor one too high;
 //! FILTER forgotten; an argument computed where its FILTER is not true; the earliest row of a key
 //! kept; open rows kept by `abandon`; an advance at an offset that counts only behind its record;
-//! lateness judged before WHERE; overflow that wraps;
+//! lateness judged before WHERE; overflow that wraps; a duplicate that raises no watermark, and one
+//! that WHERE filters;
 //! the first window still open left out of those that take a late event.
 
 use super::{
@@ -43,7 +44,12 @@ struct Event {
     amount: Option<i64>,
     /// In quarters, whose sums are exact in any order.
     quarters: Option<i32>,
+    /// The judge of a topic with `unique` says so.
+    duplicate: bool,
 }
+
+/// No column is of this name.
+const DUPLICATE: &str = "\"duplicate\":1";
 
 impl Event {
     fn json(&self) -> String {
@@ -66,7 +72,10 @@ impl Event {
             }),
         );
         member("ratio", self.quarters.map(|v| format!("{:?}", f64::from(v) / 4.0)));
-        out + "}"
+        match self.duplicate {
+            true => format!("{out},{DUPLICATE}}}"),
+            false => out + "}",
+        }
     }
 }
 
@@ -486,6 +495,10 @@ fn oracle(logs: &[Log], marks: &BTreeMap<Place, Mark>, advances: &[IdleAdvance])
                 continue;
             };
             seen.push(at);
+            if event.duplicate {
+                fates.duplicate += 1;
+                continue;
+            }
             let Some(index) = said else {
                 fates.filtered += 1;
                 continue;
@@ -768,7 +781,15 @@ impl<'l> Lane<'l> {
             self.next[p] = end;
         }
         let decoded = self.decoder.decode(&records);
-        for refusal in self.tables.admit(&records, &decoded, &from).expect("admitted") {
+        let rejected = |index| decoded.rejects.iter().any(|reject| reject.record == index);
+        let good = records.iter().enumerate().filter(|(index, _)| !rejected(*index));
+        let text = |record: &RawRecord<'_>| String::from_utf8(record.value.unwrap().to_vec());
+        let mut twice: Vec<bool> =
+            good.map(|(_, record)| text(record).unwrap().contains(DUPLICATE)).collect();
+        if !twice.contains(&true) {
+            twice.clear();
+        }
+        for refusal in self.tables.admit(&records, &decoded, &from, &twice).expect("admitted") {
             let record = &records[refusal.record];
             let place = (record.partition, record.offset);
             for (output, before) in refusal.refused_by {
@@ -894,11 +915,12 @@ fn event() -> impl Strategy<Value = Event> {
             214_748_364_749,
         ]),
         prop::option::weighted(0.85, -4_000..4_000),
+        prop::bool::weighted(0.1),
     )
-        .prop_map(|(at, k, txt, small, n, big, amount, quarters)| {
+        .prop_map(|(at, k, txt, small, n, big, amount, quarters, duplicate)| {
             // The last instant that the calendar has.
             let at = at.map(|at| at.min(253_402_300_799_999_999));
-            Event { at, k, txt, small, n, big, amount, quarters }
+            Event { at, k, txt, small, n, big, amount, quarters, duplicate }
         })
 }
 

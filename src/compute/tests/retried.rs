@@ -37,7 +37,7 @@ proptest! {
             let batch = &records[pair[0]..pair[1]];
             let decoded = declared.decode(batch);
             let from = [(Partition(0), Offset(pair[0] as i64))];
-            for refusal in tables.admit(batch, &decoded, &from).expect("admitted") {
+            for refusal in tables.admit(batch, &decoded, &from, &[]).expect("admitted") {
                 let index = pair[0] + refusal.record;
                 let seen = before(index).map(|second| EventTime(second * 1_000_000));
                 prop_assert_eq!(
@@ -92,7 +92,8 @@ fn what_a_model_refuses_says_what_that_model_had_seen() {
     ];
     let records = records(&texts);
     let from = [(Partition(0), Offset(0))];
-    let refusals = tables.admit(&records, &declared.decode(&records), &from).expect("admitted");
+    let refusals =
+        tables.admit(&records, &declared.decode(&records), &from, &[]).expect("admitted");
     let found: Vec<_> = refusals.into_iter().map(|r| (r.record, r.refused_by)).collect();
     let (five, nine) = (Some(EventTime(5_000_000)), Some(EventTime(9_000_000)));
     assert_eq!(

@@ -38,7 +38,7 @@ fn a_cut_holds_nothing_of_the_one_before() {
     for (from, wanted) in [(0, "a 1 1 z "), (1, "a 1 9 a ")] {
         let records = &records(&events)[from..=from];
         let decoded = m.decode(records);
-        tables.admit(records, &decoded, &[(Partition(0), Offset(from as i64))]).unwrap();
+        tables.admit(records, &decoded, &[(Partition(0), Offset(from as i64))], &[]).unwrap();
         let sealed = tables.seal().unwrap();
         let cut = super::Cut { refused: Vec::new(), sealed };
         assert_eq!(cut.rows(), [wanted]);
@@ -131,7 +131,7 @@ fn rows_that_pile_up_are_reduced_to_the_latest_of_each_key() {
         let records: Vec<_> =
             events.iter().enumerate().map(|(i, text)| record(0, offset + i as i64, text)).collect();
         let decoded = m.decode(&records);
-        tables.admit(&records, &decoded, &[(Partition(0), Offset(offset))]).unwrap();
+        tables.admit(&records, &decoded, &[(Partition(0), Offset(offset))], &[]).unwrap();
         offset += 4_000;
         highest = highest.max(tables.memory());
     }
@@ -208,7 +208,7 @@ fn lateness_goes_on_from_the_mark() {
         tables.adopt(&marks, &[]);
         let records = records(&events);
         let decoded = m.decode(&records);
-        tables.admit(&records, &decoded, &[(Partition(0), Offset(0))]).unwrap();
+        tables.admit(&records, &decoded, &[(Partition(0), Offset(0))], &[]).unwrap();
         let counted = tables.seal().unwrap().counts;
         let counted = counted[&(Output::Model("m".into()), Partition(0))];
         assert_eq!(counted.fates, wanted, "{seen:?}");
@@ -234,7 +234,7 @@ fn instants_at_the_ends_of_64_bits_have_a_window() {
     records[0].timestamp = EventTime(i64::MIN);
     records[1].timestamp = EventTime(i64::MAX);
     let mut tables = m.fresh();
-    tables.admit(&records, &m.decode(&records), &[(Partition(0), Offset(0))]).unwrap();
+    tables.admit(&records, &m.decode(&records), &[(Partition(0), Offset(0))], &[]).unwrap();
     let sealed = tables.seal().unwrap();
     for row in super::values(&sealed.tables[0].1.rows) {
         assert!(row[0] < row[1], "{row:?}");

@@ -64,6 +64,7 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         lake: None,
         stop_above: None,
         keep_raw: true,
+        unique: None,
         forward: None,
         changes: None,
         schema: Arc::new(Schema::new(fields)),

@@ -31,6 +31,7 @@ struct Tally {
     refused: u64,
     waits: u64,
     lost: u64,
+    duplicates: u64,
     /// Not taken, with the reason: the first of them.
     told: Vec<Told>,
 }
@@ -187,6 +188,10 @@ impl Tally {
                     let names: Vec<String> = outputs.iter().map(ToString::to_string).collect();
                     ("taken, except", format!("by {}", names.join(", ")))
                 }
+                Outcome::Duplicate => {
+                    self.duplicates += 1;
+                    ("duplicate", "a record with its key was taken before".to_owned())
+                }
                 Outcome::Refused { class, column, reason } => {
                     self.refused += 1;
                     let column = column.map(|c| format!("{c}: ")).unwrap_or_default();
@@ -222,7 +227,7 @@ impl Tally {
             let rows: Vec<_> = self.told.iter().map(row).collect();
             text.push_str(&table::render(&["record", "letter of", "now", "why"], &rows));
             let told = self.told.len() as u64;
-            let all = self.taken_but + self.refused + self.waits + self.lost;
+            let all = self.taken_but + self.refused + self.waits + self.lost + self.duplicates;
             if told < all {
                 text.push_str(&format!("the first {told} of {all}\n"));
             }
@@ -230,9 +235,13 @@ impl Tally {
         }
         let would = if dry_run { " would be" } else { "" };
         text.push_str(&format!(
-            "{}{would} taken, {}{would} taken except by a model, {} still refused, {} wait, {} lost\n",
+            "{}{would} taken, {}{would} taken except by a model, {} still refused, {} wait, {} lost",
             self.taken, self.taken_but, self.refused, self.waits, self.lost
         ));
+        if self.duplicates > 0 {
+            text.push_str(&format!(", {} left out as duplicates", self.duplicates));
+        }
+        text.push('\n');
         text
     }
 
@@ -254,6 +263,7 @@ impl Tally {
             "refused": self.refused,
             "wait": self.waits,
             "lost": self.lost,
+            "duplicates": self.duplicates,
             "first_not_taken": self.told.iter().map(told).collect::<Vec<_>>(),
         })
     }

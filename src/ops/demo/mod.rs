@@ -166,7 +166,7 @@ async fn prove(warehouse: &Warehouse, produced: usize) -> Result<()> {
     let sql = include_str!("../../../sql/queries/proof.sql");
     let rows = show(
         warehouse,
-        "proof: offsets passed = accepted + filtered + late + dead + absent + lost",
+        "proof: offsets passed = accepted + filtered + late + dead + absent + duplicate + lost",
         sql,
     )
     .await?;

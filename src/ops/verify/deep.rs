@@ -10,6 +10,8 @@
 //! Offsets recur from generation to generation of a partition: everything here is by [`Place`]. A cut
 //! is of one generation in each of its partitions, and generations follow each other.
 
+mod places;
+
 use super::{super::references::restored, Report, shallow::Evidence};
 use crate::{
     catalog::{Catalog, Model, Topic},
@@ -29,24 +31,14 @@ use arrow::{
     datatypes::TimestampMicrosecondType,
 };
 use bytes::Bytes;
+use places::{Marks, Place, comparable, place_of};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 /// Rows given to a model at a time.
 const ROWS: usize = 8_192;
-
-/// A partition within a generation: there an offset stands for one record.
-type Place = (Partition, i32);
-
-/// Of one output.
-#[derive(Default)]
-struct Marks {
-    marks: BTreeMap<Place, Mark>,
-    /// Offsets that were accepted as gone.
-    lost: Vec<(Place, Offset, Offset)>,
-}
 
 pub struct Rebuild {
     topics: BTreeMap<Arc<str>, RebuildTopic>,
@@ -71,6 +63,10 @@ struct RebuildModel {
     /// The generation in which each partition stands.
     stands: BTreeMap<Partition, i32>,
     advances: Vec<(i32, IdleAdvance)>,
+    /// The lake has no duplicates, but they raised the watermark: those still to come.
+    duplicates: BTreeMap<Place, VecDeque<(i64, EventTime)>>,
+    /// The highest event time so far.
+    reached: BTreeMap<Partition, EventTime>,
     /// What it took by a retry, with the highest event time to judge by.
     retried: BTreeMap<(Place, i64), Option<EventTime>>,
     /// What it refused although the lake has it.
@@ -127,6 +123,12 @@ impl Rebuild {
     }
 
     pub async fn begin(&mut self, snapshot: &mut Snapshot, evidence: &Evidence) -> Result<()> {
+        for (name, topic) in &mut self.topics {
+            let duplicates = snapshot.duplicates_of(name).await?;
+            for model in &mut topic.models {
+                model.duplicates.clone_from(&duplicates);
+            }
+        }
         for (topic, model) in
             self.topics.iter_mut().flat_map(|(name, t)| t.models.iter_mut().map(move |m| (name, m)))
         {
@@ -376,6 +378,8 @@ impl RebuildModel {
             marks,
             stands: BTreeMap::new(),
             advances: advances.map(|(_, generation, advance)| (*generation, *advance)).collect(),
+            duplicates: BTreeMap::new(),
+            reached: BTreeMap::new(),
             retried,
             refused,
             uses: BTreeMap::new(),
@@ -469,9 +473,9 @@ impl RebuildModel {
         if retried.true_count() > 0 {
             let in_place = not(&retried).map_err(|e| Error::halt("filter rows").because(e))?;
             self.add_retried(topic, only(&rows, &retried)?)?;
-            return self.add_in_place(topic, only(&rows, &in_place)?);
+            return self.add_in_place(topic, &only(&rows, &in_place)?);
         }
-        self.add_in_place(topic, rows)
+        self.add_in_place(topic, &rows)
     }
 
     fn add_retried(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
@@ -483,7 +487,42 @@ impl RebuildModel {
         self.tables.admit_retried(&decoded(topic, rows), &before).map(drop)
     }
 
-    fn add_in_place(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
+    /// Between the rows the duplicates, which are not there, raise the watermark.
+    fn add_in_place(&mut self, topic: &Topic, rows: &RecordBatch) -> Result<()> {
+        let event_times = event_times(topic, rows);
+        let (partitions, offsets) = places(rows);
+        let mut start = 0;
+        for row in 0..rows.num_rows() {
+            let partition = Partition(partitions[row]);
+            if let Some(event_time) = self.raised_before(partition, offsets[row]) {
+                self.admit(topic, rows.slice(start, row - start))?;
+                self.tables.observe(partition, event_time);
+                self.reached.insert(partition, event_time);
+                start = row;
+            }
+            let reached = self.reached.entry(partition).or_insert(event_times[row]);
+            *reached = event_times[row].max(*reached);
+        }
+        self.admit(topic, rows.slice(start, rows.num_rows() - start))
+    }
+
+    /// How far duplicates before this offset have raised the watermark, if they have.
+    fn raised_before(&mut self, partition: Partition, offset: i64) -> Option<EventTime> {
+        let place = place_of(partition.0, &self.stands);
+        let first = self.marks.marks.get(&place)?.first.0;
+        let ahead = self.duplicates.get_mut(&place)?;
+        let mut highest = None;
+        while let Some((at, event_time)) = ahead.front().copied().filter(|(at, _)| *at < offset) {
+            ahead.pop_front();
+            // What was retried raised none.
+            if at >= first && !self.retried.contains_key(&(place, at)) {
+                highest = highest.max(Some(event_time));
+            }
+        }
+        highest.filter(|t| self.reached.get(&partition).is_none_or(|reached| t > reached))
+    }
+
+    fn admit(&mut self, topic: &Topic, rows: RecordBatch) -> Result<()> {
         let (partitions, offsets) = places(&rows);
         let records: Vec<RawRecord<'_>> = partitions
             .iter()
@@ -499,62 +538,11 @@ impl RebuildModel {
         let standing = self.marks.marks.iter();
         let standing = standing.filter(|((p, g), _)| self.stands.get(p) == Some(g));
         let from: Vec<(Partition, Offset)> = standing.map(|((p, _), m)| (*p, m.first)).collect();
-        let decoded = decoded(topic, rows.clone());
+        let decoded = decoded(topic, rows);
         // What a model refuses, it refused then: those stand in the dead letters.
-        self.tables.admit(&records, &decoded, &from)?;
+        self.tables.admit(&records, &decoded, &from, &[])?;
         Ok(())
     }
-}
-
-impl Marks {
-    fn of(evidence: &Evidence, topic: &str, output: &Output) -> Self {
-        let mut found = Self::default();
-        for m in evidence.all_marks().filter(|m| &*m.topic == topic && m.output == *output) {
-            let place = (m.partition, m.generation);
-            found.marks.insert(place, m.mark);
-            let gaps = evidence.gaps_of(m).into_iter();
-            found.lost.extend(gaps.map(|(from, to)| (place, from, to)));
-        }
-        found
-    }
-}
-
-fn place_of(partition: i32, generations: &BTreeMap<Partition, i32>) -> Place {
-    let partition = Partition(partition);
-    (partition, generations.get(&partition).copied().unwrap_or_default())
-}
-
-/// Every offset that the model has seen must be one that the lake has.
-fn comparable(model: &Marks, lake: &Marks) -> Result<(), String> {
-    for (place, from, to) in &lake.lost {
-        let Some(mark) = model.marks.get(place) else { continue };
-        let (from, to) = ((*from).max(mark.first), (*to).min(mark.next));
-        let lost_too = model.lost.iter().any(|(p, f, t)| p == place && *f <= from && to <= *t);
-        if from < to && !lost_too {
-            return Err(format!(
-                "the lake lost offsets {}..{} of partition {}, which the table has",
-                from.0, to.0, place.0.0
-            ));
-        }
-    }
-    let (model, lake) = (&model.marks, &lake.marks);
-    if model.is_empty() {
-        return Err("it has no marks yet".to_owned());
-    }
-    for (place, mark) in model {
-        let partition = place.0;
-        match lake.get(place) {
-            Some(lake) if lake.first <= mark.first && lake.next >= mark.next => {}
-            Some(lake) => {
-                return Err(format!(
-                    "the lake has {}..{} of partition {}, the table {}..{}; when the lake has caught up it can be",
-                    lake.first.0, lake.next.0, partition.0, mark.first.0, mark.next.0
-                ));
-            }
-            None => return Err(format!("the lake has nothing of partition {}", partition.0)),
-        }
-    }
-    Ok(())
 }
 
 /// By partition and offset.

@@ -3,11 +3,12 @@
 //! Owns: what must hold and how a breach is told. Does not own: mending it.
 //!
 //! V-1  Of each output and partition: offsets passed = accepted + filtered + late + dead + absent +
-//!      lost, and the lost ones are those that a person accepted.
+//!      duplicate + lost, and the lost ones are those that a person accepted.
 //! V-2  The manifest's files hold what the lake's marks accepted: no gap, no overlap. Files of retried
 //!      dead letters stand between those of cuts: of them the number of rows and the bounds.
 //! V-3  Every file of the manifest is there, with its size and checksum; nothing else is.
-//! V-4  Every dead letter that a mark counts is stored, and no other; of retried ones none.
+//! V-4  Every dead letter and every duplicate that a mark counts is stored, and no other; of retried
+//!      letters none.
 //! V-5  No mark is ahead of Kafka's end.
 //! V-6  (deep) Each (`_partition`, `_offset`) stands in the lake once, below its mark.
 //! V-7  (deep) Each model's table equals what its SQL makes of the lake's rows.
@@ -115,6 +116,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         gaps: snapshot.gaps().await?,
         files: snapshot.files().await?,
         dead_letters: snapshot.dead_letters().await?,
+        duplicates: snapshot.duplicates().await?,
         advances: snapshot.advances().await?,
         stray_letters: snapshot.stray_letters().await?,
         retried: snapshot.retried().await?,

@@ -9,11 +9,11 @@ use crate::{
     record::{IdleAdvance, Offset, Output, Partition, Span},
     warehouse::{
         MarkRow, Warehouse, references,
-        snapshot::{GapRow, ManifestFile, OfMark, RefusedRow, RetriedRow, Snapshot},
+        snapshot::{Counts, GapRow, ManifestFile, RefusedRow, RetriedRow, Snapshot},
     },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -25,7 +25,8 @@ pub struct Evidence {
     pub gaps: Vec<GapRow>,
     /// In order of (topic, sequence, path).
     pub files: Vec<ManifestFile>,
-    pub dead_letters: HashMap<OfMark, u64>,
+    pub dead_letters: Counts,
+    pub duplicates: Counts,
     /// By place, with its generation.
     pub advances: Vec<(Arc<str>, i32, IdleAdvance)>,
     pub stray_letters: Vec<(String, String, i32, i64)>,
@@ -91,6 +92,13 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
             report.finding(
                 "V-4",
                 format!("{}: {} refused, {stored} dead letters stored", place(m), fates.dead),
+            );
+        }
+        let recorded = evidence.duplicates.get(&key).copied().unwrap_or_default();
+        if recorded != fates.duplicate {
+            report.finding(
+                "V-4",
+                format!("{}: {} duplicates, {recorded} recorded", place(m), fates.duplicate),
             );
         }
         match &m.output {

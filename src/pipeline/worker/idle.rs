@@ -72,7 +72,7 @@ impl Worker {
         let reader = *self.readers.get(&partition)?;
         let admitted = self.lanes.iter().all(|lane| match lane.holds.get(&partition) {
             // A mark above it: the log was made anew, which others notice.
-            Some(Hold::Open { marks, position }) => {
+            Some(Hold::Open { marks, position, .. }) => {
                 *position == reader && marks.values().all(|mark| mark.next <= reader)
             }
             Some(Hold::Taking | Hold::Gone { .. }) | None => false,

@@ -13,8 +13,10 @@ pub(super) enum Hold {
     Taking,
     Open {
         marks: BTreeMap<Output, Mark>,
-        /// Admitted up to here: at or above every mark.
+        /// Received up to here: at or above every mark.
         position: Offset,
+        /// In a cut up to here: below `position` only where the lake waits for the judge.
+        admitted: Offset,
     },
     /// Claimed, and stands: offsets of its marks are gone.
     Gone { look_at: Moment },

@@ -5,7 +5,8 @@
 use crate::{
     error::Kind,
     record::{
-        Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, Span, gap::Gap,
+        Epoch, EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord, Span,
+        gap::Gap,
     },
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// Wait after being fenced: the group's own news (revoked, lost) should come first.
     pub fenced_wait: Duration,
+    /// The topic has a judge (`unique`) in the lane of tables, and the lake follows it (J-1).
+    pub judged: bool,
     /// Partitions that stand because offsets are gone are taken again so often.
     pub look_again: Duration,
     /// A partition that had nothing to read for so long has its watermark moved by the clock; None:
@@ -59,6 +62,7 @@ impl Default for Settings {
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(15),
             fenced_wait: Duration::from_secs(5),
+            judged: false,
             look_again: Duration::from_secs(5),
             idle_after: None,
             idle_check: Duration::from_secs(5),
@@ -74,6 +78,21 @@ pub struct Arrival {
     /// After the last record, or the log's end: everything below has been delivered or is absent.
     pub next: Offset,
     pub records: u64,
+}
+
+impl Arrival {
+    /// One per partition.
+    pub fn of(records: &[RawRecord<'_>]) -> Vec<Self> {
+        let mut arrivals: BTreeMap<Partition, Self> = BTreeMap::new();
+        for run in records.chunk_by(|a, b| a.partition == b.partition) {
+            let partition = run[0].partition;
+            let next = Offset::after(run[run.len() - 1].offset);
+            let arrival = arrivals.entry(partition).or_insert(Self { partition, next, records: 0 });
+            arrival.next = next;
+            arrival.records += run.len() as u64;
+        }
+        arrivals.into_values().collect()
+    }
 }
 
 /// What an open cut holds, measured by the driver after each admission.
@@ -204,6 +223,11 @@ pub enum Effect {
     Open { lane: Lane, cut: u64, sequence: i64, partition: Partition, from: Offset, epoch: Epoch },
     /// Add the records of the fetch at hand, per partition those at or above the offset.
     Admit { lane: Lane, from: Vec<(Partition, Offset)> },
+    /// Of the lake of a judged topic: hold the records of the fetch at hand, per partition those
+    /// at or above the offset, until `Follow`.
+    Hold { from: Vec<(Partition, Offset)> },
+    /// Verdicts below these offsets are committed: add what is held of them to the lake's cut.
+    Follow { to: Vec<(Partition, Offset)> },
     /// Read the clock, then ask the partitions' leaders where their logs end; answered by `Ends`.
     AskEnds { partitions: Vec<Partition> },
     /// The open cut of the tables: event time had come so far before the record at this offset.

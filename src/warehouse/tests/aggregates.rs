@@ -118,7 +118,7 @@ async fn work(
                 .collect();
             let decoded = decoder.decode(&records);
             assert_eq!(decoded.rejects, []);
-            let refused = tables.admit(&records, &decoded, &[(place, mark.next)]).unwrap();
+            let refused = tables.admit(&records, &decoded, &[(place, mark.next)], &[]).unwrap();
             assert_eq!(refused, []);
             next = end;
             if random.random_bool(0.05) {
@@ -371,7 +371,7 @@ async fn a_counter_that_falls_is_told_and_one_window_after_another_needs_no_key(
             value: Some(record.as_bytes()),
         }];
         let decoded = Decoder::new(declared.topic.clone(), None).decode(&records);
-        tables.admit(&records, &decoded, &[(place, mark.next)]).unwrap();
+        tables.admit(&records, &decoded, &[(place, mark.next)], &[]).unwrap();
         let sealed = tables.seal().unwrap().tables.into_iter();
         let yields = sealed.map(|(model, delta)| Yield::Table { model, delta }).collect();
         let advances = vec![advance(&output, 0, &mark, 1)];

@@ -8,6 +8,7 @@ mod merging;
 mod protocol;
 pub mod sessions;
 mod tables;
+mod unique;
 
 use super::{Claim, Warehouse, WarehouseSettings};
 use crate::{

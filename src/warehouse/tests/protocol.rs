@@ -28,7 +28,8 @@ async fn a_commit_moves_marks_and_rows_together() {
     let mut refused = advance(&Output::DeadLetters, 1, &of(&Output::DeadLetters, 1), 7);
     refused.fates = Fates { filtered: 6, dead: 1, ..Fates::default() };
     let mut mixed = advance(&output, 1, &of(&output, 1), 7);
-    mixed.fates = Fates { accepted: 2, filtered: 1, late: 1, dead: 1, absent: 2, lost: 0 };
+    mixed.fates =
+        Fates { accepted: 2, filtered: 1, late: 1, dead: 1, absent: 1, duplicate: 1, lost: 0 };
     let letter = DeadLetter {
         output: Output::DeadLetters,
         partition: Partition(1),

@@ -57,12 +57,31 @@
 //! | gaps of what is not held any more are listened to | 19 | a seek of what is not held |
 //! | what stands is taken again and its answer not awaited | 1 | no end in sight |
 //!
+//! Of the judge and of the lake that follows it:
+//!
+//! | mutant | seed | caught as |
+//! | --- | --- | --- |
+//! | the lake takes what is not judged | 1 | J-1 |
+//! | a contested cut is not given up | 563 | U-1 |
+//! | a contested cut's commit looks at later keys alone | 11 | U-1 |
+//! | an abandoned cut's keys stay | 5 | U-1 |
+//! | what is recorded is judged again | 1 | U-2 |
+//! | duplicates raise no watermark | 1 | U-1 |
+//! | the judge does not hear the clock | 195 | U-1 |
+//! | keys of other lives are not read | 1 | U-1 |
+//! | keys that a commit meets are not learned | 5 | U-1 |
+//! | no key is ever forgotten | 1 | U-1 |
+//! | a cut takes the keys of the one before as well | 995 | U-1 |
+//! | the lake leaves out nothing | 1 | C-3: duplicates invented |
+//!
 //! Survivors, for they change when and not what: marks that wait for a lake cut do not end it, a
 //! commit does not move the worker's copy of a mark (acknowledged late), taking ends the doubling
-//! of waits. The worker's unit tests catch these three. Two guards are the second of two: readers
+//! of waits, fetching goes on while the judge is away, a lake that follows drains in two cuts. The
+//! worker's unit tests catch these five. Two guards are the second of two: readers
 //! of leaving partitions, and of those assigned anew, are gone before their records come.
 
 mod group;
+mod judge;
 mod process;
 mod servers;
 mod tasks;

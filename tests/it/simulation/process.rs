@@ -2,14 +2,18 @@
 //! `pipeline::driver`, `pipeline::encoder` and `compute` do them.
 
 use super::{
+    judge::{KEYS_MAX, WITHIN},
     servers::{Commit, DISORDER, File, Life, Log, Out, Place, Verdict, WINDOW},
     tasks::{Task, TaskId, Upload, Work},
     world::World,
 };
 use highwater::{
+    compute::unique::{Judge, Key, Memory, Verdicts},
+    error::Kind,
     event_time::Lateness,
-    pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Worker},
+    pipeline::worker::{Arrival, Effect, Input, Move, Settings, Size, Ticket, Worker},
     record::{EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition},
+    warehouse::Taken,
 };
 use rand::Rng;
 use std::{
@@ -24,6 +28,9 @@ pub enum News {
     Revoked(u64, Vec<i32>),
     Lost(Vec<i32>),
     Worker(Input),
+    Taken { lane: Lane, ticket: Ticket, taken: Taken, memory: Memory },
+    Committed { cut: u64, learned: Memory },
+    Reached(Vec<(Partition, EventTime)>),
 }
 
 /// A fetch, ordered by partition and offset.
@@ -90,10 +97,21 @@ pub struct Process {
     lake_standing: BTreeSet<i32>,
     lake: Option<OpenLake>,
     flights: BTreeMap<Lane, (u64, Vec<Move>)>,
+    /// Of a topic with `unique`.
+    judge: Option<Judge>,
+    memory: Memory,
+    /// The one that is open.
+    tables_cut: Option<u64>,
+    /// What waits for its verdict on the way to the lake.
+    waiting: BTreeMap<i32, VecDeque<i64>>,
 }
 
 impl Process {
     pub fn new(life: Life, slot: usize, settings: Settings, outputs: Vec<Out>) -> Self {
+        let judge = settings.judged.then(|| {
+            let disorder = Duration::from_micros(DISORDER as u64);
+            Judge::new(WITHIN, disorder, KEYS_MAX)
+        });
         Self {
             life,
             slot,
@@ -118,6 +136,10 @@ impl Process {
             lake_standing: BTreeSet::new(),
             lake: None,
             flights: BTreeMap::new(),
+            judge,
+            memory: Memory::default(),
+            tables_cut: None,
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -191,8 +213,30 @@ impl World {
                     p.held.remove(partition);
                     p.reading.remove(partition);
                     p.seeks.remove(partition);
+                    p.waiting.remove(partition);
                 }
                 Input::Lost(partitions(&list))
+            }
+            News::Taken { lane, ticket, taken: Taken { marks, gaps, advances }, memory } => {
+                p.memory = memory;
+                self.decide(p, Input::Taken { lane, ticket, marks, gaps, advances }, &[])?;
+                return self.give_up_contested(p);
+            }
+            News::Committed { cut, learned } => {
+                if p.flights.get(&Lane::Tables).is_some_and(|(flight, _)| *flight == cut) {
+                    p.flights.remove(&Lane::Tables);
+                    if let Some(judge) = &mut p.judge {
+                        judge.learn(&learned);
+                    }
+                }
+                self.decide(p, Input::Committed { lane: Lane::Tables, cut }, &[])?;
+                return self.give_up_contested(p);
+            }
+            News::Reached(reached) => {
+                if let Some(judge) = &mut p.judge {
+                    judge.hear(&reached);
+                }
+                return Ok(());
             }
             News::Worker(input) => {
                 if let Input::Committed { lane, cut } = input
@@ -204,6 +248,16 @@ impl World {
             }
         };
         self.decide(p, input, &[])
+    }
+
+    fn give_up_contested(&mut self, p: &mut Process) -> Result<(), Gone> {
+        match (p.judge.as_ref().is_some_and(Judge::is_contested), p.tables_cut) {
+            (true, Some(cut)) => {
+                let (kind, why) = (Kind::Retry, "contested".to_owned());
+                self.decide(p, Input::Failed { lane: Lane::Tables, cut, kind, why }, &[])
+            }
+            (true, None) | (false, _) => Ok(()),
+        }
     }
 
     fn disturb(&mut self, p: &mut Process) {
@@ -224,7 +278,9 @@ impl World {
             if crash == Some(true) {
                 return Err(Gone);
             }
-            self.act(p, effect, batch);
+            if let Some(input) = self.act(p, effect, batch) {
+                self.decide(p, input, batch)?;
+            }
             if crash == Some(false) {
                 return Err(Gone);
             }
@@ -275,7 +331,8 @@ impl World {
             self.trace(|| format!("life {}: {partition} is out of reach", p.life));
             self.decide(p, Input::OutOfReach(Partition(partition)), &[])?;
         }
-        let size = Size { memory: p.rows.len(), ..Size::default() };
+        let waiting = p.waiting.values().map(VecDeque::len).sum::<usize>();
+        let size = Size { memory: p.rows.len() + waiting, ..Size::default() };
         self.decide(p, Input::Measured { lane: Lane::Tables, size }, &[])?;
         let size = match &p.lake {
             Some(lake) => Size {
@@ -330,7 +387,8 @@ impl World {
         (batch, passed, more)
     }
 
-    fn act(&mut self, p: &mut Process, effect: Effect, batch: &[Place]) {
+    /// Some: a cut that cannot stand.
+    fn act(&mut self, p: &mut Process, effect: Effect, batch: &[Place]) -> Option<Input> {
         match effect {
             Effect::Take { lane, ticket, partitions } => {
                 let outputs = p.outputs_of(lane);
@@ -350,7 +408,8 @@ impl World {
                 p.disturbed.remove(&partition);
                 p.seeks.insert(partition, to.0);
             }
-            Effect::Open { lane: Lane::Tables, .. } => {
+            Effect::Open { lane: Lane::Tables, cut, .. } => {
+                p.tables_cut = Some(cut);
                 let empty = p.rows.is_empty() && p.advances.is_empty();
                 assert!(empty, "a cut opens on another's rows");
             }
@@ -371,6 +430,14 @@ impl World {
                     Lane::Lake => self.admit_to_lake(p, &rows),
                 }
             }
+            Effect::Hold { from } => {
+                for &(partition, offset) in batch {
+                    if from.iter().any(|(q, floor)| q.0 == partition && offset >= floor.0) {
+                        p.waiting.entry(partition).or_default().push_back(offset);
+                    }
+                }
+            }
+            Effect::Follow { to } => return self.follow(p, &to),
             Effect::Seal { lane, cut, moves, .. } => self.seal(p, lane, cut, moves),
             Effect::Abandon { lane } => self.abandon(p, lane),
             Effect::Release { partitions } => self.release(p, &numbers(&partitions)),
@@ -380,6 +447,9 @@ impl World {
                         let next = self.warehouse.next(*out, partition.0);
                         assert!(next >= Some(offset.0), "acknowledged before it was committed");
                     }
+                    if let Some(judge) = &mut p.judge {
+                        judge.passed(partition, offset);
+                    }
                 }
             }
             Effect::Stand { partition } => {
@@ -388,6 +458,29 @@ impl World {
             }
             Effect::Stop { .. } => p.stopped = true,
         }
+        None
+    }
+
+    fn follow(&mut self, p: &mut Process, to: &[(Partition, Offset)]) -> Option<Input> {
+        for &(partition, to) in to {
+            let waiting = p.waiting.entry(partition.0).or_default();
+            let later = waiting.split_off(waiting.partition_point(|offset| *offset < to.0));
+            let free = std::mem::replace(waiting, later);
+            let Some(first) = free.front() else { continue };
+            let judge = p.judge.as_ref().expect("only a judge is followed");
+            let twice = match judge.duplicates(partition, *first, to) {
+                Ok(twice) => twice,
+                Err(error) => {
+                    let (kind, why) = (error.kind, error.to_string());
+                    let cut = p.lake.as_ref().expect("a cut is open when it is added to").cut;
+                    return Some(Input::Failed { lane: Lane::Lake, cut, kind, why });
+                }
+            };
+            let fresh = free.iter().filter(|offset| !twice.contains(offset));
+            let rows: Vec<Place> = fresh.map(|offset| (partition.0, *offset)).collect();
+            self.admit_to_lake(p, &rows);
+        }
+        None
     }
 
     fn admit_to_lake(&mut self, p: &mut Process, rows: &[Place]) {
@@ -422,6 +515,9 @@ impl World {
         let IdleAdvance { partition, before, event_time } = advance;
         let end = self.logs[partition.0 as usize].end_at(p.asked);
         assert!(before.0 >= end, "E-4: an advance at {}@{}, before {end}", partition.0, before.0);
+        if let Some(judge) = &mut p.judge {
+            judge.hear(&[(partition, event_time)]);
+        }
         let mut rises = false;
         for (_, standing) in p.standing.iter_mut().filter(|((_, of), _)| *of == partition.0) {
             assert!(standing.floor <= before.0, "E-4: an advance below a mark");
@@ -439,10 +535,11 @@ impl World {
         let before = p.flights.insert(lane, (cut, moves.clone()));
         assert!(before.is_none(), "P-1: {lane:?} has a second commit in flight");
         let (rows, advances, files) = (Vec::new(), Vec::new(), Vec::new());
-        let times = BTreeMap::new();
-        let mut commit = Commit { life: p.life, lane, cut, moves, rows, advances, times, files };
+        let (life, times, verdicts) = (p.life, BTreeMap::new(), Verdicts::default());
+        let mut commit = Commit { life, lane, cut, moves, rows, advances, times, verdicts, files };
         match lane {
             Lane::Tables => {
+                p.tables_cut = None;
                 for m in &commit.moves {
                     let key = (Out::of(&m.output), m.partition.0);
                     let standing = p.standing.get_mut(&key).expect("a mark was adopted");
@@ -451,7 +548,8 @@ impl World {
                 }
                 let rows = std::mem::take(&mut p.rows);
                 let advances = std::mem::take(&mut p.advances).into_iter().collect();
-                self.start_commit(Commit { rows, advances, ..commit });
+                let verdicts = p.judge.as_mut().map(Judge::seal).unwrap_or_default();
+                self.start_commit(Commit { rows, advances, verdicts, ..commit });
             }
             Lane::Lake => {
                 let lake = p.lake.take().expect("a cut is open when it is sealed");
@@ -467,12 +565,17 @@ impl World {
         }
         match lane {
             Lane::Tables => {
+                p.tables_cut = None;
                 p.rows.clear();
                 p.advances.clear();
                 p.standing.clear();
+                if let Some(judge) = &mut p.judge {
+                    judge.abandon();
+                }
             }
             Lane::Lake => {
                 p.lake_standing.clear();
+                p.waiting.clear();
                 for (task, _) in p.lake.take().into_iter().flat_map(|lake| lake.files.into_values())
                 {
                     self.tasks.remove(task);
@@ -484,6 +587,7 @@ impl World {
     fn release(&mut self, p: &mut Process, partitions: &[i32]) {
         for &partition in partitions {
             assert!(!p.holds_work_of(partition), "P-5: {partition} is released while it has work");
+            p.waiting.remove(&partition);
         }
         let mut answers = Vec::new();
         for (round, waiting) in &mut p.releases {
@@ -505,6 +609,9 @@ fn adopt(
     marks: &[(Output, Partition, Mark)],
     advances: &[IdleAdvance],
 ) {
+    if let (Lane::Tables, Some(judge)) = (lane, &mut p.judge) {
+        judge.adopt(marks, advances, &p.memory);
+    }
     for (output, partition, mark) in marks {
         match lane {
             Lane::Tables => {
@@ -518,6 +625,7 @@ fn adopt(
             }
             Lane::Lake => {
                 p.lake_standing.insert(partition.0);
+                p.waiting.remove(&partition.0);
             }
         }
     }
@@ -525,16 +633,22 @@ fn adopt(
 
 fn admit_to_tables(p: &mut Process, rows: &[Place], logs: &[Log]) {
     for &(partition, offset) in rows {
+        let (key, time) = logs[partition as usize].record(offset);
+        let (key, time) = (Key(u128::from(key)), EventTime(time));
+        let judge = p.judge.as_mut();
+        let is_duplicate =
+            judge.is_some_and(|judge| judge.verdict(Partition(partition), offset, time, key));
         for &out in &p.outputs {
             let standing = p.standing.get_mut(&(out, partition));
             let standing = standing.expect("a record before its mark");
             if offset >= standing.floor {
                 standing.pass(offset);
-                let time = EventTime(logs[partition as usize].event_time(offset));
                 let end = time.0.div_euclid(WINDOW) * WINDOW + WINDOW;
                 let late = standing.lateness.watermark.is_final(end, 0);
                 standing.lateness.observe(time);
-                p.rows.push((out, (partition, offset), late));
+                if !is_duplicate {
+                    p.rows.push((out, (partition, offset), late));
+                }
             }
         }
     }

@@ -4,7 +4,9 @@
 //!
 //! Every method checks what it is asked against the invariants and panics where one is broken.
 
+use super::judge::{Kept, Records};
 use highwater::{
+    compute::unique::{Memory, Verdicts},
     error::Kind,
     pipeline::worker::Move,
     record::{
@@ -71,7 +73,8 @@ pub struct Log {
     pub start: i64,
     /// Retention has passed what is below; `present` remembers it all the same.
     pub oldest: i64,
-    present: Vec<bool>,
+    /// The key of each record.
+    present: Vec<Option<u32>>,
     /// Event time, and when it was appended.
     times: Vec<(i64, u64)>,
 }
@@ -89,8 +92,8 @@ impl Log {
         PartitionLog { topic_id: None, oldest: Offset(self.oldest), end: Offset(self.end()) }
     }
 
-    pub fn append(&mut self, record: bool, event_time: i64, now: u64) {
-        self.present.push(record);
+    pub fn append(&mut self, key: Option<u32>, event_time: i64, now: u64) {
+        self.present.push(key);
         self.times.push((event_time, now));
     }
 
@@ -105,7 +108,13 @@ impl Log {
 
     pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = i64> + '_ {
         let (low, high) = (from.max(self.start), to.min(self.end()).max(self.start));
-        (low..high).filter(|o| self.present[(o - self.start) as usize])
+        (low..high).filter(|o| self.present[(o - self.start) as usize].is_some())
+    }
+
+    /// Key and event time of a record that is there.
+    pub fn record(&self, offset: i64) -> (u32, i64) {
+        let key = self.present[(offset - self.start) as usize].expect("a record");
+        (key, self.event_time(offset))
     }
 }
 
@@ -144,6 +153,9 @@ struct Committed {
     completed: bool,
 }
 
+/// How far event time came without a record: by place.
+pub type Advances = BTreeMap<Place, i64>;
+
 /// A cut on its way.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -157,6 +169,8 @@ pub struct Commit {
     pub advances: Vec<(Place, i64)>,
     /// Per mark that moves: how far event time had come.
     pub times: BTreeMap<(Out, i32), Option<i64>>,
+    /// Of the judge.
+    pub verdicts: Verdicts,
     /// Of the lake.
     pub files: Vec<File>,
 }
@@ -169,10 +183,12 @@ pub struct Warehouse {
     /// What each output of the tables made of each record.
     verdicts: BTreeMap<(Out, Place), bool>,
     /// `highwater.idle_advances`.
-    advances: BTreeMap<Place, i64>,
+    advances: Advances,
     files: BTreeMap<String, Committed>,
     /// Upload to path, partition, epoch.
     notes: BTreeMap<u64, (String, i32, i64)>,
+    pub records: Records,
+    pub judged: bool,
     pub commits: u64,
     pub fenced: u64,
     pub lost: u64,
@@ -186,6 +202,10 @@ impl Row {
 }
 
 impl Warehouse {
+    pub fn new(judged: bool) -> Self {
+        Self { judged, ..Self::default() }
+    }
+
     pub fn take(
         &mut self,
         life: Life,
@@ -314,6 +334,9 @@ impl Warehouse {
                 let end = t.div_euclid(WINDOW) * WINDOW + WINDOW;
                 let late = highest.is_some_and(|highest| end <= highest - DISORDER);
                 seen.push(t);
+                if self.records.duplicates.contains(&(p, offset)) {
+                    continue;
+                }
                 let judged = self.verdicts.get(&(out, (p, offset)));
                 assert_eq!(
                     judged,
@@ -330,7 +353,7 @@ impl Warehouse {
         commit: &Commit,
         logs: &[Log],
         given_up: bool,
-    ) -> Result<(), (Kind, String)> {
+    ) -> Result<Memory, (Kind, String)> {
         for m in &commit.moves {
             let key = (Out::of(&m.output), m.partition.0);
             let row = self.marks.get(&key).expect("a move names a mark that was taken");
@@ -342,6 +365,33 @@ impl Warehouse {
             assert!(rival, "refused without a rival: {key:?} {m:?}, found {row:?}");
             self.fenced += 1;
             return Err((Kind::Fenced, format!("{key:?} {m:?} found {row:?}")));
+        }
+        let mut learned = Memory::default();
+        if self.judged {
+            let reached = self.reached_by(commit);
+            let mut advances = self.advances.clone();
+            advances.extend(commit.advances.iter().copied());
+            let number = self.commits;
+            match commit.lane {
+                Lane::Tables => {
+                    let lost = |p: i32, offset: i64| {
+                        self.marks
+                            .get(&(Out::DeadLetters, p))
+                            .is_some_and(|row| row.is_lost(offset))
+                    };
+                    let kept = Kept { reached: &reached, advances: &advances, logs, lost: &lost };
+                    let met = self.records.commit(commit, &kept, number, given_up);
+                    let met =
+                        met.ok_or_else(|| (Kind::Retry, "another process took a key".to_owned()));
+                    learned = met?;
+                }
+                Lane::Lake => {
+                    for m in &commit.moves {
+                        let judged = self.next(Out::DeadLetters, m.partition.0);
+                        assert!(judged >= Some(m.span.to.0), "J-1: ahead of the judge: {m:?}");
+                    }
+                }
+            }
         }
         self.check_yield(commit, logs);
         self.record_advances(commit);
@@ -376,7 +426,40 @@ impl Warehouse {
             assert_eq!(row.first + row.fates as i64 + lost, row.next, "I-3 at {key:?}");
         }
         self.commits += 1;
-        Ok(())
+        Ok(learned)
+    }
+
+    /// How far event time of each partition has come for the judge when this is committed.
+    fn reached_by(&self, commit: &Commit) -> BTreeMap<i32, i64> {
+        let mut reached: BTreeMap<_, _> =
+            self.reached().into_iter().map(|(p, time)| (p.0, time.0)).collect();
+        for (&(out, p), time) in &commit.times {
+            if let (Out::DeadLetters, Some(time)) = (out, time) {
+                reached.insert(p, *time);
+            }
+        }
+        reached
+    }
+
+    /// As far as it is committed.
+    pub fn reached(&self) -> Vec<(Partition, EventTime)> {
+        let of_judge = self.marks.iter().filter(|((out, _), _)| *out == Out::DeadLetters);
+        let reached = |((_, p), row): (&(Out, i32), &Row)| {
+            Some((Partition(*p), EventTime(row.event_time_max?)))
+        };
+        of_judge.filter_map(reached).collect()
+    }
+
+    /// `oldest`: where the lake begins if it has no mark yet.
+    pub fn recall(&self, oldest: &[(i32, i64)]) -> Memory {
+        let floors = oldest.iter().map(|&(p, oldest)| {
+            let marks = Out::ALL.iter().filter_map(|out| self.next(*out, p));
+            let lowest = marks.min().unwrap_or(oldest);
+            let is_there = self.next(Out::Lake, p).is_some();
+            (p, if is_there { lowest } else { lowest.min(oldest) })
+        });
+        let floors: Vec<_> = floors.collect();
+        self.records.recall(self.reached(), &floors)
     }
 
     /// What the cut yields is each record of its spans, once, and nothing else (C-3).
@@ -397,6 +480,9 @@ impl Warehouse {
             let applied = self.applied.entry((out, p)).or_default();
             applied.resize((log.end() - first) as usize, 0);
             for offset in log.records(m.span.from.0, m.span.to.0) {
+                if self.records.duplicates.contains(&(p, offset)) {
+                    continue;
+                }
                 expected.push((out, (p, offset)));
                 let count = &mut applied[(offset - first) as usize];
                 *count += 1;
@@ -473,17 +559,19 @@ impl Warehouse {
     }
 
     pub fn check_at_the_end(&self, logs: &[Log], bucket: &Bucket) {
+        let twice = &self.records.duplicates;
         for out in Out::ALL {
             for (p, log) in logs.iter().enumerate() {
                 let applied = &self.applied.get(&(out, p as i32)).cloned().unwrap_or_default();
                 let row = &self.marks[&(out, p as i32)];
                 let times = |o: i64| applied.get((o - row.first) as usize).copied().unwrap_or(0);
+                let wanted = |o: i64| !row.is_lost(o) && !twice.contains(&(p as i32, o));
                 // Gone unread is what an operator accepted, not a record more and not one less.
                 let due = || log.records(row.first, log.end());
-                let wrong = due().find(|o| times(*o) != u8::from(!row.is_lost(*o)));
+                let wrong = due().find(|o| times(*o) != u8::from(wanted(*o)));
                 assert_eq!(wrong, None, "not applied once, or lost and applied: {out:?} of {p}");
                 let sum: u64 = applied.iter().map(|c| u64::from(*c)).sum();
-                let records = due().filter(|o| !row.is_lost(*o)).count() as u64;
+                let records = due().filter(|o| wanted(*o)).count() as u64;
                 assert_eq!(sum, records, "applied what is no record: {out:?} of {p}");
             }
         }
@@ -504,8 +592,12 @@ impl Warehouse {
                 let due = log.records(row.first, log.end()).filter(|o| !row.is_lost(*o));
                 due.map(move |o| (p as i32, o))
             })
+            .filter(|place| !twice.contains(place))
             .collect();
-        assert!(visible == all, "the lake's visible rows are not the log's records");
+        assert!(
+            visible == all,
+            "the lake's visible rows are not the log's records without duplicates"
+        );
     }
 
     pub fn late(&self) -> u64 {

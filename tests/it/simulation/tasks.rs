@@ -8,6 +8,7 @@ use super::{
     world::{Event, World},
 };
 use highwater::{
+    compute::unique::Memory,
     error::Kind,
     pipeline::worker::{Input, Ticket},
     record::{
@@ -41,6 +42,7 @@ pub enum Work {
 pub struct Take {
     lane: Lane,
     ticket: Ticket,
+    partitions: Vec<i32>,
     outputs: Vec<Out>,
     taken: Taken,
     step: TakeStep,
@@ -52,6 +54,7 @@ enum TakeStep {
     Logs,
     Take,
     LookTwice,
+    Recall,
     Unfinished,
 }
 
@@ -141,16 +144,38 @@ impl Tasks {
 #[derive(Debug, Clone)]
 pub enum Request {
     Logs(Vec<i32>),
-    Ends { partitions: Vec<i32> },
-    Take { life: Life, outputs: Vec<Out>, lane: Lane, logs: Logs },
+    Ends {
+        partitions: Vec<i32>,
+    },
+    Take {
+        life: Life,
+        outputs: Vec<Out>,
+        lane: Lane,
+        logs: Logs,
+    },
     Commit(Box<Commit>),
+    /// The keys and verdicts of a judged topic.
+    Recall {
+        partitions: Vec<i32>,
+    },
     Unfinished,
     Completed(Vec<String>),
     Abandoned,
     Forget(Vec<u64>),
-    Note { upload: u64, path: String, partition: i32, epoch: i64 },
-    Begin { path: String },
-    Put { upload: u64, number: usize, rows: Vec<Place> },
+    Note {
+        upload: u64,
+        path: String,
+        partition: i32,
+        epoch: i64,
+    },
+    Begin {
+        path: String,
+    },
+    Put {
+        upload: u64,
+        number: usize,
+        rows: Vec<Place>,
+    },
     Complete(File),
     Abort(u64),
 }
@@ -164,6 +189,8 @@ pub enum Answer {
     Files(Vec<File>),
     Uploads(Vec<u64>),
     Upload(u64),
+    Memory(Memory),
+    Committed(Memory, Vec<(Partition, EventTime)>),
 }
 
 type Logs = Vec<(i32, PartitionLog)>;
@@ -183,6 +210,7 @@ impl Request {
             Self::Logs(_) | Self::Ends { .. } => Service::Kafka,
             Self::Take { .. }
             | Self::Commit(_)
+            | Self::Recall { .. }
             | Self::Unfinished
             | Self::Completed(_)
             | Self::Abandoned
@@ -201,6 +229,7 @@ impl Request {
             Self::Logs(_)
             | Self::Ends { .. }
             | Self::Take { .. }
+            | Self::Recall { .. }
             | Self::Unfinished
             | Self::Completed(_)
             | Self::Abandoned
@@ -285,8 +314,12 @@ impl World {
                 self.trace(|| {
                     format!("server: life {} commits cut {}: {done:?}", commit.life, commit.cut)
                 });
-                done?;
-                Answer::Done
+                Answer::Committed(done?, self.warehouse.reached())
+            }
+            Request::Recall { partitions } => {
+                let oldest: Vec<_> =
+                    partitions.iter().map(|p| (*p, self.logs[*p as usize].oldest)).collect();
+                Answer::Memory(self.warehouse.recall(&oldest))
             }
             Request::Unfinished => Answer::Files(self.warehouse.unfinished()),
             Request::Completed(paths) => {
@@ -327,7 +360,16 @@ impl World {
             Work::Take(take) => self.take_goes_on(p, id, take, reply),
             Work::Tidy(tidy) => self.tidy_goes_on(p, id, tidy, reply).map(Work::Tidy),
             Work::Commit { cut } => {
-                tell(p, done(Lane::Tables, cut, reply));
+                match reply {
+                    Ok(Answer::Committed(learned, reached)) => {
+                        p.inbox.push_back(News::Committed { cut, learned });
+                        p.inbox.push_back(News::Reached(reached));
+                    }
+                    Ok(answer) => panic!("{answer:?} does not answer a commit"),
+                    Err((kind, why)) => {
+                        tell(p, Input::Failed { lane: Lane::Tables, cut, kind, why });
+                    }
+                }
                 None
             }
             Work::Ends { at } => {
@@ -362,8 +404,8 @@ impl World {
         outputs: Vec<Out>,
     ) {
         let step = TakeStep::Logs;
-        let asked = Request::Logs(partitions);
-        let take = Take { lane, ticket, outputs, taken: Taken::default(), step };
+        let asked = Request::Logs(partitions.clone());
+        let take = Take { lane, ticket, partitions, outputs, taken: Taken::default(), step };
         let id = self.tasks.add(Task { life, work: Work::Take(take) });
         self.send(id, asked);
     }
@@ -397,7 +439,7 @@ impl World {
                     self.send(id, Request::Logs(standing));
                     return Some(Work::Take(take));
                 }
-                return self.taken(p, id, take);
+                return self.taken(id, take);
             }
             (TakeStep::LookTwice, Answer::Logs(logs)) => {
                 for gap in &mut take.taken.gaps {
@@ -411,7 +453,11 @@ impl World {
                     assert_eq!(reason, Reason::Retention, "no log ends below a mark: {gap:?}");
                     gap.reason = reason;
                 }
-                return self.taken(p, id, take);
+                return self.taken(id, take);
+            }
+            (TakeStep::Recall, Answer::Memory(memory)) => {
+                p.inbox.push_back(News::Taken { lane, ticket, taken: take.taken, memory });
+                return None;
             }
             (TakeStep::Unfinished, Answer::Files(files)) => {
                 tell_taken(p, take);
@@ -424,11 +470,12 @@ impl World {
         Some(Work::Take(take))
     }
 
-    /// Of the lake: what owners before left.
-    fn taken(&mut self, p: &mut Process, id: TaskId, mut take: Take) -> Option<Work> {
+    /// Of the tables: what the judge has to know; of the lake: what owners before left.
+    fn taken(&mut self, id: TaskId, mut take: Take) -> Option<Work> {
         if take.lane == Lane::Tables {
-            tell_taken(p, take);
-            return None;
+            take.step = TakeStep::Recall;
+            self.send(id, Request::Recall { partitions: take.partitions.clone() });
+            return Some(Work::Take(take));
         }
         take.step = TakeStep::Unfinished;
         self.send(id, Request::Unfinished);

@@ -137,6 +137,8 @@ pub struct Tally {
     pub late: u64,
     /// Staged uploads that a sweep removed.
     pub swept: u64,
+    pub duplicates: u64,
+    pub conflicts: u64,
 }
 
 impl AddAssign for Tally {
@@ -150,6 +152,8 @@ impl AddAssign for Tally {
         self.advances += o.advances;
         self.late += o.late;
         self.swept += o.swept;
+        self.duplicates += o.duplicates;
+        self.conflicts += o.conflicts;
     }
 }
 
@@ -173,6 +177,9 @@ pub struct World {
     slots: usize,
     settings: Settings,
     absent: f64,
+    /// Of the records' keys; what else is drawn is not disturbed by it.
+    keys_rng: SmallRng,
+    key_space: u32,
     phase: Phase,
     calm_since: u64,
     events: BTreeMap<(u64, u64), Event>,
@@ -203,6 +210,8 @@ impl World {
             idle_after: rng.random_bool(0.7).then(|| millis(rng.random_range(20..300))),
             idle_check: millis(rng.random_range(10..100)),
             jitter: Some(seed),
+            // Every other seed has a judge.
+            judged: seed % 2 == 1,
         };
         // Each seed has some of the troubles: a rare mix shows more than all of them always.
         let faults = Faults {
@@ -212,6 +221,8 @@ impl World {
             repeats: rng.random_bool(0.5),
             troubles: TROUBLES.into_iter().filter(|_| rng.random_bool(0.4)).collect(),
         };
+        let mut keys_rng = SmallRng::seed_from_u64(!seed);
+        let key_space = [3, 30, 300][keys_rng.random_range(0..3)];
         let absent = [0.0, 0.1, 0.5][rng.random_range(0..3)];
         let slots = rng.random_range(1..=3);
         let group = Group::new(rng.random_bool(0.4), partitions);
@@ -220,7 +231,7 @@ impl World {
             now: 0,
             rng,
             logs,
-            warehouse: Warehouse::default(),
+            warehouse: Warehouse::new(settings.judged),
             bucket: Bucket::default(),
             tasks: Tasks::default(),
             faults,
@@ -235,6 +246,8 @@ impl World {
             slots,
             settings,
             absent,
+            keys_rng,
+            key_space,
             phase: Phase::Trouble,
             calm_since,
             events: BTreeMap::new(),
@@ -284,6 +297,8 @@ impl World {
             advances: self.warehouse.advanced,
             late: self.warehouse.late(),
             swept: self.swept,
+            duplicates: self.warehouse.records.duplicates.len() as u64,
+            conflicts: self.warehouse.records.conflicts,
         }
     }
 
@@ -524,7 +539,8 @@ impl World {
             let record = !self.rng.random_bool(self.absent);
             // Behind by up to three windows, now and then ahead.
             let behind = self.rng.random_range(-20_000..300_000);
-            self.logs[index].append(record, self.now as i64 - behind, self.now);
+            let key = self.keys_rng.random_range(0..self.key_space);
+            self.logs[index].append(record.then_some(key), self.now as i64 - behind, self.now);
         }
         let wait = self.rng.random_range(0..60_000);
         self.after(wait, Event::Produce);

@@ -1,0 +1,114 @@
+//! Good records of a batch, taken apart: by who refused them, and duplicates from the others.
+//!
+//! Owns: which rows go where, and their way through one model alone. Does not own: what becomes of
+//! their letters (`retry`).
+
+use crate::{
+    compute::{Delta, Tables},
+    decode::{Decoded, RejectClass},
+    error::{Error, Result},
+    record::{Epoch, EventTime, Fates, Mark, Offset, Output, Partition},
+    warehouse::retry::RetryLetter,
+};
+use arrow::{array::BooleanArray, compute::filter_record_batch};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The good records that one output had refused.
+pub(super) struct Concerned<'a> {
+    pub letters: Vec<&'a RetryLetter>,
+    pub decoded: Decoded,
+    /// Of each: the highest event time that the output had seen before it.
+    before: Vec<Option<EventTime>>,
+    output: &'a Output,
+}
+
+impl<'a> Concerned<'a> {
+    pub fn of(output: &'a Output, good: &[&'a RetryLetter], decoded: &Decoded) -> Result<Self> {
+        let (mut letters, mut before, mut event_times) = (Vec::new(), Vec::new(), Vec::new());
+        let mut mask = Vec::with_capacity(good.len());
+        for (letter, time) in good.iter().zip(&decoded.event_times) {
+            let refusal = letter.refused_by.iter().find(|(by, _)| by == output);
+            mask.push(refusal.is_some());
+            if let Some((_, seen)) = refusal {
+                letters.push(*letter);
+                before.push(*seen);
+                event_times.push(*time);
+            }
+        }
+        let rows = filter_record_batch(&decoded.rows, &BooleanArray::from(mask))
+            .map_err(|e| Error::halt("filter rows to retry").because(e))?;
+        let decoded = Decoded {
+            rows,
+            event_times,
+            rejects: Vec::new(),
+            empty: Vec::new(),
+            before: None,
+            unknown_fields: 0,
+        };
+        Ok(Self { letters, decoded, before, output })
+    }
+
+    /// All of them get this fate.
+    pub fn fates(&self, fate: fn(&mut Fates) -> &mut u64) -> BTreeMap<Partition, Fates> {
+        let mut fates: BTreeMap<Partition, Fates> = BTreeMap::new();
+        for letter in &self.letters {
+            *fate(fates.entry(letter.key.partition).or_default()) += 1;
+        }
+        fates
+    }
+
+    /// Through one model: fates, its delta, and which of the letters fail with what.
+    pub fn through(&self, alone: &mut Tables) -> Result<Through> {
+        alone.abandon()?;
+        let partitions: BTreeSet<_> = self.letters.iter().map(|l| l.key.partition).collect();
+        let marks: Vec<_> =
+            partitions.iter().map(|p| (self.output.clone(), *p, BEGINNING)).collect();
+        alone.adopt(&marks, &[]);
+        let refusals = alone.admit_retried(&self.decoded, &self.before)?;
+        let mut sealed = alone.seal()?;
+        let mut fates = BTreeMap::new();
+        for partition in partitions {
+            let counted = sealed.counts.remove(&(self.output.clone(), partition));
+            fates.insert(partition, counted.unwrap_or_default().fates);
+        }
+        let failures = refusals.into_iter().map(|r| (r.record, r.class, r.reason));
+        Ok((fates, sealed.tables.pop().map(|(_, delta)| delta), failures.collect()))
+    }
+}
+
+pub(super) type Through =
+    (BTreeMap<Partition, Fates>, Option<Delta>, Vec<(usize, RejectClass, String)>);
+
+/// Every offset counts: which do is for the refusals to say.
+const BEGINNING: Mark = Mark {
+    first: Offset(0),
+    next: Offset(0),
+    epoch: Epoch(0),
+    event_time_max: None,
+    fates: Fates { accepted: 0, filtered: 0, late: 0, dead: 0, absent: 0, duplicate: 0, lost: 0 },
+    sequence: 0,
+};
+
+pub(super) type Apart<'a> = (Vec<&'a RetryLetter>, Decoded, Vec<&'a RetryLetter>);
+
+/// Letters to take with their rows, and duplicates.
+pub(super) fn apart<'a>(
+    letters: Vec<&'a RetryLetter>,
+    decoded: Decoded,
+    is_duplicate: &[bool],
+) -> Result<Apart<'a>> {
+    let (mut good, mut twice, mut event_times) = (Vec::new(), Vec::new(), Vec::new());
+    let all = letters.into_iter().zip(is_duplicate).zip(&decoded.event_times);
+    for ((letter, is_duplicate), time) in all {
+        if *is_duplicate {
+            twice.push(letter);
+        } else {
+            good.push(letter);
+            event_times.push(*time);
+        }
+    }
+    let mask: BooleanArray = is_duplicate.iter().map(|twice| Some(!twice)).collect();
+    let rows = filter_record_batch(&decoded.rows, &mask)
+        .map_err(|e| Error::halt("filter rows to retry").because(e))?;
+    Ok((good, Decoded { rows, event_times, ..decoded }, twice))
+}
