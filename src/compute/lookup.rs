@@ -7,8 +7,10 @@
 //! and counted. A NULL never finds anything, as in SQL.
 
 use crate::{
-    catalog::{Join, Reference},
+    catalog::{Join, Reference, Topic, TopicColumn},
+    decode::Decoder,
     error::{Error, Result},
+    record::{EventTime, Partition, RawRecord},
 };
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, UInt32Array},
@@ -59,11 +61,58 @@ impl Version {
         Ok(Self { reference, id, rows, converter, index })
     }
 
+    /// From the content that was kept: a JSON object per line.
+    pub fn restored(reference: &Arc<Reference>, id: &str, content: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(content)
+            .map_err(|e| Error::halt(format!("read reference {}", reference.name)).because(e))?;
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        // Under their own names, wherever they came from.
+        let columns: Vec<TopicColumn> = reference.rows.columns.iter().map(renamed).collect();
+        let topic = Topic { columns, ..Topic::clone(&reference.rows) };
+        let rows = decoded(reference, &Arc::new(topic), &lines)?;
+        Self::new(reference.clone(), id.into(), rows)
+    }
+
     /// Bytes held.
     pub fn memory(&self) -> usize {
         let keys: usize = self.index.keys().map(|key| key.len() + 40).sum();
         self.rows.get_array_memory_size() + keys
     }
+}
+
+fn renamed(column: &TopicColumn) -> TopicColumn {
+    let path = vec![column.name.clone()];
+    TopicColumn { path, path_is_default: true, ..column.clone() }
+}
+
+/// Rows of a reference by the strict rules of topics; the first that does not fit refuses all.
+pub fn decoded(reference: &Reference, topic: &Arc<Topic>, lines: &[String]) -> Result<RecordBatch> {
+    let records: Vec<RawRecord<'_>> = lines
+        .iter()
+        .enumerate()
+        .map(|(row, line)| RawRecord {
+            partition: Partition(0),
+            offset: row as i64,
+            timestamp: EventTime(0),
+            key: None,
+            value: Some(line.as_bytes()),
+        })
+        .collect();
+    let decoded = Decoder::new(topic.clone(), None).decode(&records);
+    if let Some(reject) = decoded.rejects.first() {
+        let column = reject.column.as_deref().map(|c| format!(", column {c}")).unwrap_or_default();
+        return Err(Error::halt(format!(
+            "reference {}: row {}{column}: {} ({} rows of {} do not fit)",
+            reference.name,
+            reject.record + 1,
+            reject.reason,
+            decoded.rejects.len(),
+            lines.len()
+        )));
+    }
+    let kept: Vec<usize> = (0..reference.schema.fields().len()).collect();
+    let rows = decoded.rows.project(&kept);
+    rows.map_err(|e| Error::halt(format!("load reference {}", reference.name)).because(e))
 }
 
 /// How one model looks its records up.

@@ -9,13 +9,11 @@
 //! whole version, and the one before stays.
 
 use crate::{
-    catalog::{Catalog, FileKind, PgType, Place, Reference, Topic, TopicColumn},
-    compute::lookup::Version,
-    decode::Decoder,
+    catalog::{Catalog, FileKind, PgType, Place, Reference},
+    compute::lookup::{Version, decoded},
     error::{Error, Result},
     lake::{reader, store::Store},
     pipeline::References,
-    record::{EventTime, Partition, RawRecord},
     warehouse::Warehouse,
 };
 use arrow::{
@@ -135,57 +133,10 @@ async fn load(
     }
     let id = reader::checksum(content.as_bytes());
     // Made from the content, as it will be when it is needed again.
-    let version = restored(reference, &id, content.as_bytes())?;
+    let version = Version::restored(reference, &id, content.as_bytes())?;
     let count = version.rows.num_rows();
     warehouse.keep_reference(&reference.name, &id, count, content.as_bytes()).await?;
     Ok(version)
-}
-
-/// A version from the content that was kept.
-pub fn restored(reference: &Arc<Reference>, id: &str, content: &[u8]) -> Result<Version> {
-    let text = std::str::from_utf8(content)
-        .map_err(|e| Error::halt(format!("read reference {}", reference.name)).because(e))?;
-    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    // Under their own names, wherever they came from.
-    let columns: Vec<TopicColumn> = reference.rows.columns.iter().map(renamed).collect();
-    let topic = Topic { columns, ..Topic::clone(&reference.rows) };
-    let rows = decoded(reference, &Arc::new(topic), &lines)?;
-    Version::new(reference.clone(), id.into(), rows)
-}
-
-fn renamed(column: &TopicColumn) -> TopicColumn {
-    let path = vec![column.name.clone()];
-    TopicColumn { path, path_is_default: true, ..column.clone() }
-}
-
-/// By the strict rules of topics; the first row that does not fit refuses all.
-fn decoded(reference: &Reference, topic: &Arc<Topic>, lines: &[String]) -> Result<RecordBatch> {
-    let records: Vec<RawRecord<'_>> = lines
-        .iter()
-        .enumerate()
-        .map(|(row, line)| RawRecord {
-            partition: Partition(0),
-            offset: row as i64,
-            timestamp: EventTime(0),
-            key: None,
-            value: Some(line.as_bytes()),
-        })
-        .collect();
-    let decoded = Decoder::new(topic.clone(), None).decode(&records);
-    if let Some(reject) = decoded.rejects.first() {
-        let column = reject.column.as_deref().map(|c| format!(", column {c}")).unwrap_or_default();
-        return Err(Error::halt(format!(
-            "reference {}: row {}{column}: {} ({} rows of {} do not fit)",
-            reference.name,
-            reject.record + 1,
-            reject.reason,
-            decoded.rejects.len(),
-            lines.len()
-        )));
-    }
-    let kept: Vec<usize> = (0..reference.schema.fields().len()).collect();
-    let rows = decoded.rows.project(&kept);
-    rows.map_err(|e| Error::halt(format!("load reference {}", reference.name)).because(e))
 }
 
 /// Each row by the names of the header; an empty field is NULL.

@@ -22,6 +22,7 @@ use crate::{
     catalog::{Model, Topic},
     compute::{
         Tables,
+        lookup::Version,
         unique::{
             Hashing, Verdicts,
             retried::{self, Earlier, Record},
@@ -78,6 +79,10 @@ pub struct Retrier {
     decoder: Decoder,
     /// Of a topic with `unique`.
     hashing: Option<Hashing>,
+    /// Versions of references, by id.
+    kept: BTreeMap<Arc<str>, Arc<Version>>,
+    /// From which offset on a model used which.
+    looked_up: BTreeMap<(Output, Partition, Offset), Arc<Version>>,
     warehouse: Warehouse,
     store: Option<Store>,
     kafka: KafkaSettings,
@@ -120,7 +125,9 @@ impl Retrier {
         }
         let decoder = Decoder::new(topic.clone(), secret);
         let hashing = Hashing::new(&topic);
-        Ok(Self { topic, models: alone, decoder, hashing, warehouse, store, kafka })
+        let (kept, looked_up) = (BTreeMap::new(), BTreeMap::new());
+        let models = alone;
+        Ok(Self { topic, models, decoder, hashing, kept, looked_up, warehouse, store, kafka })
     }
 
     /// Completes what a retry that was ended left, or anybody else.
@@ -171,6 +178,7 @@ impl Retrier {
                 }
             }
         }
+        self.load_versions(&candidates).await?;
         let mut plan = self.decide(&candidates, &marks).await?;
         plan.outcomes.extend(outcomes);
         plan.outcomes.sort_by(|a, b| a.0.cmp(&b.0));
@@ -180,15 +188,37 @@ impl Retrier {
     /// Why an output takes no record out of its place.
     fn never_takes(&self, output: &Output) -> Option<String> {
         let (model, _) = self.models.get(output)?;
-        if model.folding.is_some() {
-            return Some(format!(
+        model.folding.as_ref().map(|_| {
+            format!(
                 "{output} follows changes in their order, and what came after this one stands in its table: a row \
                  is right again when it changes next, or when the table is rebuilt"
-            ));
-        }
-        model.join.as_ref().map(|_| {
-            format!("{output} looks its records up in a reference, which a retry cannot do")
+            )
         })
+    }
+
+    /// What a model looked the records of these places up in, so that a retry does as well.
+    async fn load_versions(&mut self, candidates: &[Candidate<'_>]) -> Result<()> {
+        let refused_by = candidates.iter().flat_map(|c| &c.letter.refused_by);
+        let joins = |output: &Output| {
+            let (model, _) = self.models.get(output)?;
+            model.join.as_ref().map(|join| join.reference.clone())
+        };
+        let joined: BTreeMap<_, _> =
+            refused_by.filter_map(|(output, _)| Some((output, joins(output)?))).collect();
+        if joined.is_empty() {
+            return Ok(());
+        }
+        for used in self.warehouse.reference_uses(&self.topic.name).await? {
+            let Some(reference) = joined.get(&used.output) else { continue };
+            if !self.kept.contains_key(&used.version) {
+                let content = self.warehouse.reference_content(&reference.name, &used.version);
+                let version = Version::restored(reference, &used.version, &content.await?)?;
+                self.kept.insert(used.version.clone(), Arc::new(version));
+            }
+            let place = (used.output, used.partition, used.from);
+            self.looked_up.insert(place, self.kept[&used.version].clone());
+        }
+        Ok(())
     }
 
     /// Why a record cannot be retried yet: one of today's outputs is still to read it.
@@ -277,7 +307,11 @@ impl Retrier {
                 }
                 Output::Model(_) if self.models.contains_key(output) => {
                     let (model, alone) = self.models.get_mut(output).expect("looked at");
-                    let (fates, delta, failures) = concerned.through(alone)?;
+                    let versions = match model.join {
+                        Some(_) => concerned.versions(&self.looked_up)?,
+                        None => Vec::new(),
+                    };
+                    let (fates, delta, failures) = concerned.through(alone, &versions)?;
                     tables.extend(delta.map(|delta| (model.name.clone(), delta)));
                     for (index, class, reason) in failures {
                         keeps(concerned.letters[index], output, class.as_str(), reason);

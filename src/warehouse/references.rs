@@ -5,7 +5,7 @@
 
 use super::{
     Warehouse, listing,
-    postgres::{Parameter, Session},
+    postgres::{Parameter, Row, Session},
     snapshot::Snapshot,
 };
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
     record::{Offset, Output, Partition},
 };
 use std::sync::Arc;
+
+const USES: &str = include_str!("../../sql/warehouse/read_reference_uses.sql");
+const CONTENT: &str = include_str!("../../sql/warehouse/read_reference_version.sql");
 
 /// Rows of a table that is a reference, at most: they are all held in memory.
 const ROWS_MAX: usize = 5_000_000;
@@ -32,6 +35,18 @@ impl Warehouse {
         let sql = include_str!("../../sql/warehouse/insert_reference_version.sql");
         let values: [Parameter; 4] = [&reference, &version, &(rows as i64), &content];
         self.change(&doing, sql, &values).await
+    }
+
+    /// Which version the outputs of a topic looked up in, in order of output, partition, offset.
+    pub async fn reference_uses(&self, topic: &str) -> Result<Vec<ReferenceUse>> {
+        let rows = self.read("read uses of references", USES, &[&Some(topic)]).await?;
+        rows.iter().map(reference_use).collect()
+    }
+
+    /// The content of a version that was kept.
+    pub async fn reference_content(&self, reference: &str, version: &str) -> Result<Vec<u8>> {
+        let rows = self.read("read a reference", CONTENT, &[&reference, &version]).await?;
+        the_content(&rows, reference, version)
     }
 
     /// Each row of a table as a JSON object.
@@ -59,8 +74,12 @@ impl Warehouse {
 
 /// The content of a version that was kept.
 pub async fn content(snapshot: &Snapshot, reference: &str, version: &str) -> Result<Vec<u8>> {
-    let sql = include_str!("../../sql/warehouse/read_reference_version.sql");
-    let rows = snapshot.session().query("read a reference", sql, &[&reference, &version]).await?;
+    let rows =
+        snapshot.session().query("read a reference", CONTENT, &[&reference, &version]).await?;
+    the_content(&rows, reference, version)
+}
+
+fn the_content(rows: &[Row], reference: &str, version: &str) -> Result<Vec<u8>> {
     let row = rows.first().ok_or_else(|| {
         Error::halt(format!("version {version} of reference {reference} is not kept"))
     })?;
@@ -72,19 +91,19 @@ pub type Use = (Arc<str>, ReferenceUse);
 
 /// All uses, in order of topic, output, partition, offset.
 pub async fn uses(snapshot: &Snapshot) -> Result<Vec<Use>> {
-    let sql = include_str!("../../sql/warehouse/read_reference_uses.sql");
-    let rows = snapshot.session().query("read uses of references", sql, &[]).await?;
-    let one = |row: &super::postgres::Row| {
-        let reference_use = ReferenceUse {
-            output: listing::output(row.get(1))?,
-            partition: Partition(row.get(2)),
-            from: Offset(row.get(3)),
-            reference: row.get::<_, &str>(4).into(),
-            version: row.get::<_, &str>(5).into(),
-        };
-        Ok((row.get::<_, &str>(0).into(), reference_use))
-    };
-    rows.iter().map(one).collect()
+    let all: Option<&str> = None;
+    let rows = snapshot.session().query("read uses of references", USES, &[&all]).await?;
+    rows.iter().map(|row| Ok((row.get::<_, &str>(0).into(), reference_use(row)?))).collect()
+}
+
+fn reference_use(row: &Row) -> Result<ReferenceUse> {
+    Ok(ReferenceUse {
+        output: listing::output(row.get(1))?,
+        partition: Partition(row.get(2)),
+        from: Offset(row.get(3)),
+        reference: row.get::<_, &str>(4).into(),
+        version: row.get::<_, &str>(5).into(),
+    })
 }
 
 /// Notes versions that differ from those before.

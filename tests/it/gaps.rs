@@ -3,7 +3,7 @@
 
 use crate::{
     support::{Lake, Running, World, eventually},
-    taps::{self, Tap, assert_tables, taps},
+    taps::{self, Tap, assert_tables, seated, taps},
 };
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -324,15 +324,6 @@ fn left(world: &World) -> usize {
             return count;
         }
     }
-}
-
-/// One tap in five has a word for its seats, which no model reads.
-fn seated(numbers: Range<i64>) -> impl Iterator<Item = (String, String)> {
-    taps(numbers).map(|tap| {
-        let mut value = tap.json();
-        value["seats"] = if tap.0 % 5 == 0 { "many".into() } else { 4.into() };
-        (tap.record().0, value.to_string())
-    })
 }
 
 #[test]

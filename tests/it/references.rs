@@ -2,7 +2,7 @@
 
 use crate::{
     support::{Lake, Running, World, eventually},
-    taps::{TOPIC, Tap, records, taps},
+    taps::{TOPIC, Tap, records, seated, taps},
 };
 use std::collections::BTreeMap;
 
@@ -174,6 +174,34 @@ fn a_table_that_changes_is_used_from_then_on_and_what_was_made_before_is_proven_
     assert_eq!(world.number("SELECT (sum(due) * 100)::bigint FROM again"), all(1_000));
     assert_eq!(world.number("SELECT (sum(due) * 100)::bigint FROM by_zone"), due);
     assert_eq!(world.number(versions), 2, "the same content is the same version");
+}
+
+#[test]
+fn a_retried_record_is_looked_up_in_the_version_of_its_place() {
+    let Some(world) = world("reference_retry", Lake::Local, "postgres:stop_table") else { return };
+    let mended = TOPIC.replace("[lake]", "[lake]\nroll = { age = \"300ms\" }")
+        + "[dead_letters]\nstop_above = \"100%\"\n";
+    world.declare("taps", &mended.replace("[lake]", "seats = \"smallint\"\n[lake]"));
+    fill(&world, 0);
+    world.produce(seated(0..1_000));
+    world.run_until_caught_up();
+    fill(&world, 1_000);
+    world.produce(seated(1_000..2_000));
+    world.run_until_caught_up();
+    let dearer = |n| stop(n).map(|(zone, price)| (zone, price + 1_000));
+    let mut expected = BTreeMap::new();
+    by_zone(taps(0..1_000).filter(|tap| tap.0 % 5 != 0), stop, &mut expected);
+    by_zone(taps(1_000..2_000).filter(|tap| tap.0 % 5 != 0), dearer, &mut expected);
+    assert_by_zone(&world, &expected);
+
+    fill(&world, 5_000);
+    world.declare("taps", &mended);
+    let text = world.run(&["dead-letters", "retry"]);
+    assert!(text.contains("400 taken"), "{text}");
+    by_zone(taps(0..1_000).filter(|tap| tap.0 % 5 == 0), stop, &mut expected);
+    by_zone(taps(1_000..2_000).filter(|tap| tap.0 % 5 == 0), dearer, &mut expected);
+    assert_by_zone(&world, &expected);
+    assert_proven(&world);
 }
 
 #[test]

@@ -100,6 +100,15 @@ pub fn records(numbers: std::ops::Range<i64>) -> impl Iterator<Item = (String, S
     taps(numbers).map(Tap::record)
 }
 
+/// One tap in five has a word for its seats, which no model reads.
+pub fn seated(numbers: std::ops::Range<i64>) -> impl Iterator<Item = (String, String)> {
+    taps(numbers).map(|tap| {
+        let mut value = tap.json();
+        value["seats"] = if tap.0 % 5 == 0 { "many".into() } else { 4.into() };
+        (tap.record().0, value.to_string())
+    })
+}
+
 fn row(cells: &[String]) -> Vec<Option<String>> {
     cells.iter().cloned().map(Some).collect()
 }

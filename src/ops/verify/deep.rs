@@ -12,7 +12,7 @@
 
 mod places;
 
-use super::{super::references::restored, Report, shallow::Evidence};
+use super::{Report, shallow::Evidence};
 use crate::{
     catalog::{Catalog, Model, Topic},
     compute::{Tables, lookup::Version, places},
@@ -143,7 +143,7 @@ impl Rebuild {
                     None => {
                         let (name, id) = (&join.reference.name, &used.version);
                         let content = references::content(snapshot, name, id).await?;
-                        let version = restored(&join.reference, id, &content)?;
+                        let version = Version::restored(&join.reference, id, &content)?;
                         versions.entry(id.clone()).or_insert(Arc::new(version)).clone()
                     }
                 };

@@ -4,14 +4,17 @@
 //! their letters (`retry`).
 
 use crate::{
-    compute::{Delta, Tables},
+    compute::{Delta, Tables, lookup::Version},
     decode::{Decoded, RejectClass},
     error::{Error, Result},
     record::{Epoch, EventTime, Fates, Mark, Offset, Output, Partition},
     warehouse::retry::RetryLetter,
 };
 use arrow::{array::BooleanArray, compute::filter_record_batch};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The good records that one output had refused.
 pub(super) struct Concerned<'a> {
@@ -57,22 +60,59 @@ impl<'a> Concerned<'a> {
         fates
     }
 
-    /// Through one model: fates, its delta, and which of the letters fail with what.
-    pub fn through(&self, alone: &mut Tables) -> Result<Through> {
+    /// Of each letter: which version its model looked up in there.
+    pub fn versions(
+        &self,
+        looked_up: &BTreeMap<(Output, Partition, Offset), Arc<Version>>,
+    ) -> Result<Vec<Arc<Version>>> {
+        let version = |letter: &&RetryLetter| {
+            let place = |offset| (self.output.clone(), letter.key.partition, Offset(offset));
+            let before = looked_up.range(place(0)..=place(letter.key.offset)).next_back();
+            before.map(|(_, version)| version.clone()).ok_or_else(|| {
+                let (partition, offset) = (letter.key.partition.0, letter.key.offset);
+                Error::halt(format!(
+                    "no version of its reference is noted for {} at {partition}@{offset}",
+                    self.output
+                ))
+            })
+        };
+        self.letters.iter().map(version).collect()
+    }
+
+    /// Through one model: fates, its delta, and which of the letters fail with what. `versions` are
+    /// those of each letter, if the model looks up.
+    pub fn through(&self, alone: &mut Tables, versions: &[Arc<Version>]) -> Result<Through> {
         alone.abandon()?;
         let partitions: BTreeSet<_> = self.letters.iter().map(|l| l.key.partition).collect();
         let marks: Vec<_> =
             partitions.iter().map(|p| (self.output.clone(), *p, BEGINNING)).collect();
         alone.adopt(&marks, &[]);
-        let refusals = alone.admit_retried(&self.decoded, &self.before)?;
+        let mut failures = Vec::new();
+        if versions.is_empty() {
+            let refusals = alone.admit_retried(&self.decoded, &self.before)?;
+            failures.extend(refusals.into_iter().map(|r| (r.record, r.class, r.reason)));
+        }
+        let mut start = 0;
+        for run in versions.chunk_by(|a, b| a.id == b.id) {
+            alone.look_up_in(&run[0]);
+            let Decoded { rows, event_times, .. } = &self.decoded;
+            let end = start + run.len();
+            let piece = Decoded {
+                rows: rows.slice(start, run.len()),
+                event_times: event_times[start..end].to_vec(),
+                ..self.decoded.clone()
+            };
+            let refusals = alone.admit_retried(&piece, &self.before[start..end])?;
+            failures.extend(refusals.into_iter().map(|r| (start + r.record, r.class, r.reason)));
+            start = end;
+        }
         let mut sealed = alone.seal()?;
         let mut fates = BTreeMap::new();
         for partition in partitions {
             let counted = sealed.counts.remove(&(self.output.clone(), partition));
             fates.insert(partition, counted.unwrap_or_default().fates);
         }
-        let failures = refusals.into_iter().map(|r| (r.record, r.class, r.reason));
-        Ok((fates, sealed.tables.pop().map(|(_, delta)| delta), failures.collect()))
+        Ok((fates, sealed.tables.pop().map(|(_, delta)| delta), failures))
     }
 }
 
