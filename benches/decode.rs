@@ -77,6 +77,8 @@ fn taps(pii: Option<Pii>) -> Topic {
         stop_above: None,
         forward: None,
         changes: None,
+        csv: None,
+        registry: None,
         keep_raw: true,
         unique: None,
         schema: Arc::new(Schema::new(fields)),

@@ -67,6 +67,8 @@ fn topic() -> Arc<Topic> {
         stop_above: None,
         forward: None,
         changes: None,
+        csv: None,
+        registry: None,
         keep_raw: true,
         unique: None,
         schema,

@@ -53,6 +53,15 @@ pub struct Options {
         value_delimiter = ','
     )]
     kafka: Vec<String>,
+    /// Schema registry of topics in Avro: http://host:8081, or file:DIR.
+    #[arg(
+        long,
+        env = "HIGHWATER_REGISTRY",
+        global = true,
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    registry: Option<String>,
     /// PostgreSQL: postgres://user@host/database, or embedded:DIR.
     #[arg(
         long,
@@ -113,6 +122,8 @@ struct FileOptions {
     topic: Vec<String>,
     brokers: Option<String>,
     group: Option<String>,
+    registry: Option<String>,
+    registry_file: Option<PathBuf>,
     warehouse: Option<String>,
     warehouse_file: Option<PathBuf>,
     warehouse_ca: Option<PathBuf>,
@@ -152,6 +163,8 @@ pub struct Config {
     pub topic_ids: bool,
     pub group: String,
     pub kafka_properties: BTreeMap<String, String>,
+    /// For topics that say nothing of their own.
+    pub registry: Option<String>,
     /// None: the command must say that it is missing.
     pub warehouse: Option<String>,
     pub warehouse_ca: Option<PathBuf>,
@@ -218,6 +231,13 @@ impl Options {
                 kafka_properties.insert(property.to_owned(), secret);
             }
         }
+        let registry = match (self.registry, secret_from("HIGHWATER_REGISTRY_FILE")?) {
+            (Some(url), _) | (None, Some(url)) => Some(url),
+            (None, None) => match (file.registry, &file.registry_file) {
+                (Some(url), _) => Some(url),
+                (None, path) => path.as_deref().map(read_secret).transpose()?,
+            },
+        };
         let warehouse = match (self.warehouse, secret_from("HIGHWATER_WAREHOUSE_FILE")?) {
             (Some(url), _) | (None, Some(url)) => Some(url),
             (None, None) => match (file.warehouse, &file.warehouse_file) {
@@ -242,6 +262,7 @@ impl Options {
             topic_ids: true,
             group: text(self.group, file.group, "highwater"),
             kafka_properties,
+            registry,
             warehouse,
             warehouse_ca: self.warehouse_ca.or(file.warehouse_ca),
             lake: self.lake.or(file.lake),

@@ -26,7 +26,7 @@
 //! | [`record`] | offsets, spans, event time, marks, fates: the nouns of all stages |
 //! | [`config`] ⇄ | every setting, read once: flags, environment, file, secrets |
 //! | [`catalog`] | topic files and models, checked as a whole |
-//! | [`source`] ⇄ | Kafka in: the group, records from where the marks say |
+//! | [`source`] ⇄ | Kafka in: the group, records from where the marks say, schemas they refer to |
 //! | [`decode`] | bytes to rows, or a reject with its reason |
 //! | [`event_time`] | watermark, lateness, windows; no clock |
 //! | [`compute`] | a model over a cut: rows in, deltas out |
@@ -148,6 +148,7 @@
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |
+//! | S-4 | a record comes out when the registry has told, or denied, the schemas that it refers to; an outage of it refuses nothing | `source/registry.rs`; `tests/it/schemas.rs` | |
 //!
 //! What each step of a cut leaves behind when the process dies after it, and why that is neither a loss
 //! nor a double, is the crash table on the front page of [`cut`].

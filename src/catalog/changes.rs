@@ -5,7 +5,7 @@
 //! is taken apart (`decode`), what becomes of an operation (`compute`).
 
 use super::{
-    Format, PgType, TopicColumn,
+    CsvSpec, Format, PgType, TopicColumn,
     mistake::unknown,
     toml_table::{Found, Table},
 };
@@ -21,6 +21,8 @@ pub struct ChangeSpec {
     /// IDENTITY FULL, MySQL's binlog_row_image=FULL). Without it only the key counts there:
     /// connectors fill the rest.
     pub before: bool,
+    /// `database.table`: what is of another says nothing; None: all is of one.
+    pub table: Option<String>,
     pub images: Images,
     pub decimals: Decimals,
     /// What orders two operations on one key.
@@ -84,6 +86,8 @@ pub enum Encoding {
     VariableDecimal,
     /// JSON in a string.
     Json,
+    /// Text of an instant; without an offset it is UTC. Digits below microseconds are cut off.
+    Utc,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,10 +98,10 @@ pub enum Unit {
     Nanos,
 }
 
-const CHANGES: [&str; 7] =
-    ["key", "before", "images", "decimals", "order", "unwrapped", "tombstones"];
+const CHANGES: [&str; 8] =
+    ["key", "before", "table", "images", "decimals", "order", "unwrapped", "tombstones"];
 
-const ENCODINGS: [(&str, Encoding); 11] = [
+const ENCODINGS: [(&str, Encoding); 13] = [
     ("days", Encoding::Days),
     ("time-ms", Encoding::TimeOfDay(Unit::Millis)),
     ("time-us", Encoding::TimeOfDay(Unit::Micros)),
@@ -106,9 +110,11 @@ const ENCODINGS: [(&str, Encoding); 11] = [
     ("timestamp-ms", Encoding::Instant(Unit::Millis)),
     ("timestamp-us", Encoding::Instant(Unit::Micros)),
     ("timestamp-ns", Encoding::Instant(Unit::Nanos)),
+    ("timestamp-utc", Encoding::Utc),
     ("duration-us", Encoding::Duration(Unit::Micros)),
     ("duration-ns", Encoding::Duration(Unit::Nanos)),
     ("decimal-base64", Encoding::Decimal(0)),
+    ("json", Encoding::Json),
 ];
 
 impl Encoding {
@@ -123,23 +129,34 @@ impl Encoding {
         match (self, pg) {
             (Self::Days, PgType::Date)
             | (Self::TimeOfDay(_) | Self::Duration(_), PgType::Text)
-            | (Self::Instant(_), PgType::Timestamptz)
-            | (Self::Plain | Self::VariableDecimal | Self::Json, _) => Ok(self),
+            | (Self::Instant(_) | Self::Utc, PgType::Timestamptz)
+            | (Self::Json, PgType::Jsonb)
+            | (Self::Plain | Self::VariableDecimal, _) => Ok(self),
             (Self::Decimal(_), PgType::Numeric(_, scale)) => Ok(Self::Decimal(scale)),
             (Self::Days, _) => Err("a date column"),
             (Self::TimeOfDay(_) | Self::Duration(_), _) => Err("a text column"),
-            (Self::Instant(_), _) => Err("a timestamptz column"),
+            (Self::Instant(_) | Self::Utc, _) => Err("a timestamptz column"),
+            (Self::Json, _) => Err("a jsonb column"),
             (Self::Decimal(_), _) => Err("a numeric(p,s) column"),
         }
     }
 }
 
 impl Format {
+    pub fn is_debezium(self) -> bool {
+        match self {
+            Self::DebeziumJson | Self::DebeziumAvro => true,
+            Self::Json | Self::Csv | Self::Avro | Self::CloudEvents => false,
+            Self::Maxwell | Self::Canal | Self::Qlik => false,
+        }
+    }
+
     /// Whether its records are operations on rows.
     pub fn is_change(self) -> bool {
         match self {
-            Self::Json => false,
-            Self::DebeziumJson => true,
+            Self::Json | Self::Csv | Self::Avro | Self::CloudEvents => false,
+            Self::DebeziumJson | Self::DebeziumAvro => true,
+            Self::Maxwell | Self::Canal | Self::Qlik => true,
         }
     }
 }
@@ -148,6 +165,7 @@ impl Format {
 pub(super) fn read(
     top: &Table<'_>,
     format: Format,
+    csv: Option<&CsvSpec>,
     columns: &[TopicColumn],
     unsure: &BTreeSet<String>,
     found: &mut Found,
@@ -168,6 +186,7 @@ pub(super) fn read(
     let mut spec = ChangeSpec {
         key: Vec::new(),
         before: false,
+        table: None,
         images: Images::Full,
         decimals: Decimals::Precise,
         order: Order::Source,
@@ -223,11 +242,13 @@ pub(super) fn read(
         _ => Err(unknown("meaning of tombstones", text, &["ignore", "delete"])),
     };
     spec.before = table.parsed("before", before, found).unwrap_or(spec.before);
+    spec.table = table.parsed("table", table_name, found);
     spec.images = table.parsed("images", images, found).unwrap_or(spec.images);
     spec.decimals = table.parsed("decimals", decimals, found).unwrap_or(spec.decimals);
     spec.order = table.parsed("order", order, found).unwrap_or(spec.order);
     spec.unwrapped = table.boolean("unwrapped", found).unwrap_or(false);
     spec.tombstones = table.parsed("tombstones", tombstones, found).unwrap_or(spec.tombstones);
+    spec.check_format(format, csv, &table, found);
     if spec.tombstones == Tombstones::Delete && spec.key.is_empty() {
         found.push((
             table.byte("tombstones"),
@@ -237,6 +258,57 @@ pub(super) fn read(
         ));
     }
     Some(spec)
+}
+
+fn table_name(text: &str) -> Result<String, String> {
+    match text.split_once('.') {
+        Some((database, table)) if !database.is_empty() && !table.is_empty() => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no table. Allowed: \"DATABASE.TABLE\"")),
+    }
+}
+
+impl ChangeSpec {
+    /// What only some formats say.
+    fn check_format(
+        &self,
+        format: Format,
+        csv: Option<&CsvSpec>,
+        table: &Table<'_>,
+        found: &mut Found,
+    ) {
+        let debezium = format.is_debezium();
+        for (key, told, fits, whose) in [
+            ("unwrapped", self.unwrapped, debezium, "Debezium's events"),
+            ("decimals", table.has("decimals"), debezium, "Debezium's events"),
+            ("tombstones", self.tombstones == Tombstones::Delete, debezium, "Debezium's events"),
+            (
+                "table",
+                self.table.is_some(),
+                matches!(format, Format::Maxwell | Format::Canal),
+                "Maxwell's and Canal's events",
+            ),
+            ("images", self.images == Images::Mask, format == Format::Qlik, "Replicate's changes"),
+            ("before", self.before, csv.is_none(), "events; a row of CSV has one image"),
+        ] {
+            if told && !fits {
+                let what = format!("`changes.{key}` as it stands is for {whose}");
+                found.push((table.byte(key), format!("{what}. Allowed: to leave it out")));
+            }
+        }
+        // A row without an operation is one of a full load.
+        let Some(csv) = csv.filter(|csv| csv.qlik("change_oper").is_some()) else { return };
+        for (wanted, field, remedy) in [
+            (self.order == Order::Source, "change_seq", "order = \"offset\""),
+            (self.images == Images::Mask, "change_mask", "images = \"sparse\" or \"full\""),
+        ] {
+            if wanted && csv.qlik(field).is_none() {
+                found.push((
+                    table.byte,
+                    format!("csv.header has no header__{field}. Allowed: to name it, or {remedy}"),
+                ));
+            }
+        }
+    }
 }
 
 fn key(

@@ -441,6 +441,9 @@ fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -
             }
         }
     }
+    if let Some(csv) = &topic.csv {
+        let _ = writeln!(out, "{csv:?}");
+    }
     for column in topic.columns.iter().filter(|c| read.contains(&c.name)) {
         let _ = writeln!(out, "{}", column.declaration());
     }

@@ -24,6 +24,7 @@ pub mod types;
 
 mod calls;
 mod changes;
+mod csv_file;
 mod decompose;
 mod describe;
 mod fingerprint;
@@ -47,6 +48,7 @@ mod unique;
 mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
+pub use csv_file::{CsvSpec, QLIK_PREFIX};
 pub use describe::describe;
 pub use folding::{Folding, Keeps};
 pub use mistake::Mistake;
@@ -59,6 +61,7 @@ pub use scalar::scalar_context;
 pub use topic::{
     Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
 };
+pub use topic_file::check_registry;
 pub use types::PgType;
 pub use unique::UniqueSpec;
 pub use window::{Grid, Hop, Shape, Window};
@@ -113,6 +116,17 @@ pub fn load(topics_dir: &Path, models_dir: &Path) -> Result<Catalog, Vec<Mistake
         Err(more) => {
             mistakes.extend(more);
             Err(sorted(mistakes))
+        }
+    }
+}
+
+impl Catalog {
+    /// Gives the topics that say nothing of their own the schema registry of the settings.
+    pub fn set_registry(&mut self, place: Option<&str>) {
+        for topic in self.topics.values_mut() {
+            if topic.format.has_schemas() && topic.registry.is_none() {
+                Arc::make_mut(topic).registry = place.map(str::to_owned);
+            }
         }
     }
 }

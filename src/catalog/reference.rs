@@ -159,6 +159,8 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         keep_raw: false,
         unique: None,
         changes: None,
+        csv: None,
+        registry: None,
         schema,
     };
     let reference = Reference { name, place, refresh, key, rows: Arc::new(rows), schema: own };

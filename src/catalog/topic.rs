@@ -8,7 +8,7 @@
 //! stop above 5% of dead letters.
 
 use super::{
-    ChangeSpec, Encoding, PgType, UniqueSpec, fingerprint::sha256, mistake::unknown,
+    ChangeSpec, CsvSpec, Encoding, PgType, UniqueSpec, fingerprint::sha256, mistake::unknown,
     types::timestamp,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -54,6 +54,10 @@ pub struct Topic {
     pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
+    /// Of a topic whose records are rows of CSV.
+    pub csv: Option<CsvSpec>,
+    /// Where the schemas are that its records refer to: `http://…` or `file:DIR`.
+    pub registry: Option<String>,
     /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time`
     /// if it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
@@ -71,7 +75,14 @@ pub struct ServiceDay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Json,
+    Csv,
+    Avro,
+    CloudEvents,
     DebeziumJson,
+    DebeziumAvro,
+    Maxwell,
+    Canal,
+    Qlik,
 }
 
 #[derive(Debug, Clone)]
@@ -203,7 +214,14 @@ impl Format {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Avro => "avro",
+            Self::CloudEvents => "cloudevents",
             Self::DebeziumJson => "debezium-json",
+            Self::DebeziumAvro => "debezium-avro",
+            Self::Maxwell => "maxwell",
+            Self::Canal => "canal",
+            Self::Qlik => "qlik",
         }
     }
 
@@ -211,7 +229,26 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.as_str() == text)
     }
 
-    pub(super) const ALL: [Self; 2] = [Self::Json, Self::DebeziumJson];
+    /// Whether its records refer to the schema they were written with.
+    pub fn has_schemas(self) -> bool {
+        match self {
+            Self::Avro | Self::DebeziumAvro => true,
+            Self::Json | Self::Csv | Self::CloudEvents | Self::DebeziumJson => false,
+            Self::Maxwell | Self::Canal | Self::Qlik => false,
+        }
+    }
+
+    pub(super) const ALL: [Self; 9] = [
+        Self::Json,
+        Self::Csv,
+        Self::Avro,
+        Self::CloudEvents,
+        Self::DebeziumJson,
+        Self::DebeziumAvro,
+        Self::Maxwell,
+        Self::Canal,
+        Self::Qlik,
+    ];
 }
 
 impl Topic {
@@ -257,6 +294,9 @@ impl Topic {
         }
         if let Some(changes) = &self.changes {
             let _ = writeln!(out, "changes {changes:?}");
+        }
+        if let Some(csv) = &self.csv {
+            let _ = writeln!(out, "{csv:?}");
         }
         let _ = writeln!(out, "event time {}", self.event_time_declaration());
         if let Some(lake) = &self.lake {

@@ -6,7 +6,7 @@
 //! models on the topic are still checked and a column's mistake is not told twice.
 
 use super::{
-    Encoding, Format, PgType, Pii, ServiceDay, Topic, TopicColumn, changes, lake_file,
+    Encoding, Format, PgType, Pii, ServiceDay, Topic, TopicColumn, changes, csv_file, lake_file,
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
@@ -16,10 +16,12 @@ use super::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 13] = [
+const TOP: [&str; 15] = [
     "topic",
     "format",
+    "registry",
     "changes",
+    "csv",
     "event_time",
     "max_disorder",
     "max_future",
@@ -32,8 +34,6 @@ const TOP: [&str; 13] = [
     "dead_letters",
 ];
 const COLUMN: [&str; 5] = ["type", "from", "pii", "optional", "encoding"];
-const LATER_FORMATS: [&str; 7] =
-    ["csv", "avro", "debezium-avro", "qlik", "cloudevents", "maxwell", "canal"];
 
 const STOP_ABOVE: f64 = 0.05;
 
@@ -114,7 +114,8 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
-    let changes = changes::read(top, format, &columns, &unsure, found);
+    let csv = csv_file::read(top, format, &columns, &unsure, found);
+    let changes = changes::read(top, format, csv.as_ref(), &columns, &unsure, found);
     let zone = top.parsed("time_zone", topic_time::zone, found);
     let time = topic_time::read(top, changes.is_some(), &columns, &unsure, found);
     let schema = schema_of(&columns, format, time.service_day.is_some());
@@ -141,6 +142,8 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         unique: None,
         forward: None,
         changes,
+        csv,
+        registry: registry(top, format, found),
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
@@ -148,6 +151,31 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
     topic.lake = lake_file::read(top, &topic, &unsure, blind, found);
     topic_letters::read(top, &mut topic, found);
     Draft { topic, line, unsure, blind }
+}
+
+/// Where the topic's own schemas are.
+fn registry(top: &Table<'_>, format: Format, found: &mut Found) -> Option<String> {
+    let place = top.parsed("registry", check_registry, found);
+    if place.is_some() && !format.has_schemas() {
+        let format = format.as_str();
+        found.push((
+            top.byte("registry"),
+            format!("`registry` is for Avro, and the format is {format}. Allowed: to leave it out"),
+        ));
+    }
+    place
+}
+
+/// `http://…`, `https://…` or `file:DIR`.
+pub fn check_registry(text: &str) -> Result<String, String> {
+    let known = ["http://", "https://", "file:"];
+    match known.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
+    {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err(format!(
+            "`{text}` is no place of a schema registry. Allowed: http://…, https://… or file:DIR"
+        )),
+    }
 }
 
 pub(super) fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
@@ -168,17 +196,7 @@ pub(super) fn check_kafka_topic(topic: &str, byte: usize, found: &mut Found) {
 fn format_of(text: &str, byte: usize, found: &mut Found) -> Option<Format> {
     let format = Format::parse(text);
     if format.is_none() {
-        let names = Format::ALL.map(Format::as_str);
-        found.push((
-            byte,
-            match LATER_FORMATS.contains(&text) {
-                true => format!(
-                    "the format `{text}` is not supported yet. Allowed: {}",
-                    names.join(", ")
-                ),
-                false => unknown("format", text, &names),
-            },
-        ));
+        found.push((byte, unknown("format", text, &Format::ALL.map(Format::as_str))));
     }
     format
 }

@@ -1,11 +1,12 @@
 //! Operations on rows: what every format of changes comes down to.
 //!
-//! Owns: the operation model ([`Change`]), the columns that a change has beside its row. Does not
-//! own: how a message is taken apart (one file per format), what becomes of an operation
+//! Owns: the operation model ([`Change`]), what several formats ask of a message. Does not own: how
+//! a message is taken apart (one file per format), what becomes of an operation
 //! (`compute`).
 
+use super::scan::{Broken, members, plain};
 use crate::catalog::Encoding;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -35,22 +36,62 @@ impl Operation {
 pub struct Change<'a> {
     pub operation: Operation,
     /// A JSON object: the row as it is now, or as it was before a delete. None: a truncate.
-    pub image: Option<&'a str>,
-    /// The row as it was before, as far as the record says.
-    pub before: Option<&'a str>,
-    /// Ascends byte by byte with the source's log.
+    pub image: Option<Cow<'a, str>>,
+    /// The row as it was before, as far as the record says; a part of it where the topic does not
+    /// say that before-images are whole.
+    pub before: Option<Cow<'a, str>>,
+    /// Ascends byte by byte with the source's log; empty of what was read before any change, and
+    /// where offsets are the order.
     pub position: String,
     /// Microseconds since 1970; None: the source does not say.
     pub source_time: Option<i64>,
     /// How each kept column is written, where the record carries its schema.
     pub encodings: Option<Arc<[Encoding]>>,
+    /// By kept column, whether the image of an update leaves it out, where a mask says so.
+    pub left_out: Option<Arc<[bool]>>,
+}
+
+impl Change<'_> {
+    /// With what was borrowed, copied.
+    pub fn into_owned(self) -> Change<'static> {
+        let owned = |text: Option<Cow<'_, str>>| text.map(|text| text.into_owned().into());
+        Change { image: owned(self.image), before: owned(self.before), ..self }
+    }
 }
 
 /// What a record is.
 pub enum Said<'a> {
     /// A row, in JSON.
-    Row(&'a str),
+    Row(Cow<'a, str>),
+    /// A row, in JSON, and how its schema says that each kept column is written.
+    Encoded(String, Arc<[Encoding]>),
     Change(Change<'a>),
     /// Nothing about a row: a tombstone, a transaction's border, a heartbeat, a change of schema.
     Nothing,
+}
+
+/// The sentence of a part of a message that cannot be read.
+pub fn not_json(what: &str, broken: Broken) -> String {
+    format!("the {what} is not a JSON object: byte {}: {}", broken.at, broken.why)
+}
+
+/// The row as it was: `old` has the columns that changed. Of a repeated key the last one counts.
+pub fn overlaid<'a>(data: &'a str, old: Option<&'a str>) -> Result<Cow<'a, str>, String> {
+    let Some(old) = old else { return Ok(data.into()) };
+    let mut any = false;
+    members(old, |_, _| any = true).map_err(|broken| not_json("`old`", broken))?;
+    let begin = data.trim_end().strip_suffix('}').filter(|begin| begin.starts_with('{'));
+    match (begin, old.strip_prefix('{')) {
+        (Some("{"), _) => Ok(old.into()),
+        (Some(begin), Some(end)) if any => Ok(format!("{begin},{end}").into()),
+        (Some(_), Some(_)) => Ok(data.into()),
+        _ => Err("`data` is not a JSON object".to_owned()),
+    }
+}
+
+/// Whether a record is of the table that the topic file names, as `database.table`.
+pub fn is_of(wanted: Option<&str>, database: Option<&str>, table: Option<&str>) -> bool {
+    let Some(wanted) = wanted else { return true };
+    let name = |raw: Option<&'_ str>| raw.map_or(String::new(), |raw| plain(raw).to_owned());
+    wanted.split_once('.') == Some((&name(database), &name(table)))
 }

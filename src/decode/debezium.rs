@@ -8,12 +8,12 @@
 //! Debezium 3.5 and 3.7, which the tests read.
 
 use super::{
-    change::{Change, Operation, Said},
+    change::{Change, Operation, Said, not_json},
     encoding::{field_schema, of_schema},
     scan::{Broken, members},
 };
 use crate::catalog::{ChangeSpec, Encoding, Order, Pii, Tombstones, Topic, TopicColumn};
-use std::{fmt::Write, sync::Arc};
+use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 /// Reads one topic's events.
 pub struct Debezium {
@@ -55,11 +55,12 @@ impl Debezium {
                     let (_, key) = unpacked(key).map_err(|broken| not_json("key", broken))?;
                     Ok(Said::Change(Change {
                         operation: Operation::Delete,
-                        image: Some(key),
+                        image: Some(key.into()),
                         before: None,
                         position: self.position(None)?,
                         source_time: None,
                         encodings: None,
+                        left_out: None,
                     }))
                 }
                 (Tombstones::Delete, None) => {
@@ -120,17 +121,19 @@ impl Debezium {
             }
         };
         let before = match operation {
-            Operation::Delete | Operation::Update => envelope.before,
+            // A change of the key is a delete and an insert: there is nothing to look for in it.
+            Operation::Delete | Operation::Update => envelope.before.filter(|_| self.spec.before),
             Operation::Insert | Operation::Read | Operation::Truncate => None,
         };
         let row = schema.and_then(|schema| field_schema(schema, "after"));
         Ok(Said::Change(Change {
             operation,
-            image,
-            before,
+            image: image.map(Cow::Borrowed),
+            before: before.map(Cow::Borrowed),
             position: self.position(envelope.source)?,
             source_time: envelope.time_us,
             encodings: self.encodings(row),
+            left_out: None,
         }))
     }
 
@@ -164,11 +167,12 @@ impl Debezium {
         };
         Ok(Said::Change(Change {
             operation,
-            image: (operation != Operation::Truncate).then_some(payload),
+            image: (operation != Operation::Truncate).then_some(payload.into()),
             before: None,
             position: self.position(Some(payload))?,
             source_time: time_us,
             encodings: self.encodings(schema),
+            left_out: None,
         }))
     }
 
@@ -305,8 +309,4 @@ fn position(source: &str, flattened: bool) -> Option<String> {
         return None;
     }
     Some(out)
-}
-
-fn not_json(what: &str, broken: Broken) -> String {
-    format!("the {what} is not a JSON object: byte {}: {}", broken.at, broken.why)
 }

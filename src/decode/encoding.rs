@@ -89,6 +89,14 @@ fn write(raw: &str, encoding: Encoding, out: &mut String) -> Result<(), Refusal>
                 Ok(())
             })?;
         }
+        Encoding::Utc => {
+            let text =
+                content(raw).map_err(|_| Refusal::shape("an instant in quotes is wanted"))?;
+            quoted(out, |out| {
+                in_utc(text.trim(), out);
+                Ok(())
+            })?;
+        }
         Encoding::Decimal(scale) => decimal(content(raw)?, scale.into(), out)?,
         Encoding::VariableDecimal => {
             let (mut scale, mut value) = (None, None);
@@ -179,6 +187,25 @@ fn fraction(nanos: i128, out: &mut String) {
     }
 }
 
+/// Adds what an instant without an offset lacks, and cuts off what is below a microsecond.
+pub fn in_utc(text: &str, out: &mut String) {
+    let point = text.find('.').unwrap_or(text.len());
+    let fraction = text[point..].get(1..).unwrap_or_default();
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    let (kept, rest) = (digits.min(6), &fraction[digits..]);
+    out.push_str(&text[..point]);
+    if point < text.len() {
+        out.push('.');
+    }
+    out.push_str(&fraction[..kept]);
+    out.push_str(rest);
+    // Of a date the hyphens are no offset.
+    let zoned = |text: &str| text.get(10..).is_some_and(|t| t.contains(['Z', 'z', '+', '-']));
+    if !text.is_empty() && !zoned(text) {
+        out.push('Z');
+    }
+}
+
 /// ISO 8601, in hours, minutes and seconds: a duration in ticks says nothing of days or months.
 fn duration(nanos: i128, out: &mut String) {
     if nanos < 0 {
@@ -259,7 +286,12 @@ fn of_field(field: &str) -> Option<(String, Encoding)> {
         }
         _ => {}
     });
-    let encoding = match kind {
+    Some((name?, of_semantic_type(kind, scale)))
+}
+
+/// By the name of Debezium's or Connect's semantic type.
+pub fn of_semantic_type(name: &str, scale: i8) -> Encoding {
+    match name {
         "io.debezium.time.Date" | "org.apache.kafka.connect.data.Date" => Encoding::Days,
         "io.debezium.time.Time" | "org.apache.kafka.connect.data.Time" => {
             Encoding::TimeOfDay(Unit::Millis)
@@ -277,8 +309,7 @@ fn of_field(field: &str) -> Option<(String, Encoding)> {
         "io.debezium.data.VariableScaleDecimal" => Encoding::VariableDecimal,
         "io.debezium.data.Json" => Encoding::Json,
         _ => Encoding::Plain,
-    };
-    Some((name?, encoding))
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +340,10 @@ mod tests {
             ("-1000", E::Duration(U::Nanos), "\"-PT0H0M0.000001S\""),
             ("\"Czpzzi/y\"", E::Decimal(4), "12345678901234e-4"),
             ("\"Czpzzi\\/y\"", E::Decimal(4), "12345678901234e-4"),
+            ("\"2021-12-01 11:20:30.4444444\"", E::Utc, "\"2021-12-01 11:20:30.444444Z\""),
+            ("\"2021-12-01 11:20:30\"", E::Utc, "\"2021-12-01 11:20:30Z\""),
+            ("\"2021-12-01T11:20:30.5+01:00\"", E::Utc, "\"2021-12-01T11:20:30.5+01:00\""),
+            ("\" \"", E::Utc, "\"\""),
             (r#""{\"a\": 1}""#, E::Json, r#"{"a": 1}"#),
             ("[1,null]", E::Json, "[1,null]"),
             ("\"AA==\"", E::Decimal(2), "0e-2"),
@@ -339,6 +374,7 @@ mod tests {
             ("\"AQAAAAAAAAAAAAAAAAAAAAAAAA==\"", E::Decimal(2), "38 digits"),
             ("{\"scale\":1}", E::VariableDecimal, "scale"),
             ("7", E::VariableDecimal, "scale"),
+            ("7", E::Utc, "in quotes"),
             ("\"{\"", E::Json, "at its byte 1"),
         ] {
             let refused = written(raw, encoding).unwrap_err();

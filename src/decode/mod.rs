@@ -8,24 +8,33 @@
 //! D-2  A number is never wrapped or rounded in silence; a code never loses its zeros.
 //! D-3  The same records and topic give the same result: no clock, no randomness.
 
+mod avro;
+mod canal;
 pub mod change;
+mod cloudevents;
 mod convert;
+mod csv;
 mod debezium;
 mod encoding;
 mod fields;
+mod formats;
+mod images;
+mod maxwell;
 mod number;
 mod pii;
+mod qlik;
 mod rejects;
 mod rows;
 mod scan;
 mod service_day;
 #[cfg(test)]
 mod tests;
+mod text;
 mod time;
 
 use crate::{
     catalog::Topic,
-    record::{EventTime, RawRecord},
+    record::{EventTime, RawRecord, schemas::Schemas},
 };
 use arrow::array::{BooleanArray, RecordBatch};
 use std::sync::Arc;
@@ -117,7 +126,12 @@ pub struct Decoder(rows::RowDecoder);
 impl Decoder {
     /// `secret` must be there if a column is hashed; `config` sees to that.
     pub fn new(topic: Arc<Topic>, secret: Option<Secret>) -> Self {
-        Self(rows::RowDecoder::new(topic, secret))
+        Self::with_schemas(topic, secret, Arc::default())
+    }
+
+    /// Of a topic whose records refer to schemas: what is told of them before records come.
+    pub fn with_schemas(topic: Arc<Topic>, secret: Option<Secret>, schemas: Arc<Schemas>) -> Self {
+        Self(rows::RowDecoder::new(topic, secret, schemas))
     }
 
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {

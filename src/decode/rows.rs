@@ -1,8 +1,8 @@
 //! Records to rows: the order of work in a batch, whatever the format.
 //!
-//! Owns: that order, the columns that are not declared (`_op` and its neighbours, `_partition`,
-//! `_offset`, `_timestamp`). Does not own: what a record says (a file per format), which field is
-//! whose (`fields`), what a value means (`encoding`, `convert`).
+//! Owns: that order, the columns `_partition`, `_offset`, `_timestamp`. Does not own: what a record
+//! says (`formats` and a file per format), which field is whose (`fields`), what a value means
+//! (`encoding`, `convert`), what a change has beside its row (`images`).
 //!
 //! SUBTLE: the order of steps.
 //! 1. Each record is read whole, to its last byte, before anything of it counts: so nothing of
@@ -18,27 +18,24 @@ use super::{
     Before, Decoded, RejectClass, Secret,
     change::{Change, Operation, Said},
     convert::{Column, instants},
-    debezium::Debezium,
     encoding::Rewritten,
     fields::{Cell, Fields, Matrix, RECORD_BYTES_MAX},
+    formats::{Reader, too_long},
+    images::{change_columns, source_time},
     pii::Hasher,
     rejects::Rejects,
-    scan::Broken,
     service_day::{ServiceDays, clock},
 };
 use crate::{
     catalog::{Decimals, Encoding, Format, Images, PgType, Pii, ServiceDay, Topic, TopicColumn},
-    record::{EventTime, RawRecord},
+    record::{EventTime, RawRecord, schemas::Schemas},
 };
 use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    },
+    array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch},
     compute::filter,
     datatypes::{Date32Type, Field, Schema, SchemaRef, TimestampMicrosecondType},
-    util::display::{ArrayFormatter, FormatOptions},
 };
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// One topic's decoder. Its matrices and the remembered order of keys live from batch to batch;
 /// neither changes a result.
@@ -48,6 +45,8 @@ pub struct RowDecoder {
     fields: Fields,
     cells: Matrix,
     before: Matrix,
+    /// One row: what a part of the row before says of its key.
+    old: Matrix,
     hasher: Option<Hasher>,
     /// Columns of `topic.columns` that are in the schema, in its order.
     kept: Vec<TopicColumn>,
@@ -62,29 +61,25 @@ pub struct RowDecoder {
     before_schema: SchemaRef,
 }
 
-/// Takes a record of the topic's format apart.
-enum Reader {
-    Json,
-    Debezium(Debezium),
-}
-
 /// What was read of a batch; an entry per record.
 #[derive(Default)]
-struct Read<'a> {
+pub struct Read<'a> {
     /// The texts that cells lie in; empty where a record gives no row.
-    texts: Vec<&'a str>,
-    before: Vec<&'a str>,
+    texts: Vec<Cow<'a, str>>,
+    before: Vec<Cow<'a, str>>,
+    /// How its own schema says that the columns are written; not of JSON.
+    encodings: Vec<Option<Arc<[Encoding]>>>,
     /// Of a topic of changes.
-    changes: Vec<Option<Change<'a>>>,
+    pub changes: Vec<Option<Change<'a>>>,
     /// Columns that an image does not hold, as a JSON array.
-    unchanged: Vec<Option<String>>,
+    pub unchanged: Vec<Option<String>>,
     unknown_fields: u64,
 }
 
 impl RowDecoder {
     /// The catalog has checked the topic: an event time is a `timestamptz` without `pii`, and
     /// there is a secret where a column is hashed.
-    pub fn new(topic: Arc<Topic>, secret: Option<Secret>) -> Self {
+    pub fn new(topic: Arc<Topic>, secret: Option<Secret>, schemas: Arc<Schemas>) -> Self {
         let is_kept = |column: &&TopicColumn| column.pii != Some(Pii::Drop);
         let kept: Vec<_> = topic.columns.iter().filter(is_kept).cloned().collect();
         let key = |place: &usize| topic.changes.as_ref().is_some_and(|c| c.key.contains(place));
@@ -103,10 +98,6 @@ impl RowDecoder {
                 column.name
             );
         }
-        let reader = match (topic.format, &topic.changes) {
-            (Format::DebeziumJson, Some(spec)) => Reader::Debezium(Debezium::new(&topic, spec)),
-            (Format::DebeziumJson, None) | (Format::Json, _) => Reader::Json,
-        };
         let before = topic.schema.fields().iter().take(kept.len());
         let before: Vec<Field> =
             before.map(|field| Field::clone(field).with_nullable(true)).collect();
@@ -114,8 +105,9 @@ impl RowDecoder {
             fields: Fields::new(&topic.columns),
             cells: Matrix::default(),
             before: Matrix::default(),
+            old: Matrix::default(),
             hasher: secret.as_ref().map(Hasher::new),
-            reader,
+            reader: Reader::new(&topic, schemas),
             kept,
             is_key,
             event_time,
@@ -158,23 +150,21 @@ impl RowDecoder {
             self.before.clear(records.len(), self.kept.len());
         }
         for (row, record) in records.iter().enumerate() {
-            let said = readable(record.value).and_then(|value| match &mut self.reader {
-                Reader::Json => value
-                    .map(Said::Row)
-                    .ok_or_else(|| "a tombstone: the record has no value".to_owned()),
-                Reader::Debezium(debezium) => debezium.read(readable(record.key)?, value),
-            });
+            let said = self.reader.read(record);
             let done = said.and_then(|said| self.take(row, said, &mut read, rejects));
             if let Err(reason) = done {
                 self.cells.forget(row, |_| true);
                 rejects.add(row, RejectClass::Malformed, None, || reason);
             }
             // What a record does not give is empty.
-            read.texts.resize(row + 1, "");
+            read.texts.resize(row + 1, Cow::Borrowed(""));
+            if self.topic.format != Format::Json {
+                read.encodings.resize(row + 1, None);
+            }
             if self.topic.changes.is_some() {
                 read.changes.resize_with(row + 1, || None);
                 read.unchanged.resize(row + 1, None);
-                read.before.resize(row + 1, "");
+                read.before.resize(row + 1, Cow::Borrowed(""));
             }
         }
         read
@@ -188,13 +178,16 @@ impl RowDecoder {
         read: &mut Read<'a>,
         rejects: &mut Rejects,
     ) -> Result<(), String> {
-        let broken =
-            |broken: Broken| format!("not a JSON object: byte {}: {}", broken.at, broken.why);
-        let change = match said {
+        let mut change = match said {
             Said::Row(text) => {
-                read.unknown_fields +=
-                    self.fields.find(text, row, &mut self.cells).map_err(broken)?;
+                read.unknown_fields += find(&mut self.fields, &text, row, &mut self.cells)?;
                 read.texts.push(text);
+                return Ok(());
+            }
+            Said::Encoded(text, encodings) => {
+                read.unknown_fields += find(&mut self.fields, &text, row, &mut self.cells)?;
+                read.texts.push(text.into());
+                read.encodings.push(Some(encodings));
                 return Ok(());
             }
             Said::Nothing => {
@@ -204,29 +197,50 @@ impl RowDecoder {
             Said::Change(change) => change,
         };
         let spec = self.topic.changes.as_ref().expect("a change comes of a topic of changes");
-        if let Some(image) = change.image {
-            let found = self.fields.find(image, row, &mut self.cells).map_err(broken)?;
+        let (whole, images) = (spec.before, spec.images);
+        let image = change.image.take();
+        if let Some(image) = &image {
+            let found = find(&mut self.fields, image, row, &mut self.cells)?;
             if change.operation != Operation::Delete {
                 read.unknown_fields += found;
             }
-            read.texts.push(image);
-        } else {
-            read.texts.push("");
         }
+        read.texts.push(image.unwrap_or_default());
+        read.encodings.push(change.encodings.take());
         // Of what is gone only the key is sure, unless whole images come.
-        if change.operation == Operation::Delete && !spec.before {
+        if change.operation == Operation::Delete && !whole {
             let is_key = &self.is_key;
             self.cells.forget(row, |column| !is_key[column]);
         }
-        if let (true, Some(before)) = (spec.before, change.before) {
-            self.fields.find(before, row, &mut self.before).map_err(broken)?;
+        let before = change.before.take().unwrap_or_default();
+        if whole && !before.is_empty() {
+            find(&mut self.fields, &before, row, &mut self.before)?;
             read.before.push(before);
         } else {
-            read.before.push("");
+            read.before.push(Cow::Borrowed(""));
+            if change.operation == Operation::Update && !before.is_empty() {
+                self.keeps_key(row, &read.texts[row], &before)?;
+            }
         }
-        read.unchanged.push(self.unchanged(row, &change, read.texts[row], spec.images));
+        read.unchanged.push(self.unchanged(row, &change, &read.texts[row], images));
         read.changes.push(Some(change));
         Ok(())
+    }
+
+    /// Refuses an update that gives its row another key: where the row was, would not be known.
+    fn keeps_key(&mut self, row: usize, text: &str, before: &str) -> Result<(), String> {
+        self.old.clear(1, self.kept.len());
+        find(&mut self.fields, before, 0, &mut self.old)?;
+        let changed = |column: usize| {
+            let old = self.old.column(column)[0].raw(before);
+            !old.is_empty() && old != self.cells.column(column)[row].raw(text)
+        };
+        match (0..self.kept.len()).any(|column| self.is_key[column] && changed(column)) {
+            false => Ok(()),
+            true => Err("an update that changes the key; with changes.before = \"full\" the row \
+                         before is taken along"
+                .to_owned()),
+        }
     }
 
     /// Which columns the image of an update does not hold; their cells become absent.
@@ -245,7 +259,8 @@ impl RowDecoder {
         for (column, declared) in self.kept.iter().enumerate() {
             let raw = self.cells.column(column)[row].raw(text);
             let absent = raw.is_empty() || raw == "null";
-            if is_unavailable(raw) || (sparse && absent && !self.is_key[column]) {
+            let left_out = change.left_out.as_ref().is_some_and(|left_out| left_out[column]);
+            if left_out || is_unavailable(raw) || (sparse && absent && !self.is_key[column]) {
                 names.push(declared.name.as_str());
                 self.cells.forget(row, |other| other == column);
             }
@@ -255,21 +270,15 @@ impl RowDecoder {
 
     /// Step 2: one array per kept column, each as long as the batch.
     fn convert(&self, read: &Read<'_>, rejects: &mut Rejects) -> Vec<ArrayRef> {
+        let texts: Vec<&str> = read.texts.iter().map(|text| &**text).collect();
         let convert = |(place, declared): (usize, &TopicColumn)| {
+            let cells = self.cells.column(place);
             if self.topic.changes.is_none() {
-                return self.column(
-                    declared,
-                    place,
-                    self.cells.column(place),
-                    &read.texts,
-                    read,
-                    rejects,
-                );
+                return self.column(declared, place, cells, &texts, read, rejects);
             }
             // Whether a value must be there depends on the operation.
             let lenient = TopicColumn { optional: true, ..declared.clone() };
-            let cells = self.cells.column(place);
-            let array = self.column(&lenient, place, cells, &read.texts, read, rejects);
+            let array = self.column(&lenient, place, cells, &texts, read, rejects);
             if !declared.optional || self.is_key[place] {
                 self.must_be_there(place, &array, read, rejects);
             }
@@ -306,15 +315,16 @@ impl RowDecoder {
 
     fn convert_before(&self, read: &Read<'_>, rejects: &mut Rejects) -> Option<Before> {
         self.topic.changes.as_ref().filter(|changes| changes.before)?;
+        let texts: Vec<&str> = read.before.iter().map(|text| &**text).collect();
         let convert = |(place, declared): (usize, &TopicColumn)| {
             let lenient = TopicColumn { optional: true, ..declared.clone() };
             let cells = self.before.column(place);
-            self.column(&lenient, place, cells, &read.before, read, rejects)
+            self.column(&lenient, place, cells, &texts, read, rejects)
         };
         let columns = self.kept.iter().enumerate().map(convert).collect();
         let rows = RecordBatch::try_new(self.before_schema.clone(), columns)
             .expect("the schema was made from these columns");
-        let there = read.before.iter().map(|text| Some(!text.is_empty())).collect();
+        let there = texts.iter().map(|text| Some(!text.is_empty())).collect();
         Some(Before { rows, there })
     }
 
@@ -330,14 +340,14 @@ impl RowDecoder {
         let hasher = self.hasher.as_ref();
         let column = Column { declared, cells, texts, hasher };
         let encoding = |row: usize| {
-            let own = read.changes.get(row).and_then(|c| c.as_ref()?.encodings.as_ref());
-            let raw = || cells[row].raw(texts[row]);
-            match own {
-                Some(encodings) => encodings[place],
-                None => self.declared_encoding(declared, raw()),
+            match read.encodings.get(row).and_then(|own| Some(own.as_ref()?[place])) {
+                // Of what its schema says nothing the file may.
+                Some(Encoding::Plain) => declared.encoding,
+                Some(own) => own,
+                None => self.declared_encoding(declared, cells[row].raw(texts[row])),
             }
         };
-        let plain = declared.encoding == Encoding::Plain && self.topic.changes.is_none();
+        let plain = declared.encoding == Encoding::Plain && self.topic.format == Format::Json;
         if plain || (0..cells.len()).all(|row| encoding(row) == Encoding::Plain) {
             return column.convert(rejects);
         }
@@ -359,19 +369,25 @@ impl RowDecoder {
 
     /// Where the record does not carry its schema.
     fn declared_encoding(&self, declared: &TopicColumn, raw: &str) -> Encoding {
-        let Some(changes) = &self.topic.changes else { return declared.encoding };
-        let first = raw.as_bytes().first();
-        match (declared.encoding, declared.pg, first) {
-            (Encoding::Plain, PgType::Numeric(..), Some(b'{')) => Encoding::VariableDecimal,
+        if declared.encoding != Encoding::Plain {
+            return declared.encoding;
+        }
+        let precise =
+            || self.topic.changes.as_ref().is_some_and(|c| c.decimals == Decimals::Precise);
+        match (self.topic.format, declared.pg, raw.as_bytes().first()) {
+            (Format::DebeziumJson, PgType::Numeric(..), Some(b'{')) => Encoding::VariableDecimal,
             // NaN and infinities stand for themselves.
-            (Encoding::Plain, PgType::Numeric(_, scale), Some(b'"'))
-                if changes.decimals == Decimals::Precise =>
-            {
+            (Format::DebeziumJson, PgType::Numeric(_, scale), Some(b'"')) if precise() => {
                 Encoding::Decimal(scale)
             }
-            (Encoding::Plain, PgType::Date, Some(b'-' | b'0'..=b'9')) => Encoding::Days,
-            (Encoding::Plain, PgType::Jsonb, Some(b'"')) => Encoding::Json,
-            (encoding, ..) => encoding,
+            (Format::DebeziumJson, PgType::Date, Some(b'-' | b'0'..=b'9')) => Encoding::Days,
+            // Formats that know no JSON within JSON.
+            (
+                Format::DebeziumJson | Format::Csv | Format::Canal | Format::Qlik,
+                PgType::Jsonb,
+                Some(b'"'),
+            ) => Encoding::Json,
+            _ => Encoding::Plain,
         }
     }
 
@@ -461,71 +477,13 @@ impl RowDecoder {
     }
 }
 
-/// The time of a change at its source; otherwise Kafka's timestamp.
-fn source_time(records: &[RawRecord<'_>], read: &Read<'_>, row: usize) -> EventTime {
-    let change = read.changes.get(row).and_then(Option::as_ref);
-    change.and_then(|change| change.source_time).map_or(records[row].timestamp, EventTime)
-}
-
-/// The columns of [`crate::catalog::topic::CHANGE_COLUMNS`], each as long as the batch.
-fn change_columns(
-    records: &[RawRecord<'_>],
-    read: &Read<'_>,
-    before: Option<&Before>,
-) -> Vec<ArrayRef> {
-    let changes = || read.changes.iter().map(Option::as_ref);
-    let operations = changes().map(|change| change.map_or("", |c| c.operation.as_str()));
-    let positions = changes().map(|change| change.map_or("", |c| c.position.as_str()));
-    let images: StringArray = match before {
-        Some(before) => (0..records.len()).map(|row| before.object(row)).collect(),
-        None => StringArray::new_null(records.len()),
-    };
-    let times = (0..records.len()).map(|row| source_time(records, read, row).0);
-    vec![
-        Arc::new(StringArray::from_iter_values(operations)),
-        Arc::new(images),
-        Arc::new(read.unchanged.iter().map(Option::as_deref).collect::<StringArray>()),
-        Arc::new(StringArray::from_iter_values(positions)),
-        instants(times),
-    ]
-}
-
-impl Before {
-    /// Of the rows that stay.
-    fn filtered(self, rejects: &Rejects) -> Self {
-        if !rejects.any() {
-            return self;
-        }
-        let good: BooleanArray = rejects.bad().iter().map(|bad| Some(!bad)).collect();
-        let keep = |array: &dyn Array| filter(array, &good).expect("a mask as long as the column");
-        let columns = self.rows.columns().iter().map(|column| keep(column)).collect();
-        let rows = RecordBatch::try_new(self.rows.schema(), columns).expect("as before");
-        Self { rows, there: keep(&self.there).as_boolean().clone() }
+/// Finds a text's fields; gives the number of unknown ones.
+fn find(fields: &mut Fields, text: &str, row: usize, into: &mut Matrix) -> Result<u64, String> {
+    if text.len() > RECORD_BYTES_MAX {
+        return Err(too_long());
     }
-
-    /// The image as a JSON object of what was converted: personal data stays what became of it.
-    fn object(&self, row: usize) -> Option<String> {
-        if !self.there.value(row) {
-            return None;
-        }
-        let mut object = serde_json::Map::new();
-        for (field, array) in self.rows.schema().fields().iter().zip(self.rows.columns()) {
-            let shown = || {
-                let formatter = ArrayFormatter::try_new(array.as_ref(), &FormatOptions::default());
-                formatter.expect("every type has a text").value(row).to_string()
-            };
-            let value = match array.data_type() {
-                _ if array.is_null(row) => serde_json::Value::Null,
-                t if t.is_integer() || t.is_floating() => {
-                    serde_json::from_str(&shown()).unwrap_or_else(|_| shown().into())
-                }
-                arrow::datatypes::DataType::Boolean => array.as_boolean().value(row).into(),
-                _ => shown().into(),
-            };
-            object.insert(field.name().clone(), value);
-        }
-        Some(serde_json::Value::Object(object).to_string())
-    }
+    let found = fields.find(text, row, into);
+    found.map_err(|broken| format!("not a JSON object: byte {}: {}", broken.at, broken.why))
 }
 
 /// What Debezium puts in place of a value that PostgreSQL stores out of line and did not change:
@@ -538,15 +496,4 @@ fn is_unavailable(raw: &str) -> bool {
         "{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}",
     ];
     raw.len() >= MARKS[0].len() && MARKS.contains(&raw)
-}
-
-/// The text of a key or a value, if it can be JSON at all; None: there is none. No reason quotes
-/// the text (it may be personal).
-fn readable(bytes: Option<&[u8]>) -> Result<Option<&str>, String> {
-    let Some(bytes) = bytes else { return Ok(None) };
-    if bytes.len() > RECORD_BYTES_MAX {
-        return Err(format!("longer than {RECORD_BYTES_MAX} bytes"));
-    }
-    let text = std::str::from_utf8(bytes);
-    text.map(Some).map_err(|broken| format!("not UTF-8: byte {}", broken.valid_up_to()))
 }

@@ -346,6 +346,11 @@ pub fn elements<'a>(text: &'a str, mut each: impl FnMut(&'a str)) -> Result<(), 
     }
 }
 
+/// A string without its quotes, as it is written; anything else as it is.
+pub fn plain(raw: &str) -> &str {
+    raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)
+}
+
 /// The content of a string whose raw form (without its quotes) the scanner has passed, into
 /// `content`, which is cleared before.
 pub fn unescape(raw: &str, content: &mut String) {

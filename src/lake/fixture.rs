@@ -55,6 +55,8 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         unique: None,
         forward: None,
         changes: None,
+        csv: None,
+        registry: None,
         schema,
     })
 }

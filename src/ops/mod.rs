@@ -20,7 +20,7 @@ mod service;
 mod table;
 
 use crate::{
-    catalog::{self, Catalog, Model},
+    catalog::{self, Catalog, Model, Topic},
     config::Config,
     error::{Error, Result},
 };
@@ -37,6 +37,9 @@ pub fn load(config: &Config) -> Result<Catalog> {
             return Err(Error::config(format!("{} {plural} in topics and models", mistakes.len())));
         }
     };
+    let registry = config.registry.as_deref().map(catalog::check_registry).transpose();
+    let registry = registry.map_err(|why| Error::config(format!("registry: {why}")))?;
+    catalog.set_registry(registry.as_deref());
     if !config.only.is_empty() {
         for name in &config.only {
             if !catalog.topics.contains_key(name.as_str()) {
@@ -56,6 +59,19 @@ pub fn load(config: &Config) -> Result<Catalog> {
         });
     }
     Ok(catalog)
+}
+
+/// Records that refer to schemas need to have them.
+pub fn require_registry(catalog: &Catalog) -> Result<()> {
+    let without = |topic: &Topic| topic.format.has_schemas() && topic.registry.is_none();
+    match catalog.topics.values().find(|topic| without(topic)) {
+        None => Ok(()),
+        Some(topic) => Err(Error::config(format!(
+            "topic {} is in Avro, and no schema registry is set: give `registry` in its file, or \
+             HIGHWATER_REGISTRY",
+            topic.name
+        ))),
+    }
 }
 
 /// `pii = "hash"` without a secret must not start: hashes under another secret join with nothing.

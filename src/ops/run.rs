@@ -1,7 +1,7 @@
 //! `highwater run`: the always-on service.
 
 use super::{
-    http, load, metrics, references, require_secret,
+    http, load, metrics, references, require_registry, require_secret,
     service::{Health, Resources, Service},
     sweep,
 };
@@ -29,6 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
     let catalog = load(config)?;
     require_secret(&catalog, config)?;
+    require_registry(&catalog)?;
     let runtime = runtime()?;
     let prometheus = metrics::install(config.memory)?;
     let (warehouse, store) = runtime.block_on(open(&catalog, config))?;

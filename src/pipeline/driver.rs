@@ -169,9 +169,10 @@ impl Driver {
         if let Some(targets) = targets {
             worker.handle(Input::Targets(targets));
         }
+        let reader = context.kafka.reader(&topic)?;
         Ok(Self {
-            reader: context.kafka.reader(&topic.kafka_topic),
-            decoder: Decoder::new(topic.clone(), secret),
+            decoder: Decoder::with_schemas(topic.clone(), secret, reader.schemas()),
+            reader,
             breaker: topic.stop_above.map(Breaker::new),
             reporter: Reporter::new(&topic),
             releases: Vec::new(),

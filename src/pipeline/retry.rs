@@ -37,7 +37,10 @@ use crate::{
         writer::{Finished, LakeWriter, WriterSettings},
     },
     record::{Epoch, EventTime, Fates, Offset, Output, Partition, RawRecord},
-    source::kafka::{KafkaSettings, Lookup},
+    source::{
+        kafka::{KafkaSettings, Lookup},
+        registry::{Registry, referred},
+    },
     warehouse::{
         MarkRow, Unfinished, Warehouse,
         retry::{
@@ -77,6 +80,7 @@ pub struct Retrier {
     /// Each alone: which records concern it is its own matter.
     models: BTreeMap<Output, (Arc<Model>, Tables)>,
     decoder: Decoder,
+    registry: Option<Registry>,
     /// Of a topic with `unique`.
     hashing: Option<Hashing>,
     /// Versions of references, by id.
@@ -123,11 +127,24 @@ impl Retrier {
             let tables = Tables::new(&topic, std::slice::from_ref(model))?;
             alone.insert(Output::Model(model.name.clone()), (model.clone(), tables));
         }
-        let decoder = Decoder::new(topic.clone(), secret);
+        let registry = Registry::of(&topic)?;
+        let schemas = registry.as_ref().map(Registry::schemas).unwrap_or_default();
+        let decoder = Decoder::with_schemas(topic.clone(), secret, schemas);
         let hashing = Hashing::new(&topic);
         let (kept, looked_up) = (BTreeMap::new(), BTreeMap::new());
         let models = alone;
-        Ok(Self { topic, models, decoder, hashing, kept, looked_up, warehouse, store, kafka })
+        Ok(Self {
+            topic,
+            models,
+            decoder,
+            registry,
+            hashing,
+            kept,
+            looked_up,
+            warehouse,
+            store,
+            kafka,
+        })
     }
 
     /// Completes what a retry that was ended left, or anybody else.
@@ -177,6 +194,10 @@ impl Retrier {
                     outcomes.push((letter.key.clone(), Outcome::Lost(why)));
                 }
             }
+        }
+        if let Some(registry) = &self.registry {
+            let records: Vec<_> = candidates.iter().map(Candidate::record).collect();
+            registry.learn(&referred(&self.topic, &records)).await?;
         }
         self.load_versions(&candidates).await?;
         let mut plan = self.decide(&candidates, &marks).await?;

@@ -8,6 +8,7 @@
 
 pub mod gap;
 pub mod quantity;
+pub mod schemas;
 
 use std::{fmt, ops::AddAssign, sync::Arc};
 

@@ -1,6 +1,8 @@
-//! Kafka in: group membership and records, from positions that the marks dictate.
+//! Kafka in: group membership and records, from positions that the marks dictate; and the schemas
+//! that records refer to.
 //!
-//! Owns: the consumer, who tells whom about assignment, one fetch queue per topic.
+//! Owns: the consumer, who tells whom about assignment, one fetch queue per topic, asking a schema
+//! registry.
 //! Does not own: where to start (marks), when to fetch (`pipeline::worker`), decoding.
 //!
 //! S-1  Records come out only of partitions that were seeked since they were assigned, and only
@@ -12,3 +14,4 @@
 #[cfg(feature = "embedded")]
 pub mod broker;
 pub mod kafka;
+pub mod registry;

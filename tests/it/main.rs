@@ -15,6 +15,7 @@ mod proxy;
 mod references;
 mod refusing;
 mod retention;
+mod schemas;
 mod simulation;
 mod support;
 mod taps;

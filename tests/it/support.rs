@@ -45,7 +45,7 @@ pub fn services() -> Option<Services> {
     })
 }
 
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     match std::env::var(name) {
         Ok(value) => Some(value),
         Err(_) => {
@@ -248,7 +248,7 @@ impl World {
         rows[0][0].as_deref().unwrap_or("0").parse().unwrap_or_else(|e| panic!("{sql}: {e}"))
     }
 
-    pub fn produce(&self, records: impl IntoIterator<Item = (String, String)>) {
+    pub fn produce<V: AsRef<[u8]>>(&self, records: impl IntoIterator<Item = (String, V)>) {
         produce(&self.services.kafka, &self.kafka_topic, records);
     }
 
@@ -297,7 +297,11 @@ async fn create_replicated(brokers: &str, topic: &str, partitions: i32, replicas
     made[0].as_ref().expect("create topic");
 }
 
-pub fn produce(brokers: &str, topic: &str, records: impl IntoIterator<Item = (String, String)>) {
+pub fn produce<V: AsRef<[u8]>>(
+    brokers: &str,
+    topic: &str,
+    records: impl IntoIterator<Item = (String, V)>,
+) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("partitioner", "murmur2_random")
@@ -308,7 +312,7 @@ pub fn produce(brokers: &str, topic: &str, records: impl IntoIterator<Item = (St
         .create()
         .expect("producer");
     for (key, value) in records {
-        let record = BaseRecord::to(topic).key(&key).payload(&value);
+        let record = BaseRecord::to(topic).key(&key).payload(value.as_ref());
         producer.send(record).map_err(|(e, _)| e).expect("produce");
         producer.poll(Duration::ZERO);
     }

@@ -126,7 +126,7 @@ fn every_mistake_in_a_topic_file_has_its_line_and_says_what_is_allowed() {
             "the key `event_time.date` is missing",
         ),
         (format!("topic = \"a b\"\nformat = \"json\"\n{columns}"), 1, "no name of a Kafka topic"),
-        (format!("topic = \"t\"\nformat = \"avro\"\n{columns}"), 2, "`avro` is not supported yet"),
+        (format!("topic = \"t\"\nformat = \"cannal\"\n{columns}"), 2, "did you mean `canal`"),
         (format!("topic = \"t\"\nformat = \"jason\"\n{columns}"), 2, "did you mean `json`?"),
         (with("columns = 3"), 3, "`columns` is a TOML integer"),
         (with("[columns]\nx = 3"), 4, "column `x` is a TOML integer"),

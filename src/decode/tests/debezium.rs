@@ -2,83 +2,18 @@
 //!
 //! The captured ones lie outside of the repository (`HIGHWATER_TEST_DATA`).
 
-use super::shown;
-use crate::{
-    catalog::{self, Topic},
-    decode::{Decoded, Decoder},
-    record::{EventTime, Partition, RawRecord},
+use super::{
+    messages::{captured, declared, decode, lines, message},
+    shown,
 };
+use crate::catalog::Topic;
 use std::sync::Arc;
 
-/// A topic of changes as its file declares it.
 fn topic(changes: &str, columns: &str) -> Arc<Topic> {
-    let text = format!(
-        "topic = \"t\"\nformat = \"debezium-json\"\n[changes]\n{changes}\n[columns]\n{columns}\n"
-    );
-    let catalog = catalog::check(&[("topics/t.toml".into(), text)], &[]);
-    let catalog = catalog.unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-    catalog.topics["t"].clone()
+    declared("debezium-json", &format!("[changes]\n{changes}"), columns)
 }
 
-struct Message {
-    offset: i64,
-    key: Option<String>,
-    value: Option<String>,
-}
-
-/// The captured messages of one topic.
-fn captured(file: &str, topic: &str) -> Option<Vec<Message>> {
-    let Some(folder) = std::env::var_os("HIGHWATER_TEST_DATA") else {
-        println!("skipped: HIGHWATER_TEST_DATA is not set");
-        return None;
-    };
-    let path = std::path::Path::new(&folder).join("debezium").join(file);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
-    let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON"));
-    let of_topic = lines.filter(|line: &serde_json::Value| line["topic"] == topic);
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-    let message = |line: serde_json::Value| Message {
-        offset: line["offset"].as_i64().expect("an offset"),
-        key: text(&line["key"]),
-        value: text(&line["value"]),
-    };
-    Some(of_topic.map(message).collect())
-}
-
-fn decode(topic: &Arc<Topic>, messages: &[Message]) -> Decoded {
-    let record = |message: &Message| RawRecord {
-        partition: Partition(0),
-        offset: message.offset,
-        timestamp: EventTime(super::KAFKA_US),
-        // The borrow of what the caller keeps.
-        key: None,
-        value: None,
-    };
-    let records: Vec<_> = messages
-        .iter()
-        .map(|m| RawRecord {
-            key: m.key.as_deref().map(str::as_bytes),
-            value: m.value.as_deref().map(str::as_bytes),
-            ..record(m)
-        })
-        .collect();
-    Decoder::new(topic.clone(), None).decode(&records)
-}
-
-/// One line per row: the named columns, NULL as `-`.
-fn lines(decoded: &Decoded, columns: &[&str]) -> Vec<String> {
-    let rows = 0..decoded.rows.num_rows();
-    rows.map(|row| {
-        let value = |name: &&str| {
-            let array = decoded.rows.column_by_name(name).expect("a column");
-            shown(array.as_ref(), row).unwrap_or_else(|| "-".into())
-        };
-        columns.iter().map(value).collect::<Vec<_>>().join(" ")
-    })
-    .collect()
-}
-
-const CUSTOMERS: &str = "id = \"integer\"\nfirst_name = \"text\"\nemail = { type = \"text\", optional = true }
+pub const CUSTOMERS: &str = "id = \"integer\"\nfirst_name = \"text\"\nemail = { type = \"text\", optional = true }
 balance = { type = \"numeric(12,2)\", optional = true }\nvip = \"boolean\"\ncreated_at = \"timestamptz\"";
 
 /// Inserts, updates, a changed key (delete and insert), deletes; the unscaled balance.
@@ -123,7 +58,7 @@ fn captured_changes_are_the_same_operations_in_every_mode_of_the_connector() {
     }
 }
 
-const ALL_TYPES: &str = r#"
+pub const ALL_TYPES: &str = r#"
 id = "bigint"
 c_smallint = { type = "smallint", optional = true }
 c_real = { type = "real", optional = true }
@@ -261,10 +196,6 @@ fn borders_of_transactions_and_messages_in_the_log_say_nothing_about_a_row() {
     }
 }
 
-fn message(key: Option<&str>, value: Option<&str>) -> [Message; 1] {
-    [Message { offset: 0, key: key.map(str::to_owned), value: value.map(str::to_owned) }]
-}
-
 #[test]
 fn a_tombstone_deletes_only_where_the_topic_says_so() {
     let columns = "id = \"integer\"\nname = \"text\"";
@@ -293,42 +224,5 @@ fn what_is_no_change_event_is_refused_with_its_remedy() {
         let decoded = decode(&plain, &message(None, Some(value)));
         let [reject] = &decoded.rejects[..] else { panic!("{value}: {:?}", decoded.rows) };
         assert!(reject.reason.contains(reason), "{value}: {}", reject.reason);
-    }
-}
-
-/// Every captured message cut at any byte, or with any byte altered, is a row, a reject, or says
-/// nothing; never a panic, and the same one by one as in a batch.
-#[test]
-fn captured_messages_cut_or_altered_anywhere_are_decoded_without_a_panic() {
-    let topic = topic("key = [\"id\"]", ALL_TYPES);
-    for (file, name) in [
-        ("postgres_json.jsonl", "pgplain.inventory.alltypes"),
-        ("postgres_json_schemas.jsonl", "pgschema.inventory.alltypes"),
-    ] {
-        let Some(messages) = captured(file, name) else { return };
-        let mut decoder = Decoder::new(topic.clone(), None);
-        let mut broken = 0;
-        for message in messages.iter().filter(|m| m.value.is_some()).take(2) {
-            let value = message.value.as_deref().expect("filtered").as_bytes();
-            for at in 0..value.len() {
-                let mut altered = value.to_vec();
-                altered[at] = altered[at].wrapping_add(1 + (at % 200) as u8);
-                for bytes in [&value[..at], &altered] {
-                    let record = RawRecord {
-                        partition: Partition(0),
-                        offset: 0,
-                        timestamp: EventTime(0),
-                        key: None,
-                        value: Some(bytes),
-                    };
-                    let decoded = decoder.decode(&[record]);
-                    broken += decoded.rejects.len();
-                    let all = decoded.rows.num_rows() + decoded.rejects.len() + decoded.empty.len();
-                    assert_eq!(all, 1, "D-1");
-                }
-            }
-            // Whatever is cut is broken.
-            assert!(broken >= value.len(), "{broken} of {}", value.len());
-        }
     }
 }

@@ -1,7 +1,15 @@
 //! What the stage promises, by tables of good and bad inputs and by a slow oracle (`oracle`).
 
+mod avro;
+mod canal;
+mod cloudevents;
+mod csv;
+mod cut;
 mod debezium;
+mod maxwell;
+mod messages;
 mod oracle;
+mod qlik;
 mod types;
 
 use super::{Decoded, Decoder, RejectClass, Secret};
@@ -67,6 +75,8 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         unique: None,
         forward: None,
         changes: None,
+        csv: None,
+        registry: None,
         schema: Arc::new(Schema::new(fields)),
     }
 }

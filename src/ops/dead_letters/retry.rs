@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     decode::Secret,
     error::{Error, Kind, Result},
-    ops::{load, require_secret, run, table},
+    ops::{load, require_registry, require_secret, run, table},
     pipeline::retry::{Outcome, Plan, Retrier},
     source::kafka::KafkaSettings,
     warehouse::retry::{LetterKey, Retried, RetryFilter},
@@ -53,6 +53,7 @@ pub fn retry(
 ) -> Result<()> {
     let catalog = load(config)?;
     require_secret(&catalog, config)?;
+    require_registry(&catalog)?;
     if let Some(place) = places.iter().find(|p| !catalog.topics.contains_key(p.topic.as_str())) {
         return Err(Error::config(format!("{place}: no topic of this name is declared")));
     }

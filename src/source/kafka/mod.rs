@@ -25,6 +25,7 @@ pub use producer::{Producer, Sending};
 pub use reader::{Fetched, TopicReader};
 
 use crate::{
+    catalog::Topic,
     error::{Error, Result},
     record::{Offset, Partition},
 };
@@ -520,7 +521,7 @@ impl Kafka {
         }
     }
 
-    pub fn reader(self: &Arc<Self>, topic: &str) -> TopicReader {
+    pub fn reader(self: &Arc<Self>, topic: &Arc<Topic>) -> Result<TopicReader> {
         TopicReader::new(self.clone(), topic)
     }
 

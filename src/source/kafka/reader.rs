@@ -1,12 +1,15 @@
 //! ⇄ One topic's records, as librdkafka holds them: a batch at a time, uncopied.
 //!
-//! Owns: seeking, what may come out (S-1), librdkafka's messages until they are dropped.
+//! Owns: seeking, what may come out (S-1), librdkafka's messages until they are dropped, holding
+//! them back until the schemas that they refer to are known.
 //! Does not own: where to seek to, when to poll (`pipeline`).
 
 use super::{Kafka, KafkaOffset, refusal};
 use crate::{
+    catalog::Topic,
     error::{Error, Kind, Result},
-    record::{EventTime, Offset, Partition, RawRecord},
+    record::{EventTime, Offset, Partition, RawRecord, schemas::Schemas},
+    source::registry::{Inquiry, referred},
 };
 use rdkafka::{
     TopicPartitionList, bindings as rd, consumer::Consumer, error::RDKafkaErrorCode,
@@ -18,32 +21,79 @@ use std::{collections::BTreeMap, ffi::CStr, sync::Arc, time::Duration};
 pub struct TopicReader {
     kafka: Arc<Kafka>,
     topic: String,
+    declared: Arc<Topic>,
     /// Seeked since they were assigned, with the offset that comes next.
     reading: BTreeMap<Partition, Offset>,
     /// Not yet successful.
     seeks: BTreeMap<Partition, Offset>,
+    /// Of a topic whose records refer to schemas.
+    inquiry: Option<Inquiry>,
+    /// Fetched, and waiting for schemas.
+    held: Option<Fetched>,
 }
 
 impl TopicReader {
-    pub(super) fn new(kafka: Arc<Kafka>, topic: &str) -> Self {
-        Self { kafka, topic: topic.to_owned(), reading: BTreeMap::new(), seeks: BTreeMap::new() }
+    pub(super) fn new(kafka: Arc<Kafka>, declared: &Arc<Topic>) -> Result<Self> {
+        Ok(Self {
+            kafka,
+            topic: declared.kafka_topic.clone(),
+            declared: declared.clone(),
+            reading: BTreeMap::new(),
+            seeks: BTreeMap::new(),
+            inquiry: Inquiry::start(declared)?,
+            held: None,
+        })
+    }
+
+    /// What is known of the schemas that records refer to: before a record comes out, all it needs.
+    pub fn schemas(&self) -> Arc<Schemas> {
+        self.inquiry.as_ref().map(Inquiry::schemas).unwrap_or_default()
     }
 
     /// Reads the partition from `to` on. Done at the next poll, and again until it succeeds.
     pub fn seek(&mut self, partition: Partition, to: Offset) {
-        self.reading.remove(&partition);
+        self.forget(partition);
         self.seeks.insert(partition, to);
     }
 
     /// Drops what still comes of the partition, until it is seeked anew.
     pub fn stop(&mut self, partition: Partition) {
-        self.reading.remove(&partition);
+        self.forget(partition);
         self.seeks.remove(&partition);
+    }
+
+    fn forget(&mut self, partition: Partition) {
+        self.reading.remove(&partition);
+        if let Some(held) = &mut self.held {
+            held.messages.retain(|message| message.0.partition != partition.0);
+            held.gone.retain(|gone| *gone != partition);
+        }
     }
 
     /// At most `max` records, waiting no longer than `timeout` for that many.
     pub fn poll(&mut self, max: usize, timeout: Duration) -> Result<Fetched> {
         self.seek_what_is_due();
+        let fetched = match self.held.take() {
+            Some(held) => held,
+            None => self.fetch(max, timeout)?,
+        };
+        let Some(inquiry) = &mut self.inquiry else { return Ok(fetched) };
+        if inquiry.is_done(&referred(&self.declared, &fetched.records()), timeout) {
+            return Ok(fetched);
+        }
+        let trouble = inquiry.trouble();
+        self.held = Some(fetched);
+        Ok(Fetched {
+            messages: Vec::new(),
+            passed: Vec::new(),
+            trouble,
+            gone: Vec::new(),
+            more: true,
+            _kafka: self.kafka.clone(),
+        })
+    }
+
+    fn fetch(&mut self, max: usize, timeout: Duration) -> Result<Fetched> {
         let mut messages: Vec<*mut rd::rd_kafka_message_t> = Vec::with_capacity(max);
         // SAFETY: the queue lives as long as the client; at most `max` pointers are written.
         let count = unsafe {

@@ -1,0 +1,140 @@
+//! Canal's change events (its flat messages), as TiCDC and Flink write them too.
+//!
+//! Owns: the envelope. Does not own: values (`convert`).
+//!
+//! A message has an array of rows. A record is one row here (D-1), which is what TiCDC and Flink
+//! write; a message of several is a reject.
+//!
+//! Sources: Canal's class FlatMessage; TiCDC's documentation, "TiCDC Canal-JSON Protocol".
+
+use super::{
+    change::{Change, Operation, Said, is_of, not_json, overlaid},
+    scan::{elements, members, plain},
+};
+use crate::catalog::{ChangeSpec, Order};
+use std::borrow::Cow;
+
+/// Reads one topic's events.
+pub struct Canal {
+    spec: ChangeSpec,
+}
+
+/// What is said of a change, as it stands.
+#[derive(Default)]
+struct Envelope<'a> {
+    kind: Option<&'a str>,
+    database: Option<&'a str>,
+    table: Option<&'a str>,
+    data: Option<&'a str>,
+    old: Option<&'a str>,
+    is_ddl: bool,
+    millis: Option<&'a str>,
+    /// TiCDC's extension.
+    tidb: Option<&'a str>,
+}
+
+impl Canal {
+    pub fn new(spec: &ChangeSpec) -> Self {
+        Self { spec: spec.clone() }
+    }
+
+    pub fn read<'a>(&self, value: &'a str) -> Result<Said<'a>, String> {
+        let mut envelope = Envelope::default();
+        let read = |name: &str, raw: &'a str| {
+            let place = match name {
+                "type" => &mut envelope.kind,
+                "database" => &mut envelope.database,
+                "table" => &mut envelope.table,
+                "data" => &mut envelope.data,
+                "old" => &mut envelope.old,
+                "es" => &mut envelope.millis,
+                "_tidb" => &mut envelope.tidb,
+                "isDdl" => {
+                    envelope.is_ddl = raw == "true";
+                    return;
+                }
+                _ => return,
+            };
+            *place = (raw != "null").then_some(raw);
+        };
+        members(value, read).map_err(|broken| not_json("value", broken))?;
+        let kind = plain(envelope.kind.ok_or("an event of Canal's without `type`")?);
+        if !is_of(self.spec.table.as_deref(), envelope.database, envelope.table) {
+            return Ok(Said::Nothing);
+        }
+        let operation = match (kind, envelope.is_ddl) {
+            ("INSERT", false) => Operation::Insert,
+            ("UPDATE", false) => Operation::Update,
+            ("DELETE", false) => Operation::Delete,
+            ("TRUNCATE", true) => Operation::Truncate,
+            (_, true) | ("TIDB_WATERMARK", _) => return Ok(Said::Nothing),
+            _ => return Err("a `type` that Canal does not have".to_owned()),
+        };
+        let (image, old) = match operation {
+            Operation::Truncate => (None, None),
+            _ => {
+                let row = only(envelope.data.ok_or("an event of Canal's without `data`")?, "data")?;
+                let old = envelope.old.map(|old| only(old, "old")).transpose()?;
+                (Some(row), old)
+            }
+        };
+        let before = match (operation, image) {
+            (Operation::Delete, Some(row)) if self.spec.before => Some(Cow::Borrowed(row)),
+            (Operation::Update, Some(row)) if self.spec.before => Some(overlaid(row, old)?),
+            (Operation::Update, _) => old.map(Cow::Borrowed),
+            _ => None,
+        };
+        let source_time = match envelope.millis {
+            None => None,
+            Some(raw) => {
+                let micros = raw.parse::<i64>().ok().and_then(|ms| ms.checked_mul(1_000));
+                Some(micros.ok_or("an `es` that is no whole number of milliseconds")?)
+            }
+        };
+        Ok(Said::Change(Change {
+            operation,
+            image: image.map(Cow::Borrowed),
+            before,
+            position: self.position(envelope.tidb)?,
+            source_time,
+            encodings: None,
+            left_out: None,
+        }))
+    }
+
+    fn position(&self, tidb: Option<&str>) -> Result<String, String> {
+        if self.spec.order == Order::Offset {
+            return Ok(String::new());
+        }
+        let mut commit = None;
+        if let Some(tidb) = tidb {
+            let read = |name: &str, raw: &str| {
+                if name == "commitTs" {
+                    commit = raw.parse::<u64>().ok();
+                }
+            };
+            members(tidb, read).map_err(|broken| not_json("`_tidb`", broken))?;
+        }
+        commit.map(|commit| format!("{commit:020}")).ok_or_else(|| {
+            "no `_tidb.commitTs` in the event (enable-tidb-extension = true of TiCDC); Canal itself \
+             gives no position: with changes.order = \"offset\" Kafka's order counts"
+                .to_owned()
+        })
+    }
+}
+
+/// The only row of an array.
+fn only<'a>(array: &'a str, name: &str) -> Result<&'a str, String> {
+    let (mut row, mut count) = (None, 0);
+    let read = |element| {
+        row = Some(element);
+        count += 1;
+    };
+    elements(array, read).map_err(|broken| {
+        format!("`{name}` is not an array: its byte {}: {}", broken.at, broken.why)
+    })?;
+    match (row, count) {
+        (Some(row), 1) => Ok(row),
+        _ => Err(format!("a message of {count} rows in `{name}`; a record is one row")),
+    }
+}

@@ -1,0 +1,119 @@
+//! The formats: which of them takes a topic's records apart.
+//!
+//! Owns: the choice, and what is asked of every record before (UTF-8, its length). Does not own:
+//! any format (a file each).
+
+use super::{
+    avro::Avro,
+    canal::Canal,
+    change::{Change, Said},
+    cloudevents::CloudEvents,
+    csv::Csv,
+    debezium::Debezium,
+    fields::RECORD_BYTES_MAX,
+    maxwell::Maxwell,
+    qlik::Qlik,
+};
+use crate::{
+    catalog::{Format, Topic},
+    record::{RawRecord, schemas::Schemas},
+};
+use std::{borrow::Cow, sync::Arc};
+
+pub enum Reader {
+    Json,
+    Csv(Csv),
+    Avro(Avro),
+    CloudEvents(CloudEvents),
+    Debezium(Debezium),
+    DebeziumAvro(Avro, Debezium),
+    Maxwell(Maxwell),
+    Canal(Canal),
+    Qlik(Qlik),
+}
+
+impl Reader {
+    pub fn new(topic: &Topic, schemas: Arc<Schemas>) -> Self {
+        let changes = || topic.changes.as_ref().expect("the catalog gives each its [changes]");
+        match topic.format {
+            Format::Json => Self::Json,
+            Format::Csv => {
+                let spec = topic.csv.as_ref().expect("the catalog gives each its [csv]");
+                Self::Csv(Csv::new(topic, spec))
+            }
+            Format::Avro => Self::Avro(Avro::new(topic, schemas)),
+            Format::CloudEvents => Self::CloudEvents(CloudEvents::new(topic)),
+            Format::DebeziumJson => Self::Debezium(Debezium::new(topic, changes())),
+            Format::DebeziumAvro => {
+                let avro = Avro::new(topic, schemas);
+                Self::DebeziumAvro(avro, Debezium::new(topic, changes()))
+            }
+            Format::Maxwell => Self::Maxwell(Maxwell::new(changes())),
+            Format::Canal => Self::Canal(Canal::new(changes())),
+            Format::Qlik => Self::Qlik(Qlik::new(topic, changes())),
+        }
+    }
+
+    /// What a record says. The reason of a refusal quotes nothing of it: it may be personal.
+    pub fn read<'a>(&mut self, record: &RawRecord<'a>) -> Result<Said<'a>, String> {
+        let (key, value) = (record.key, record.value);
+        match self {
+            Self::Json => Ok(Said::Row(Cow::Borrowed(there(readable(value)?)?))),
+            Self::Csv(csv) => Ok(match csv.row(there(readable(value)?)?)? {
+                Some(object) => Said::Row(Cow::Owned(object)),
+                None => Said::Nothing,
+            }),
+            Self::Avro(avro) => {
+                let text = avro.read(there(value)?)?;
+                Ok(Said::Encoded(text.json, text.encodings))
+            }
+            Self::CloudEvents(events) => events.read(there(readable(value)?)?),
+            Self::Debezium(debezium) => debezium.read(readable(key)?, readable(value)?),
+            Self::DebeziumAvro(avro, debezium) => {
+                let value = value.map(|bytes| avro.read(bytes)).transpose()?;
+                // Most events need no key, and it may be written by another converter.
+                let key = key.and_then(|bytes| avro.read(bytes).ok());
+                let encodings = value.as_ref().or(key.as_ref()).map(|text| text.encodings.clone());
+                let (key, value) = (key.map(|text| text.json), value.map(|text| text.json));
+                match debezium.read(key.as_deref(), value.as_deref())? {
+                    Said::Change(change) => {
+                        Ok(Said::Change(Change { encodings, ..change.into_owned() }))
+                    }
+                    Said::Row(_) | Said::Encoded(..) | Said::Nothing => Ok(Said::Nothing),
+                }
+            }
+            Self::Maxwell(maxwell) => match readable(value)? {
+                Some(value) => maxwell.read(value),
+                // It follows a delete, for the sake of compaction.
+                None => Ok(Said::Nothing),
+            },
+            Self::Canal(canal) => match readable(value)? {
+                Some(value) => canal.read(value),
+                None => Ok(Said::Nothing),
+            },
+            Self::Qlik(qlik) => match readable(value)? {
+                Some(value) => qlik.read(value),
+                None => Ok(Said::Nothing),
+            },
+        }
+    }
+}
+
+/// Where a record without a value says nothing.
+fn there<T>(value: Option<T>) -> Result<T, String> {
+    value.ok_or_else(|| "a tombstone: the record has no value".to_owned())
+}
+
+/// The text of a key or a value; None: there is none.
+fn readable(bytes: Option<&[u8]>) -> Result<Option<&str>, String> {
+    let Some(bytes) = bytes else { return Ok(None) };
+    if bytes.len() > RECORD_BYTES_MAX {
+        return Err(too_long());
+    }
+    let text = std::str::from_utf8(bytes);
+    text.map(Some).map_err(|broken| format!("not UTF-8: byte {}", broken.valid_up_to()))
+}
+
+pub fn too_long() -> String {
+    format!("longer than {RECORD_BYTES_MAX} bytes")
+}
