@@ -344,6 +344,14 @@ fn unfit(aggregate: calls::Aggregate) -> Option<String> {
 }
 
 impl Model {
+    /// Why a record that it refused is not given to it later.
+    pub fn takes_no_retry(&self) -> Option<&'static str> {
+        self.folding.as_ref().map(|_| {
+            "follows changes in their order, and what came after this one stands in its table: a row is right again \
+             when it changes next, or when the table is rebuilt"
+        })
+    }
+
     /// What the tables beside that of a model over changes would be called.
     pub(super) fn tables_beside(&self) -> Vec<String> {
         let names = [Folding::source_table(&self.name), Folding::truncates_table(&self.name)];

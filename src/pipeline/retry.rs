@@ -170,7 +170,10 @@ impl Retrier {
         let mut outcomes = Vec::new();
         let mut ripe = Vec::new();
         for letter in letters {
-            let never = letter.refused_by.iter().find_map(|(output, _)| self.never_takes(output));
+            let never = letter.refused_by.iter().find_map(|(output, _)| {
+                let (model, _) = self.models.get(output)?;
+                Some(format!("{output} {}", model.takes_no_retry()?))
+            });
             match never.or_else(|| self.waits_for(&marks, &letter.key)) {
                 Some(why) => outcomes.push((letter.key.clone(), Outcome::Waits(why))),
                 None => ripe.push(letter),
@@ -204,17 +207,6 @@ impl Retrier {
         plan.outcomes.extend(outcomes);
         plan.outcomes.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(plan)
-    }
-
-    /// Why an output takes no record out of its place.
-    fn never_takes(&self, output: &Output) -> Option<String> {
-        let (model, _) = self.models.get(output)?;
-        model.folding.as_ref().map(|_| {
-            format!(
-                "{output} follows changes in their order, and what came after this one stands in its table: a row \
-                 is right again when it changes next, or when the table is rebuilt"
-            )
-        })
     }
 
     /// What a model looked the records of these places up in, so that a retry does as well.
