@@ -82,6 +82,9 @@
 //! | judge | of a topic with `unique`: says which records are duplicates, once, in the lane of tables |
 //! | reject | a record, or a row of one model, that is not taken, with the reason |
 //! | dead letter | a reject as it is stored, with the whole record |
+//! | change | an operation on a row of a source's table, as a connector tells it |
+//! | image | the row as a change tells it: whole, or without what did not change |
+//! | orphan | an update that brings no whole image of a row that is not there |
 //! | refusal | that an output counts a record as dead; its letter holds the record |
 //! | retry | dead letters decoded again and taken by the outputs that had refused them |
 //!
@@ -106,6 +109,9 @@
 //! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/model.rs`, `judge`; the oracle of `compute/tests` | |
 //! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `warehouse/sessions.rs`, under the lock of W-8 |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
+//! | F-1 | a change counts only if it is later than what is stored of its row; what is deleted is remembered | `compute/changes/fold.rs`, `is_old`; the reference of `compute/tests/changes.rs` | `warehouse/following.rs`; `tests/it/mirrored.rs`, where a connector that was killed sends again |
+//! | F-2 | folding the changes of any cuts gives what folding them one by one gives | `cuts_of_any_size_fold_to_what_one_by_one_gives` | `warehouse/tests/following.rs`; `lock_models.sql`: what is read is what is written over |
+//! | F-3 | a value that an image does not hold is never overwritten | the same tests | the same |
 //! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
 //! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs` and `tests/it/outages`, killed at random | |

@@ -4,9 +4,9 @@
 //! (see `grouped`).
 
 use super::{
-    Column, Late, Model, ModelKind, PgType, Role, Rows,
+    Column, Folding, Late, Model, ModelKind, PgType, Role, Rows,
     calls::{has_aggregate, has_window},
-    grouped,
+    folding, grouped,
     mistake::{Page, check_name, unknown},
     scalar::Scalars,
     sql::{Setting, Statement},
@@ -39,16 +39,6 @@ pub(super) fn model(
     let before = page.mistakes.len();
     check_model_name(page, &statement);
     check_aliases(page, &statement);
-    if scalars.topic().changes.is_some() {
-        // As rows they would be inserts alone: what was deleted would stay.
-        page.line(
-            statement.line,
-            "models over a topic of changes are not supported yet. Allowed: its lake, which keeps \
-             every change",
-        );
-        return None;
-    }
-
     let mut whole = true;
     let mut filter = None;
     if let Some(ast) = &statement.filter {
@@ -63,7 +53,13 @@ pub(super) fn model(
     }
     let aggregated = statement.items.iter().any(|item| has_aggregate(&item.expr));
     let windowed = statement.items.iter().any(|item| has_window(&item.expr));
-    let made = if statement.group_by.is_some() {
+    let mut keeps = None;
+    let made = if let Some(changes) = &scalars.topic().changes {
+        folding::model(page, &statement, scalars, changes).map(|(kind, columns, what)| {
+            keeps = Some(what);
+            (kind, columns)
+        })
+    } else if statement.group_by.is_some() {
         grouped::aggregate(page, &statement, scalars)
     } else if aggregated {
         page.line(statement.line, "an aggregate without GROUP BY would be a table of one row without a key. Allowed: \
@@ -86,7 +82,14 @@ pub(super) fn model(
     if !whole || page.mistakes.len() > before {
         return None;
     }
-    let declaration = declaration(&statement, &kind, scalars);
+    let mut declaration = declaration(&statement, &kind, scalars);
+    let mut folding = None;
+    if let Some(keeps) = keeps {
+        let read = (&kind, filter.as_ref());
+        let made = Folding::new(page, &statement, scalars, read, keeps)?;
+        declaration.push_str(&made.declaration());
+        folding = Some(made);
+    }
     Some(Model {
         name: statement.name.as_str().into(),
         file: page.file.clone(),
@@ -95,6 +98,7 @@ pub(super) fn model(
         filter,
         kind,
         columns,
+        folding,
         declaration,
     })
 }
@@ -212,15 +216,7 @@ fn rows(
     let key = options.take("primary_key");
     options.finish(page, &["primary_key"], "a model of rows (without GROUP BY)");
 
-    let mut exprs: Vec<Expr> = Vec::new();
-    let mut columns: Vec<Column> = Vec::new();
-    for item in &statement.items {
-        let scalar = scalars.read(page, &item.expr, item.line, "a model of rows");
-        if let (Some(scalar), Some(name)) = (scalar, item.name()) {
-            columns.push(Column { name: name.to_owned(), pg: scalar.pg, role: Role::Value });
-            exprs.push(scalar.exact());
-        }
-    }
+    let (exprs, mut columns) = selected(page, statement, scalars);
     // Judged by SELECT, so that a column with a mistake of its own is not also called unknown.
     let names: Vec<&str> = statement.items.iter().filter_map(|item| item.name()).collect();
     let mut primary_key = Vec::new();
@@ -260,6 +256,24 @@ fn rows(
         columns.push(Column { name: name.to_owned(), pg, role: Role::Position });
     }
     Some((ModelKind::Rows(Rows { exprs, primary_key }), columns))
+}
+
+/// What SELECT lists, each as a value.
+pub(super) fn selected(
+    page: &mut Page<'_>,
+    statement: &Statement,
+    scalars: &Scalars<'_>,
+) -> (Vec<Expr>, Vec<Column>) {
+    let mut exprs: Vec<Expr> = Vec::new();
+    let mut columns: Vec<Column> = Vec::new();
+    for item in &statement.items {
+        let scalar = scalars.read(page, &item.expr, item.line, "a model of rows");
+        if let (Some(scalar), Some(name)) = (scalar, item.name()) {
+            columns.push(Column { name: name.to_owned(), pg: scalar.pg, role: Role::Value });
+            exprs.push(scalar.exact());
+        }
+    }
+    (exprs, columns)
 }
 
 /// Keys must be equal in a cut exactly when they are equal in PostgreSQL.

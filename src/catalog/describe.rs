@@ -3,8 +3,9 @@
 //! Owns: the words. Does not own: anything that they describe.
 
 use super::{
-    Catalog, Column, Estimate, Extreme, Late, Merge, Model, ModelKind, PartitionFunction, PgType,
-    Place, Reference, Role, Shape, SketchKind, Topic, ValueSet,
+    Catalog, Column, Estimate, Extreme, Keeps, Late, Merge, Model, ModelKind, Order,
+    PartitionFunction, PgType, Place, Reference, Role, Shape, SketchKind, Topic, ValueSet,
+    folding::{DELETED_AT, VALID_FROM, VALID_TO},
 };
 use crate::record::quantity::{show_duration, show_size};
 use std::{fmt::Write, time::Duration};
@@ -116,6 +117,7 @@ impl Model {
             let _ = write!(out, "each record looked up in {name} (NULL where it finds nothing), ");
         }
         let _ = match &self.kind {
+            _ if self.folding.is_some() => writeln!(out, "{}", self.follows()),
             ModelKind::Aggregate(aggregate) => match &aggregate.window {
                 Some(window) => {
                     let late = match window.late {
@@ -163,6 +165,9 @@ impl Model {
                 let table = ValueSet::table(&self.name, &column.name);
                 format!("adds the values that {table} did not hold yet")
             }
+            Role::Part(Merge::Add) if self.folding.is_some() => {
+                "adds what comes, takes back what goes".to_owned()
+            }
             Role::Part(Merge::Add) => "adds".to_owned(),
             Role::Part(Merge::Least) => "least".to_owned(),
             Role::Part(Merge::Greatest) => "greatest".to_owned(),
@@ -192,6 +197,9 @@ impl Model {
                 format!("about, from {sketch}: within 1% of the value at {share}")
             }
             Role::Difference(last) => format!("{last} minus that of the window before"),
+            Role::Value | Role::Position if self.folding.is_some() => {
+                self.followed(&column.name).to_owned()
+            }
             Role::Value => match self.has_primary_key() {
                 true => "latest by event time".to_owned(),
                 false => "as it came".to_owned(),
@@ -201,6 +209,34 @@ impl Model {
                 (false, "_event_time") => "as it came".to_owned(),
                 (false, _) => "key".to_owned(),
             },
+        }
+    }
+
+    /// What the rows of a table over changes are.
+    fn follows(&self) -> String {
+        let Some(folding) = &self.folding else { return String::new() };
+        let what = match folding.keeps {
+            Keeps::Rows => "the source's rows as they are now",
+            Keeps::Deleted => "the source's rows as they are now, and deleted ones as they were",
+            Keeps::Versions => "every version of the source's rows",
+            Keeps::Groups { .. } => "one row per key over the source's rows as they are now",
+        };
+        let keys = folding.columns[..folding.keys].iter().map(|(name, _)| name.as_str());
+        let keys = keys.collect::<Vec<_>>().join(", ");
+        let order = match folding.order {
+            Order::Source => "position in the source's log",
+            Order::Offset => "offset",
+        };
+        format!("{what}; a row is known by {keys}, the later of two changes by its {order}")
+    }
+
+    fn followed(&self, column: &str) -> &'static str {
+        match column {
+            DELETED_AT => "when the source deleted the row; NULL: it is there",
+            VALID_FROM => "when the source made the version",
+            VALID_TO => "when the source changed or deleted it; NULL: it holds",
+            "_event_time" | "_source_position" | "_partition" | "_offset" => "of the last change",
+            _ => "as the source has it",
         }
     }
 

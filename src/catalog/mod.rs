@@ -11,6 +11,7 @@
 //!                                          ├─► decompose ─► Model      each with all mistakes
 //! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
 //!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
+//!                                                ├ folding    models over changes
 //!                                                ├ window     what windows there are
 //!                                                ├ parts      what an aggregate needs, …
 //!                                                ├ kept       … and the columns of that
@@ -27,6 +28,7 @@ mod csv_file;
 mod decompose;
 mod describe;
 mod fingerprint;
+pub mod folding;
 mod generated;
 mod grouped;
 mod kept;
@@ -48,6 +50,7 @@ mod window;
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
 pub use csv_file::{CsvSpec, QLIK_PREFIX};
 pub use describe::describe;
+pub use folding::{Folding, Keeps};
 pub use mistake::Mistake;
 pub use model::{
     Aggregate, Column, Estimate, Extreme, Key, Late, Merge, Model, ModelKind, Moments, Part,
@@ -202,9 +205,29 @@ pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistak
 
 /// What is wrong with the names of the tables beside a model's.
 fn value_tables(model: &Model, catalog: &Catalog) -> Vec<Mistake> {
-    let ModelKind::Aggregate(aggregate) = &model.kind else { return Vec::new() };
-    let keys = aggregate.keys.len() + usize::from(aggregate.window.is_some());
     let mut wrong = Vec::new();
+    let here = |what| Mistake { file: model.file.clone(), line: 1, what };
+    for table in model.tables_beside() {
+        if table.len() > mistake::NAME_BYTES_MAX {
+            wrong.push(format!(
+                "over changes a table `{table}` is kept beside the model's, whose name has {} bytes. \
+                 Allowed: {}; a shorter name of the model",
+                table.len(),
+                mistake::NAME_BYTES_MAX
+            ));
+        }
+        if let Some(other) = catalog.models.get(table.as_str()) {
+            wrong.push(format!(
+                "over changes a table `{table}` is kept beside the model's, which is that of {}. \
+                 Allowed: another name for one of them",
+                other.file.display()
+            ));
+        }
+    }
+    let ModelKind::Aggregate(aggregate) = &model.kind else {
+        return wrong.into_iter().map(here).collect();
+    };
+    let keys = aggregate.keys.len() + usize::from(aggregate.window.is_some());
     for set in aggregate.sets() {
         let table = ValueSet::table(&model.name, set.column);
         if table.len() > mistake::NAME_BYTES_MAX {
@@ -236,7 +259,6 @@ fn value_tables(model: &Model, catalog: &Catalog) -> Vec<Mistake> {
             ));
         }
     }
-    let here = |what| Mistake { file: model.file.clone(), line: 1, what };
     wrong.into_iter().map(here).collect()
 }
 

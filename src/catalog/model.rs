@@ -11,7 +11,7 @@
 //! Sessions of a key that touch become one row, their parts merging the same way.
 //! A NULL in a key is a key like any other (`NULLS NOT DISTINCT`), as GROUP BY has it.
 
-use super::{Join, PgType, Shape, Window, fingerprint::sha256};
+use super::{Folding, Join, PgType, Shape, Window, fingerprint::sha256};
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
 use std::{path::PathBuf, sync::Arc};
@@ -30,6 +30,8 @@ pub struct Model {
     pub kind: ModelKind,
     /// Columns of the table in PostgreSQL, in order; see [`Role`].
     pub columns: Vec<Column>,
+    /// Over a topic of changes: how it keeps the source's rows.
+    pub folding: Option<Folding>,
     /// Whatever decides the table's rows, as text; see [`Model::fingerprint`].
     pub declaration: String,
 }

@@ -215,7 +215,7 @@ impl Deltas {
                 sets.push(distinct.finish(&keys, &order)?);
             }
         }
-        Ok(Delta { rows, sets })
+        Ok(Delta { rows, sets, changes: None })
     }
 
     fn emit(&mut self) -> Result<Vec<ArrayRef>> {

@@ -11,12 +11,14 @@
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
 
 mod aggregate;
+pub mod changes;
 mod combine;
 mod course;
 mod distinct;
 mod late;
 pub mod lookup;
 mod model;
+mod open;
 mod parts;
 mod picked;
 mod plan;
@@ -26,7 +28,7 @@ mod sessions;
 pub mod sketch;
 mod standing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod unique;
 
 use crate::{
@@ -39,9 +41,10 @@ use arrow::{
     array::{AsArray, RecordBatch},
     datatypes::{Int32Type, Int64Type},
 };
+use changes::ChangeDelta;
 use course::Courses;
 use lookup::Version;
-use model::{ModelState, OpenModel, standing};
+use model::{ModelState, standing};
 use runs::{count_duplicates, is_wanted, record_of, runs};
 use standing::{Standing, Standings, take_counts, take_obsolete};
 use std::{
@@ -95,12 +98,18 @@ pub struct Delta {
     /// One per `count(DISTINCT …)`, in order of [`Aggregate::sets`]: the table's key and a value,
     /// unique and sorted. Each key is in `rows` as well.
     pub sets: Vec<RecordBatch>,
+    /// Of a model over changes: all that it yields; `rows` is empty then.
+    pub changes: Option<ChangeDelta>,
 }
 
 impl Delta {
     /// Of a model that counts nothing distinct.
     pub fn of(rows: RecordBatch) -> Self {
-        Self { rows, sets: Vec::new() }
+        Self { rows, sets: Vec::new(), changes: None }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.num_rows() == 0 && self.changes.as_ref().is_none_or(ChangeDelta::is_empty)
     }
 }
 
@@ -188,7 +197,7 @@ impl Tables {
             state.standings.clear();
             state.late = 0;
             state.misses = 0;
-            state.open = OpenModel::new(&state.model, &state.plan)?;
+            state.open.abandon(&state.model, &state.plan)?;
         }
         Ok(())
     }
@@ -352,7 +361,7 @@ impl Tables {
         for state in &mut self.models {
             let delta = state.open.finish()?;
             let name = &state.model.name;
-            if delta.rows.num_rows() > 0 {
+            if !delta.is_empty() {
                 tables.push((name.clone(), delta));
             }
             let late_rows = std::mem::take(&mut state.late);

@@ -4,17 +4,15 @@
 //! records reach the models (`Tables`), who is late (`event_time`), grouping (`aggregate`, `rows`).
 
 use super::{
-    Delta,
-    aggregate::Deltas,
     late::Verdicts,
     offsets,
+    open::OpenModel,
     plan::{Failures, Input, Plan},
-    rows::LatestRows,
     runs::{Run, choose, count_duplicates},
     standing::{Before, Standing, Standings},
 };
 use crate::{
-    catalog::{Late, Model, ModelKind, Topic, Window},
+    catalog::{Late, Model, Topic, Window},
     decode::{Decoded, RejectClass},
     error::Result,
     event_time::{Lateness, Verdict, Windows},
@@ -37,11 +35,6 @@ pub(super) struct ModelState {
     pub misses: u64,
 }
 
-pub(super) enum OpenModel {
-    Aggregate(Box<Deltas>),
-    Rows(LatestRows),
-}
-
 const ADOPTED: &str = "marks are adopted before records";
 
 pub(super) fn standing(standings: &mut Standings, partition: Partition) -> &mut Standing {
@@ -51,7 +44,7 @@ pub(super) fn standing(standings: &mut Standings, partition: Partition) -> &mut 
 impl ModelState {
     pub fn new(topic: &Topic, model: &Arc<Model>) -> Result<Self> {
         let plan = Plan::new(topic, model)?;
-        let open = OpenModel::new(model, &plan)?;
+        let open = OpenModel::new(topic, model, &plan)?;
         let standings = Standings::new();
         let mut state = Self {
             model: model.clone(),
@@ -88,6 +81,11 @@ impl ModelState {
             None => self.judge(decoded, &runs),
             Some(before) => self.judge_retried(&decoded.event_times, before),
         };
+        if let OpenModel::Changes(open) = &mut self.open {
+            open.add(decoded, &runs)?;
+            runs.iter().for_each(|run| self.fates(run).accepted += run.len());
+            return Ok(Vec::new());
+        }
 
         let chosen = choose(&runs, decoded.rows.num_rows(), duplicates);
         let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
@@ -208,38 +206,6 @@ impl ModelState {
                 let refused = late.map(|row| verdicts.reason(input.origin_of(row))).collect();
                 Ok((input.keep(&taken)?, refused))
             }
-        }
-    }
-}
-
-impl OpenModel {
-    pub fn new(model: &Model, plan: &Plan) -> Result<Self> {
-        Ok(match &model.kind {
-            ModelKind::Aggregate(aggregate) => {
-                Self::Aggregate(Box::new(Deltas::new(model, aggregate, plan)?))
-            }
-            ModelKind::Rows(rows) => Self::Rows(LatestRows::new(model, rows, plan)?),
-        })
-    }
-
-    fn add(&mut self, input: &Input<'_>, verdicts: &[Verdict]) -> Result<()> {
-        match self {
-            Self::Aggregate(deltas) => deltas.add(input, verdicts),
-            Self::Rows(rows) => rows.add(input),
-        }
-    }
-
-    pub fn finish(&mut self) -> Result<Delta> {
-        match self {
-            Self::Aggregate(deltas) => deltas.finish(),
-            Self::Rows(rows) => rows.finish().map(Delta::of),
-        }
-    }
-
-    pub fn memory(&self) -> usize {
-        match self {
-            Self::Aggregate(deltas) => deltas.memory(),
-            Self::Rows(rows) => rows.memory(),
         }
     }
 }

@@ -112,6 +112,11 @@ impl Plan {
         typed.map_err(|e| Error::config("type a model's expression").because(e))
     }
 
+    /// The columns that `filter` and `evaluate` read, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.schema.fields().iter().map(|field| field.name().as_str())
+    }
+
     /// What its records are looked up in.
     pub fn lookup(&mut self) -> Option<&mut Lookup> {
         self.lookup.as_mut()
@@ -298,6 +303,19 @@ fn halve(
     }
 }
 
+impl Input<'static> {
+    /// All of these rows.
+    pub fn of(
+        columns: Vec<ArrayRef>,
+        event_times: Vec<EventTime>,
+        partitions: ArrayRef,
+        offsets: ArrayRef,
+    ) -> Self {
+        let (rows, event_times) = (event_times.len(), Cow::Owned(event_times));
+        Self { columns, event_times, partitions, offsets, rows, origin: Origin::All }
+    }
+}
+
 impl<'d> Input<'d> {
     /// The row of the batch that this row was.
     pub fn origin_of(&self, row: usize) -> usize {
@@ -332,13 +350,13 @@ impl<'d> Input<'d> {
     }
 
     /// The rows where the mask, which has no NULL, is true.
-    pub fn keep(&self, mask: &BooleanArray) -> Result<Self> {
+    pub fn keep<'k>(&self, mask: &BooleanArray) -> Result<Input<'k>> {
         let filter = FilterBuilder::new(mask).optimize().build();
         let kept = |array: &ArrayRef| {
             filter.filter(array).map_err(|e| Error::halt("filter a model's rows").because(e))
         };
         let rows = || mask.values().set_indices();
-        Ok(Self {
+        Ok(Input {
             columns: self.columns.iter().map(kept).collect::<Result<_>>()?,
             event_times: rows().map(|row| self.event_times[row]).collect(),
             partitions: kept(&self.partitions)?,

@@ -10,7 +10,7 @@ use super::{
     status,
 };
 use crate::{
-    catalog::{Catalog, Model, ModelKind, Topic},
+    catalog::{Catalog, Model, ModelKind, Order, Topic},
     config::Config,
     error::{Error, Result},
     record::{
@@ -161,6 +161,11 @@ fn refuse(catalog: &Catalog, topic: &Topic, planned: &[Accepted]) -> Result<()> 
             ModelKind::Rows(_) | ModelKind::Aggregate(_) if model.join.is_some() => {
                 "which version of its reference a row was looked up in is known by offset, and offsets \
                  begin again"
+            }
+            ModelKind::Rows(_) | ModelKind::Aggregate(_)
+                if model.folding.as_ref().is_some_and(|f| f.order == Order::Offset) =>
+            {
+                "which of two changes is the later one is known by offset, and offsets begin again"
             }
             ModelKind::Rows(_) | ModelKind::Aggregate(_) => continue,
         };

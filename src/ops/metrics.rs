@@ -52,6 +52,21 @@ fn describe() {
         "Differences of delta(x) that went below zero"
     );
     describe_counter!(
+        "highwater_old_changes_total",
+        Unit::Count,
+        "Changes that were not later than what was stored of their row"
+    );
+    describe_counter!(
+        "highwater_orphans_total",
+        Unit::Count,
+        "Updates of rows that were not there, and inserts without all of a row"
+    );
+    describe_counter!(
+        "highwater_unfit_rows_total",
+        Unit::Count,
+        "Rows of a source, changed, that an expression of a model fails on"
+    );
+    describe_counter!(
         "highwater_filtered_total",
         Unit::Count,
         "Rows that a model's WHERE left out"

@@ -8,6 +8,7 @@ use crate::{
         EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord,
         gap::{self, Gap},
     },
+    warehouse::Committed,
 };
 use serde::Serialize;
 use std::{
@@ -429,15 +430,22 @@ pub fn committed(topic: &str, lane: Lane, cut: &Cut, took: Duration) {
         .record(rows as f64);
 }
 
-/// Differences of `delta(…)` that a commit has found below zero.
-pub fn below_zero(topic: &str, models: &[(Arc<str>, u64)]) {
-    for (model, count) in models {
-        metrics::counter!(
-            "highwater_negative_deltas_total",
-            "topic" => topic.to_owned(),
-            "model" => model.to_string()
-        )
-        .increment(*count);
+/// What a commit has found on its way.
+pub fn found(topic: &str, committed: &Committed) {
+    let topic = || topic.to_owned();
+    for (model, count) in &committed.below_zero {
+        let model = model.to_string();
+        metrics::counter!("highwater_negative_deltas_total", "topic" => topic(), "model" => model)
+            .increment(*count);
+    }
+    for (model, followed) in &committed.followed {
+        let model = || model.to_string();
+        metrics::counter!("highwater_orphans_total", "topic" => topic(), "model" => model())
+            .increment(followed.orphans);
+        metrics::counter!("highwater_old_changes_total", "topic" => topic(), "model" => model())
+            .increment(followed.old);
+        metrics::counter!("highwater_unfit_rows_total", "topic" => topic(), "model" => model())
+            .increment(followed.failed);
     }
 }
 

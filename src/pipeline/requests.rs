@@ -148,7 +148,7 @@ pub async fn commit(topic: Arc<Topic>, context: Context, cut: u64, mut job: Job)
     match context.commit(&topic.kafka_topic, &mut job.cut).await {
         Ok(committed) => {
             report::committed(&topic.name, Lane::Tables, &job.cut, started.elapsed());
-            report::below_zero(&topic.name, &committed.below_zero);
+            report::found(&topic.name, &committed);
             job.count();
             context.tell(News::Committed { cut, learned: committed.learned });
             if topic.unique.is_some() {

@@ -170,7 +170,11 @@ impl Retrier {
         let mut outcomes = Vec::new();
         let mut ripe = Vec::new();
         for letter in letters {
-            match self.waits_for(&marks, &letter.key) {
+            let never = letter.refused_by.iter().find_map(|(output, _)| {
+                let (model, _) = self.models.get(output)?;
+                Some(format!("{output} {}", model.takes_no_retry()?))
+            });
+            match never.or_else(|| self.waits_for(&marks, &letter.key)) {
                 Some(why) => outcomes.push((letter.key.clone(), Outcome::Waits(why))),
                 None => ripe.push(letter),
             }

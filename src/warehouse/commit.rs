@@ -15,7 +15,8 @@ use super::{
     Claim, Taken, Warehouse,
     dead_letters::add_dead_letters,
     encode::Instant,
-    merge::{Way, merge},
+    following::Followed,
+    merge::{Merged, Way, merge},
     postgres::{Parameter, Row, Session},
     references, unique,
 };
@@ -39,8 +40,21 @@ pub struct Committed {
     /// Differences of `delta(…)` that went below zero, by model: the counter was set back, or a
     /// value was wrong.
     pub below_zero: Vec<(Arc<str>, u64)>,
+    /// What models over changes found, by model.
+    pub followed: Vec<(Arc<str>, Followed)>,
     /// Of a topic with `unique`: keys that others have taken since this process looked.
     pub learned: Memory,
+}
+
+impl Committed {
+    fn note(&mut self, model: &Arc<str>, merged: Merged) {
+        if merged.below_zero > 0 {
+            self.below_zero.push((model.clone(), merged.below_zero));
+        }
+        if merged.followed != Followed::default() {
+            self.followed.push((model.clone(), merged.followed));
+        }
+    }
 }
 
 impl Warehouse {
@@ -205,10 +219,7 @@ impl Warehouse {
                     references::add_uses(&session, &doing, &cut.topic, uses).await?
                 }
                 Yield::Table { model, delta } => {
-                    let below = self.merge(&session, model, delta).await?;
-                    if below > 0 {
-                        committed.below_zero.push((model.clone(), below));
-                    }
+                    committed.note(model, self.merge(&session, model, delta).await?);
                 }
             }
         }
@@ -217,8 +228,13 @@ impl Warehouse {
         Ok(committed)
     }
 
-    /// Merges a delta into its model's tables; gives how many differences went below zero.
-    pub(super) async fn merge(&self, session: &Session, model: &str, delta: &Delta) -> Result<u64> {
+    /// Merges a delta into its model's tables.
+    pub(super) async fn merge(
+        &self,
+        session: &Session,
+        model: &str,
+        delta: &Delta,
+    ) -> Result<Merged> {
         let way = Way::CopyAbove(self.settings.insert_rows_max);
         merge(session, &*self.table(model)?, delta, way).await
     }

@@ -9,6 +9,7 @@
 use super::{
     differences::Differences,
     encode::Elements,
+    following::{Followed, follow},
     keyed::{self, Alike},
     postgres::{Parameter, Session},
     sketches::{Sketches, Stored},
@@ -22,7 +23,7 @@ use crate::{
 use arrow::array::RecordBatch;
 
 /// Rows of one statement with arrays.
-const ARRAY_ROWS: usize = 20_000;
+pub(super) const ARRAY_ROWS: usize = 20_000;
 
 /// The way of the rows.
 #[derive(Debug, Clone, Copy)]
@@ -43,9 +44,20 @@ impl Way {
     }
 }
 
-/// Gives how many differences of `delta(…)` went below zero.
-pub async fn merge(session: &Session, table: &Table, delta: &Delta, way: Way) -> Result<u64> {
+/// What turned out while a delta was merged.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Merged {
+    /// How many differences of `delta(…)` went below zero.
+    pub below_zero: u64,
+    pub followed: Followed,
+}
+
+pub async fn merge(session: &Session, table: &Table, delta: &Delta, way: Way) -> Result<Merged> {
     let doing = format!("merge a cut into its table, model={}", table.model);
+    if let Some(changes) = &delta.changes {
+        let followed = follow(session, &doing, table, changes, way).await?;
+        return Ok(Merged { followed, ..Merged::default() });
+    }
     match &table.sketches {
         Some(sketches) => {
             let rows = unite(session, &doing, sketches, &delta.rows).await?;
@@ -56,10 +68,11 @@ pub async fn merge(session: &Session, table: &Table, delta: &Delta, way: Way) ->
     if let Some(sets) = &table.sets {
         add_values(session, &doing, sets, &delta.sets, way).await?;
     }
-    match &table.differences {
-        Some(differences) => renew(session, &doing, differences, &delta.rows).await,
-        None => Ok(0),
-    }
+    let below_zero = match &table.differences {
+        Some(differences) => renew(session, &doing, differences, &delta.rows).await?,
+        None => 0,
+    };
+    Ok(Merged { below_zero, ..Merged::default() })
 }
 
 /// The delta with the stored sketches in it. Nobody else changes them meanwhile: cuts take turns.
@@ -121,7 +134,7 @@ fn key_elements<'a>(alike: &'a Alike, given: &[&(String, PgType)]) -> Result<Vec
     columns.collect()
 }
 
-async fn upsert(
+pub(super) async fn upsert(
     session: &Session,
     doing: &str,
     table: &Table,
@@ -206,7 +219,10 @@ async fn add_values(
     Ok(())
 }
 
-fn elements<'r>(columns: &[(String, PgType)], rows: &'r RecordBatch) -> Result<Vec<Elements<'r>>> {
+pub(super) fn elements<'r>(
+    columns: &[(String, PgType)],
+    rows: &'r RecordBatch,
+) -> Result<Vec<Elements<'r>>> {
     let columns = columns.iter().zip(rows.columns());
     columns.map(|((name, pg), array)| Elements::new(name, array.as_ref(), *pg)).collect()
 }

@@ -25,6 +25,7 @@
 //! | `merge` | a delta into its model's tables, statement by statement |
 //! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
 //! | `sessions` | merge a cut's sessions with the stored ones |
+//! | `following` | a cut's changes folded into the source's rows, and the model's table after them |
 //! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
@@ -33,7 +34,7 @@
 //! | `unique` | keys and duplicates of topics with `unique` |
 //! | `references` | versions of references, and who was looked up in which |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
-//! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `sqlstate` | pure: statements, bytes, what an error means |
+//! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `stored`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
 pub mod merging;
@@ -46,6 +47,7 @@ mod compare;
 mod dead_letters;
 mod differences;
 mod finality;
+mod following;
 pub mod gaps;
 mod keyed;
 mod listing;
@@ -58,6 +60,7 @@ mod sessions;
 mod sets;
 mod sketches;
 pub mod snapshot;
+mod stored;
 mod tls;
 mod unique;
 
@@ -68,6 +71,7 @@ pub mod embedded;
 pub(crate) mod tests;
 
 pub use commit::Committed;
+pub use following::Followed;
 pub use postgres::{Warehouse, WarehouseSettings};
 
 use crate::{

@@ -9,6 +9,7 @@
 
 use super::{
     differences::Differences,
+    following::Following,
     merging::merged,
     sessions::{self, Sessions},
     sets,
@@ -51,6 +52,8 @@ pub struct Table {
     pub differences: Option<Differences>,
     /// None: the model keeps no sketch.
     pub sketches: Option<Sketches>,
+    /// None: the model is not over changes.
+    pub following: Option<Following>,
 }
 
 /// What a table is, as far as others can be told from it.
@@ -179,29 +182,37 @@ impl Table {
             sets: sets::of(model, &key),
             differences: Differences::of(model),
             sketches: Sketches::of(model),
+            following: Following::of(model),
             shape: Shape { table: model.name.to_string(), wanted: wanted(model, &key), key },
             columns,
         }
     }
 
-    /// The model's own table, then those of its sets.
+    /// The model's own table, then those beside it.
     pub fn shapes(&self) -> impl Iterator<Item = &Shape> {
         let sets = self.sets.iter().flat_map(|sets| &sets.all);
-        std::iter::once(&self.shape).chain(sets.map(|set| &set.shape))
+        let beside = sets.map(|set| &set.shape);
+        let beside = beside.chain(self.following.iter().flat_map(|f| &f.shapes));
+        std::iter::once(&self.shape).chain(beside)
     }
 
     /// What makes them, in the same order: a statement and a comment each.
     pub fn creates(&self) -> impl Iterator<Item = (&str, &str)> {
         let sets = self.sets.iter().flat_map(|sets| &sets.all);
-        let sets = sets.map(|set| (set.create.as_str(), set.comment.as_str()));
-        std::iter::once((self.create.as_str(), self.comment.as_str())).chain(sets)
+        let beside = sets.map(|set| (&set.create, &set.comment));
+        let followed = self.following.iter().flat_map(|f| f.creates.iter().zip(&f.comment));
+        let all = std::iter::once((&self.create, &self.comment)).chain(beside).chain(followed);
+        all.map(|(create, comment)| (create.as_str(), comment.as_str()))
     }
 }
 
 impl Table {
     /// Whether what a cut writes depends on what other cuts have written: they take turns then.
     pub fn takes_turns(&self) -> bool {
-        self.differences.is_some() || self.sketches.is_some() || self.sessions.is_some()
+        self.differences.is_some()
+            || self.sketches.is_some()
+            || self.sessions.is_some()
+            || self.following.is_some()
     }
 }
 
@@ -354,6 +365,10 @@ fn conflict(model: &Model, key: &[String]) -> String {
                 .filter(|c| matches!(c.role, Role::Value | Role::Position))
                 .map(|c| format!("{0} = excluded.{0}", quoted(&c.name)))
                 .collect::<Vec<_>>();
+            // What is stored of the source has judged already which change is the later one.
+            if model.folding.is_some() {
+                return update(&target, &sets, "");
+            }
             // The total order that makes "the latest" the same on every replay.
             (sets, format!("\nWHERE ({}) > ({})", position("excluded"), position("t")))
         }
@@ -378,6 +393,10 @@ fn conflict(model: &Model, key: &[String]) -> String {
             (sets.collect(), String::new())
         }
     };
+    update(&target, &sets, &guard)
+}
+
+fn update(target: &str, sets: &[String], guard: &str) -> String {
     if sets.is_empty() {
         return format!("\nON CONFLICT ({target}) DO NOTHING");
     }

@@ -8,6 +8,7 @@ mod following;
 mod gaps;
 mod http;
 mod lake;
+mod mirrored;
 mod outages;
 mod oyster;
 mod proxy;

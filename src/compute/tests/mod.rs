@@ -1,5 +1,6 @@
 //! What the stage promises, from text to deltas: catalog, decoder and `Tables` together.
 
+pub(crate) mod changes;
 mod expressions;
 mod merged;
 mod oracle;

@@ -3,6 +3,7 @@
 
 mod aggregates;
 mod embedded;
+mod following;
 mod merging;
 mod protocol;
 pub mod sessions;
@@ -33,6 +34,7 @@ fn model(name: &str, kind: ModelKind, columns: Vec<(&str, PgType, Role)>) -> Mod
             .into_iter()
             .map(|(name, pg, role)| Column { name: name.into(), pg, role })
             .collect(),
+        folding: None,
         declaration: String::new(),
     }
 }

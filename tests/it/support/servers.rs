@@ -151,7 +151,7 @@ impl Postgres {
         // What is answered outlives the process; it need not outlive the machine.
         let settings = format!(
             "-D data -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} \
-             -c max_connections=100 -c fsync=off",
+             -c max_connections=100 -c fsync=off -c wal_level=logical",
             folder.path().display()
         );
         let mut arguments = words(&format!("setpriv {user}"));
@@ -242,6 +242,62 @@ impl Minio {
 
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// A Kafka Connect worker with one of Debezium's connectors, which remembers in a file how far it is.
+pub struct Connect {
+    pub server: Server,
+    _folder: tempfile::TempDir,
+}
+
+impl Connect {
+    /// With the connector's settings. It runs when its source says so.
+    pub fn start(kafka: &str, settings: &[(&str, String)]) -> Option<Self> {
+        let plugin = PathBuf::from(variable("HIGHWATER_TEST_DEBEZIUM")?);
+        let home = PathBuf::from(variable("HIGHWATER_TEST_KAFKA_HOME")?);
+        let folder = folder("connect");
+        let worker = format!(
+            "bootstrap.servers={kafka}\nlisteners=http://127.0.0.1:{}\n\
+             key.converter=org.apache.kafka.connect.json.JsonConverter\n\
+             value.converter=org.apache.kafka.connect.json.JsonConverter\n\
+             key.converter.schemas.enable=false\nvalue.converter.schemas.enable=false\n\
+             offset.storage.file.filename=offsets\noffset.flush.interval.ms=2000\n\
+             plugin.path={}\nplugin.discovery=service_load\n",
+            free_port(),
+            plugin.display()
+        );
+        std::fs::write(folder.path().join("worker.properties"), worker).expect("settings");
+        let connector = settings.iter().map(|(name, value)| format!("{name}={value}\n"));
+        let connector: String = connector.collect();
+        std::fs::write(folder.path().join("connector.properties"), connector).expect("settings");
+        let mut arguments = words(
+            "setpriv --pdeathsig KILL -- java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        );
+        let log = home.join("log4j2.xml");
+        arguments.push(format!("-Dlog4j2.configurationFile={}", log.display()));
+        arguments.push("-cp".to_owned());
+        arguments.push(format!("{}/*", home.join("libs").display()));
+        arguments.extend(words(
+            "org.apache.kafka.connect.cli.ConnectStandalone worker.properties connector.properties",
+        ));
+        let server = Server {
+            name: "Kafka Connect",
+            arguments,
+            variables: Vec::new(),
+            folder: folder.path().to_owned(),
+            last_signal: libc::SIGKILL,
+            child: None,
+        };
+        let mut connect = Self { server, _folder: folder };
+        connect.start_again();
+        Some(connect)
+    }
+
+    /// It goes on from where it had noted last: what it sent since, it sends again.
+    pub fn start_again(&mut self) {
+        let before = self.server.log().len();
+        self.server.start(|server| server.log().split_off(before).contains("Starting streaming"));
     }
 }
 
