@@ -281,7 +281,8 @@ fn a_retry_killed_at_any_moment_and_done_again_takes_each_letter_once() {
     world.run(&RETRY);
     assert_as_clean(&world, &clean);
     // The next owner drops what the killed ones had uploaded and never committed.
-    let owner = world.follow(&[]);
+    let mut owner = world.follow(&[]);
+    eventually("ready", || owner.get("/readyz").0 == 200);
     eventually("no upload is left", || {
         world.number("SELECT count(*) FROM highwater.lake_uploads") == 0
     });
@@ -335,7 +336,8 @@ fn a_retry_that_ends_after_any_step_has_done_all_of_it_or_nothing() {
     world.runtime.block_on(first.upload(&mut uploaded)).expect("uploaded");
     assert!(world.number("SELECT count(*) FROM highwater.lake_uploads") > 0);
     assert_eq!(state(&world), before);
-    let owner = world.follow(&[]);
+    let mut owner = world.follow(&[]);
+    eventually("ready", || owner.get("/readyz").0 == 200);
     eventually("no upload is left", || {
         world.number("SELECT count(*) FROM highwater.lake_uploads") == 0
     });
