@@ -353,9 +353,8 @@ impl Driver {
         }
         let mut records = fetched.records();
         let mut decoded = self.decoder.decode(&records);
-        let broken = self.breaker.as_mut().and_then(|breaker| {
-            breaker.add(records.len(), decoded.rejects.iter().map(|r| r.record))
-        });
+        let breaker = self.breaker.as_mut();
+        let broken = breaker.and_then(|breaker| breaker.read(&records, &decoded.rejects));
         let mut broken_by = None;
         if let Some(at) = broken {
             broken_by = Some(breaker::sentence(&self.topic, &records, &decoded.rejects, at));

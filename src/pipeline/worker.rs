@@ -233,19 +233,21 @@ impl Worker {
         self.take_what_is_wanted();
     }
 
-    /// One claim at a time per lane; none before the wait of a recovery is over.
+    /// One claim at a time per lane; none before the wait of a recovery is over. The lake's after
+    /// that of the tables: a breaker that trips on the first records finds their lane open.
     fn take_what_is_wanted(&mut self) {
+        let mut behind_tables = false;
         for lane in &mut self.lanes {
-            let waits =
-                lane.claim != Pending::None || matches!(lane.flight, Flight::Backoff { .. });
-            if lane.wanted.is_empty() || waits {
-                continue;
+            let recovers = matches!(lane.flight, Flight::Backoff { .. });
+            let waits = behind_tables || recovers || lane.claim != Pending::None;
+            if !lane.wanted.is_empty() && !waits {
+                let partitions: Vec<_> = std::mem::take(&mut lane.wanted).into_iter().collect();
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                lane.claim = Pending::Awaited(ticket);
+                self.effects.push_back(Effect::Take { lane: lane.lane, ticket, partitions });
             }
-            let partitions: Vec<_> = std::mem::take(&mut lane.wanted).into_iter().collect();
-            let ticket = self.next_ticket;
-            self.next_ticket += 1;
-            lane.claim = Pending::Awaited(ticket);
-            self.effects.push_back(Effect::Take { lane: lane.lane, ticket, partitions });
+            behind_tables = lane.claim != Pending::None;
         }
     }
 

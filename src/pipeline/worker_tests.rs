@@ -167,11 +167,16 @@ fn nothing() -> Vec<String> {
 fn what_is_assigned_is_taken_in_each_lane_and_read_from_its_marks() {
     let mut desk = desk(BOTH);
     assert!(!desk.worker.wants_records());
-    assert_eq!(desk.assigned(&[0, 1]), ["take tables #1: 0 1", "take lake #2: 0 1"]);
+    assert_eq!(desk.assigned(&[0, 1]), ["take tables #1: 0 1"]);
     assert!(!desk.worker.wants_records(), "nothing is known of where to read");
     let marks = [own(Lane::Tables, 0, 10), own(Lane::Tables, 1, 7)];
-    let follows = ["adopt tables: dead_letters 0@10, dead_letters 1@7", "seek 0@10", "seek 1@7"];
-    assert_eq!(desk.taken(Lane::Tables, 1, &marks), follows);
+    let follows = [
+        "adopt tables: dead_letters 0@10, dead_letters 1@7",
+        "seek 0@10",
+        "seek 1@7",
+        "take lake #2: 0 1",
+    ];
+    assert_eq!(desk.taken(Lane::Tables, 1, &marks), follows, "the lake's after the tables'");
     assert!(desk.worker.wants_records(), "one lane is enough");
     let positions = desk.worker.positions(Lane::Tables);
     assert_eq!(positions[0], (Partition(0), Offset(10), Offset(10)));
