@@ -15,7 +15,11 @@ pub mod verify;
 
 #[cfg(feature = "embedded")]
 pub mod demo;
+#[cfg(feature = "embedded")]
+pub mod model_tests;
 
+#[cfg(feature = "embedded")]
+mod scratch;
 mod service;
 mod table;
 
