@@ -39,6 +39,11 @@ enum Command {
     },
     /// Topics and models, offline: every mistake with its place, or what each model keeps.
     Check,
+    /// How one model is computed and kept, offline: expressions, deltas, tables, statements.
+    Explain {
+        /// As its file is named.
+        model: String,
+    },
     /// Models against the events and rows of their NAME.test.toml, offline; exit code 1 on any difference.
     #[cfg(feature = "embedded")]
     Test {
@@ -152,6 +157,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         }
         Command::Run { .. } => config.log_level.clone(),
         Command::Check
+        | Command::Explain { .. }
         | Command::Status { .. }
         | Command::Sweep { .. }
         | Command::Verify { .. }
@@ -164,6 +170,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo { keep } => ops::demo::demo(config, keep),
         Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
         Command::Check => ops::check::check(&config),
+        Command::Explain { model } => ops::explain::explain(&config, &model),
         #[cfg(feature = "embedded")]
         Command::Test { model } => ops::model_tests::test(&config, &model),
         Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),

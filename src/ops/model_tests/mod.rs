@@ -12,7 +12,7 @@ mod fixture;
 mod outcome;
 mod play;
 
-use super::{load, run, scratch::Scratch};
+use super::{load, run, scratch::Scratch, told};
 use crate::{
     catalog::{Catalog, Mistake, Model},
     config::Config,
@@ -90,20 +90,29 @@ pub fn test(config: &Config, models: &[String]) -> Result<()> {
 
 /// The fixtures in order of their names; every mistake is printed.
 fn read(config: &Config, catalog: &Catalog, wanted: &[String]) -> Result<Vec<Fixture>> {
+    let files = files(config)?;
+    for name in wanted {
+        let why = match catalog.models.contains_key(name.as_str()) {
+            true if files.iter().any(|(_, model)| model == name) => continue,
+            true => format!("model {name} has no {name}{SUFFIX} in {}", config.models.display()),
+            false => format!("there is no model {name}. Declared: {}", names(catalog)),
+        };
+        return Err(Error::config(why));
+    }
     let mut mistakes = Vec::new();
     let mut fixtures = Vec::new();
-    for (file, name) in files(config)? {
-        let mut mistake = |what| mistakes.push(Mistake { file: file.clone(), line: 1, what });
-        let Some(model) = catalog.models.get(name.as_str()) else {
-            // Of a topic that `--topic` leaves out.
-            if config.only.is_empty() {
-                mistake(format!("there is no model `{name}`. Allowed: {}", names(catalog)));
-            }
-            continue;
-        };
+    for (file, name) in files {
         if !wanted.is_empty() && !wanted.contains(&name) {
             continue;
         }
+        let Some(model) = catalog.models.get(name.as_str()) else {
+            // Of a topic that `--topic` leaves out.
+            if config.only.is_empty() {
+                let what = format!("there is no model `{name}`. Allowed: {}", names(catalog));
+                mistakes.push(Mistake { file, line: 1, what });
+            }
+            continue;
+        };
         let text = fs::read_to_string(&file)
             .map_err(|e| Error::config(format!("read {}", file.display())).because(e))?;
         match Fixture::read(&file, &text, catalog, model) {
@@ -111,22 +120,10 @@ fn read(config: &Config, catalog: &Catalog, wanted: &[String]) -> Result<Vec<Fix
             Err(wrong) => mistakes.extend(wrong),
         }
     }
-    let unknown = |name: &&String| !fixtures.iter().any(|f| *f.model.name == ***name);
-    if let Some(name) = wanted.iter().find(unknown).filter(|_| mistakes.is_empty()) {
-        let why = match catalog.models.contains_key(name.as_str()) {
-            true => format!("model {name} has no {name}{SUFFIX} in {}", config.models.display()),
-            false => format!("there is no model {name}. Declared: {}", names(catalog)),
-        };
-        return Err(Error::config(why));
+    match mistakes.is_empty() {
+        true => Ok(fixtures),
+        false => Err(told(mistakes, "tests of models")),
     }
-    if mistakes.is_empty() {
-        return Ok(fixtures);
-    }
-    mistakes.sort();
-    for mistake in &mistakes {
-        eprintln!("{mistake}");
-    }
-    Err(Error::config(format!("{} mistakes in tests of models", mistakes.len())))
 }
 
 fn names(catalog: &Catalog) -> String {
