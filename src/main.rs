@@ -62,6 +62,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Snapshots of a source that wait for a person, because they would delete too much.
+    Snapshot {
+        #[command(subcommand)]
+        command: Snapshot,
+    },
     /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
     Sweep {
         /// Leave what is younger, by the store's clock.
@@ -84,6 +89,20 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Snapshot {
+    /// Swap it in: rows that it does not hold go.
+    Accept {
+        #[command(flatten)]
+        request: ops::snapshot::Request,
+    },
+    /// Leave it out, and take the changes that came after it.
+    Discard {
+        #[command(flatten)]
+        request: ops::snapshot::Request,
     },
 }
 
@@ -150,6 +169,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         | Command::Sweep { .. }
         | Command::Verify { .. }
         | Command::AcceptGap { .. }
+        | Command::Snapshot { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
@@ -163,6 +183,10 @@ fn dispatch(cli: Cli) -> Result<()> {
             let request = ops::accept_gap::Request { topic, partitions: partition, dry_run, json };
             ops::accept_gap::accept_gap(&config, &request)
         }
+        Command::Snapshot { command } => match command {
+            Snapshot::Accept { request } => ops::snapshot::accept(&config, &request),
+            Snapshot::Discard { request } => ops::snapshot::discard(&config, &request),
+        },
         Command::Sweep { older_than, dry_run, json } => {
             ops::sweep::sweep(&config, &older_than, dry_run, json)
         }

@@ -14,6 +14,7 @@ use crate::{
     warehouse::{
         MarkRow, WatermarkRow,
         postgres::{Warehouse, WarehouseSettings},
+        swap::newest,
     },
 };
 use serde::Serialize;
@@ -49,6 +50,8 @@ struct Line {
     generation: i32,
     /// Why it cannot go on: offsets that Kafka has no more.
     gap: Option<String>,
+    /// Why a snapshot of the source is not swapped into its table.
+    snapshot: Option<String>,
     epoch: i64,
     owner: String,
 }
@@ -62,9 +65,10 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
     let read: Result<_> = runtime.block_on(async {
         let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
         warehouse.migrate().await?;
-        Ok((warehouse.marks(None).await?, warehouse.watermarks(None).await?))
+        let held = held(&warehouse, &catalog).await?;
+        Ok((warehouse.marks(None).await?, warehouse.watermarks(None).await?, held))
     });
-    let (marks, watermarks) = read?;
+    let (marks, watermarks, held) = read?;
     let logs = logs(config, &catalog, &marks);
     let ends = logs.iter().map(|(key, log)| (key.clone(), log.end)).collect();
     let gaps = gaps(&catalog, &marks, &logs);
@@ -73,7 +77,10 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         let own = gaps.iter().any(|gap| gap.output == row.output);
         own.then(|| gap::sentence(&row.topic, gaps))
     };
-    let line = |row| Line { gap: sentence(row), ..line(row, &ends, &watermarks) };
+    let line = |row: &MarkRow| {
+        let snapshot = held.get(&row.output).cloned();
+        Line { gap: sentence(row), snapshot, ..line(row, &ends, &watermarks) }
+    };
     let lines: Vec<Line> = marks.iter().map(line).collect();
     if json {
         let text = serde_json::to_string_pretty(&lines).expect("numbers and texts");
@@ -83,9 +90,22 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         for ((topic, _), gaps) in &gaps {
             println!("{}", gap::sentence(topic, gaps));
         }
+        held.values().for_each(|told| println!("{told}"));
         print!("{}", render_watermarks(&watermarks));
     }
     Ok(())
+}
+
+/// By model: which snapshot of its source waits for a person.
+async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
+    let mut held = BTreeMap::new();
+    for model in catalog.models.values() {
+        let rows = warehouse.snapshots_of(model).await?;
+        let told = newest(&rows)
+            .and_then(|row| row.sentence(catalog.topics.get(&model.topic)?, &model.name));
+        held.extend(told.map(|told| (Output::Model(model.name.clone()), told)));
+    }
+    Ok(held)
 }
 
 /// Where the logs of declared topics end, as far as Kafka tells.
@@ -186,6 +206,7 @@ fn line(row: &MarkRow, ends: &Ends, watermarks: &[WatermarkRow]) -> Line {
         lost: fates.lost,
         generation: row.generation,
         gap: None,
+        snapshot: None,
         epoch: row.mark.epoch.0,
         owner: row.owner.clone(),
     }

@@ -24,6 +24,8 @@ pub struct TopicStatus {
     pub partitions: Vec<PartitionStatus>,
     /// A sentence per partition that stands because offsets are gone.
     pub gaps: Vec<String>,
+    /// A sentence per model of which a snapshot waits for a person.
+    pub snapshots: Vec<String>,
     /// Over all processes, as of some seconds ago.
     pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
@@ -337,6 +339,7 @@ impl Reporter {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
             gaps: Vec::new(),
+            snapshots: Vec::new(),
             watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,

@@ -194,7 +194,7 @@ async fn ensure(session: &Session, table: &Table) -> Result<()> {
             there.push(name);
             continue;
         }
-        if passed > 0 {
+        if passed > 0 && table.waiting().all(|waiting| waiting.table != *name) {
             return Err(Error::config(format!(
                 "table {name} is absent, but the marks of model {model} have passed {passed} \
                  offsets whose rows it held. {}",

@@ -359,6 +359,7 @@ fn a_topic_of_changes_has_the_columns_of_its_changes() {
             "_unchanged",
             "_source_position",
             "_source_time",
+            "_snapshot",
             "_partition",
             "_offset",
             "_timestamp"
