@@ -67,6 +67,11 @@ enum Command {
         #[command(subcommand)]
         command: Snapshot,
     },
+    /// Let the next cut of a topic's models delete more than `max_cut_deletes`.
+    AcceptDeletes {
+        /// As its file is named.
+        topic: String,
+    },
     /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
     Sweep {
         /// Leave what is younger, by the store's clock.
@@ -170,6 +175,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         | Command::Verify { .. }
         | Command::AcceptGap { .. }
         | Command::Snapshot { .. }
+        | Command::AcceptDeletes { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
@@ -183,6 +189,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             let request = ops::accept_gap::Request { topic, partitions: partition, dry_run, json };
             ops::accept_gap::accept_gap(&config, &request)
         }
+        Command::AcceptDeletes { topic } => ops::snapshot::accept_deletes(&config, &topic),
         Command::Snapshot { command } => match command {
             Snapshot::Accept { request } => ops::snapshot::accept(&config, &request),
             Snapshot::Discard { request } => ops::snapshot::discard(&config, &request),

@@ -33,6 +33,8 @@ pub struct ChangeSpec {
     /// What a record without a value is: nothing (it follows a delete), or the delete itself.
     pub tombstones: Tombstones,
     pub snapshots: Snapshots,
+    /// In millionths of the rows: a cut that takes more of them stops the topic. None: whatever it takes.
+    pub max_cut_deletes: Option<u32>,
 }
 
 /// What a new snapshot of the source means for rows that it does not hold.
@@ -115,7 +117,7 @@ pub enum Unit {
     Nanos,
 }
 
-const CHANGES: [&str; 10] = [
+const CHANGES: [&str; 11] = [
     "key",
     "before",
     "table",
@@ -126,6 +128,7 @@ const CHANGES: [&str; 10] = [
     "tombstones",
     "snapshots",
     "max_deletes",
+    "max_cut_deletes",
 ];
 
 const ENCODINGS: [(&str, Encoding); 13] = [
@@ -220,6 +223,7 @@ pub(super) fn read(
         unwrapped: false,
         tombstones: Tombstones::Ignore,
         snapshots: Snapshots::Merge,
+        max_cut_deletes: None,
     };
     let Some(table) = top.table("changes", found) else {
         if !top.has("changes") {
@@ -277,6 +281,7 @@ pub(super) fn read(
     spec.unwrapped = table.boolean("unwrapped", found).unwrap_or(false);
     spec.tombstones = table.parsed("tombstones", tombstones, found).unwrap_or(spec.tombstones);
     spec.check_format(format, csv, &table, found);
+    spec.max_cut_deletes = table.parsed("max_cut_deletes", percent, found).map(millionths);
     spec.snapshots = spec.read_snapshots(format, &table, found);
     if spec.tombstones == Tombstones::Delete && spec.key.is_empty() {
         found.push((
@@ -287,6 +292,10 @@ pub(super) fn read(
         ));
     }
     Some(spec)
+}
+
+fn millionths(share: f64) -> u32 {
+    (share * 1e6).round() as u32
 }
 
 fn table_name(text: &str) -> Result<String, String> {
@@ -328,9 +337,7 @@ impl ChangeSpec {
             ));
         }
         match replaces {
-            true => Snapshots::Replace {
-                max_deletes: share.map_or(MAX_DELETES, |share| (share * 1e6).round() as u32),
-            },
+            true => Snapshots::Replace { max_deletes: share.map_or(MAX_DELETES, millionths) },
             false => Snapshots::Merge,
         }
     }

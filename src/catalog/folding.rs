@@ -40,6 +40,7 @@ pub struct Folding {
     pub images: Images,
     pub keeps: Keeps,
     pub snapshots: Snapshots,
+    pub max_cut_deletes: Option<u32>,
 }
 
 /// What the model's table holds.
@@ -124,6 +125,7 @@ impl Folding {
             images: spec.images,
             keeps,
             snapshots: spec.snapshots,
+            max_cut_deletes: spec.max_cut_deletes,
         })
     }
 

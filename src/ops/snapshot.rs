@@ -1,11 +1,11 @@
-//! `highwater snapshot accept|discard`: a person decides on snapshots of a source that are held.
+//! `highwater snapshot accept|discard` and `accept-deletes`: a person decides on what would delete too much.
 //!
 //! Owns: which models it is about, what is told. Does not own: the transaction (`warehouse::swap`). The service
 //! may run: it finds the table as it is then.
 
 use super::{load, run::runtime, service::hostname};
 use crate::{
-    catalog::{Model, Topic},
+    catalog::{Catalog, Model, Topic},
     config::Config,
     error::{Error, Result},
     warehouse::{
@@ -50,18 +50,46 @@ pub fn discard(config: &Config, request: &Request) -> Result<()> {
     decide(config, request, &Wish::Discard { by: hostname() })
 }
 
-fn decide(config: &Config, request: &Request, wish: &Wish) -> Result<()> {
+/// The next cut that deletes too much may do so.
+pub fn accept_deletes(config: &Config, name: &str) -> Result<()> {
     let catalog = load(config)?;
-    let Some(topic) = catalog.topics.get(request.topic.as_str()) else {
+    let (topic, models) = of_topic(&catalog, name)?;
+    runtime()?.block_on(async {
+        let warehouse = open(config).await?;
+        warehouse.accept_deletes(&models, &hostname()).await
+    })?;
+    println!(
+        "{}: the next cut of each of its {} models may delete what it does",
+        topic.name,
+        models.len()
+    );
+    Ok(())
+}
+
+/// A topic, and its models over changes.
+fn of_topic<'c>(catalog: &'c Catalog, name: &str) -> Result<(&'c Topic, Vec<Arc<Model>>)> {
+    let Some(topic) = catalog.topics.get(name) else {
         let known: Vec<&str> = catalog.topics.keys().map(|t| &**t).collect();
         return Err(Error::config(format!(
-            "snapshot: there is no topic {}. Declared: {}",
-            request.topic,
+            "there is no topic {name}. Declared: {}",
             known.join(", ")
         )));
     };
-    let of_topic = |model: &&Arc<Model>| model.topic == topic.name && model.folding.is_some();
-    let models: Vec<Arc<Model>> = catalog.models.values().filter(of_topic).cloned().collect();
+    let own = |model: &&Arc<Model>| model.topic == topic.name && model.folding.is_some();
+    Ok((topic, catalog.models.values().filter(own).cloned().collect()))
+}
+
+async fn open(config: &Config) -> Result<Warehouse> {
+    let settings =
+        WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
+    let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
+    warehouse.migrate().await?;
+    Ok(warehouse)
+}
+
+fn decide(config: &Config, request: &Request, wish: &Wish) -> Result<()> {
+    let catalog = load(config)?;
+    let (topic, models) = of_topic(&catalog, &request.topic)?;
     let lines = runtime()?.block_on(decide_all(config, topic, &models, wish, request.dry_run))?;
     if request.json {
         println!("{}", serde_json::to_string_pretty(&lines).expect("numbers and texts"));
@@ -78,10 +106,7 @@ async fn decide_all(
     wish: &Wish,
     dry_run: bool,
 ) -> Result<Vec<Line>> {
-    let settings =
-        WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
-    let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
-    warehouse.migrate().await?;
+    let warehouse = open(config).await?;
     warehouse.ensure_tables(models).await?;
     let mut lines = Vec::new();
     for model in models {

@@ -131,7 +131,7 @@ impl Looker {
         let rows = self.context.warehouse.snapshots_of(model).await?;
         let row = newest(&rows);
         self.tell(model, row);
-        let Some(row) = row.filter(|row| row.state == State::Open && row.seen.ended) else {
+        let Some(row) = row.filter(|row| row.state == State::Open && row.is_over()) else {
             self.barriers.remove(&model.name);
             return Ok(true);
         };

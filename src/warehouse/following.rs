@@ -307,8 +307,13 @@ pub async fn follow(
     let Some(delta) = swap::admit(session, doing, following, delta).await? else {
         return Ok(Followed { waits: true, ..Followed::default() });
     };
+    let before = swap::rows_before(session, doing, &following.swap, &delta).await?;
     let mut truncates = truncates(session, doing, following).await?;
-    fold_in(session, doing, table, &delta, &mut truncates, way).await
+    let followed = fold_in(session, doing, table, &delta, &mut truncates, way).await?;
+    if let Some(before) = before {
+        swap::guard(session, doing, &following.swap, &table.model, before).await?;
+    }
+    Ok(followed)
 }
 
 /// Folds changes into the source's rows; `truncates` are those that are known.

@@ -1,7 +1,7 @@
 //! Snapshots of the source, beside the table and swapped in: what waits for their end, the transaction that
 //! folds it, and what a person has to decide first.
 //!
-//! Owns: the tables `MODEL__snapshots` and `MODEL__staged`, N-1 and N-3. Does not own: when every partition
+//! Owns: the tables `MODEL__snapshots` and `MODEL__staged`, N-1, N-3 and N-4. Does not own: when every partition
 //! has been read far enough (`pipeline::snapshots`), the fold (`compute::changes`).
 //!
 //! SUBTLE: the model's lock (W-8) is held by cuts and by a swap, so they take turns.
@@ -85,6 +85,8 @@ pub struct SnapshotRow {
     /// Its rows, and what came after them, wait.
     pub staged: bool,
     pub seen: Seen,
+    /// A change was told from its position on.
+    pub followed: bool,
     /// Of a swap that was tried: rows that go, rows that there were, records refused meanwhile.
     pub counts: Counts,
     pub decided_by: Option<String>,
@@ -112,6 +114,11 @@ pub enum Wish {
 }
 
 impl SnapshotRow {
+    /// Nothing more of it is sent.
+    pub fn is_over(&self) -> bool {
+        self.seen.ended || self.followed
+    }
+
     /// Why it waits for a person, and what to do; None: it does not.
     pub fn sentence(&self, topic: &Topic, model: &str) -> Option<String> {
         if self.state != State::Held {
@@ -177,6 +184,7 @@ pub(super) async fn admit(
                 state: State::Open,
                 staged,
                 seen: Seen::default(),
+                followed: false,
                 counts: Counts::default(),
                 decided_by: None,
             };
@@ -191,9 +199,9 @@ pub(super) async fn admit(
         }
         changed.insert(position.clone());
     }
-    for row in rows.values_mut().filter(|row| !row.state.is_decided() && !row.seen.ended) {
+    for row in rows.values_mut().filter(|row| !row.state.is_decided() && !row.followed) {
         if delta.told().is_some_and(|told| told >= row.position.as_str()) {
-            row.seen.ended = true;
+            row.followed = true;
             changed.insert(row.position.clone());
         }
     }
@@ -231,6 +239,19 @@ pub fn newest(rows: &[SnapshotRow]) -> Option<&SnapshotRow> {
 }
 
 impl Warehouse {
+    /// The next cut of each of these models that deletes too much may do so.
+    pub async fn accept_deletes(&self, models: &[Arc<Model>], by: &str) -> Result<()> {
+        let doing = "accept deletes";
+        self.within(doing, async {
+            let session = self.begin(doing).await?;
+            let names: Vec<&str> = models.iter().map(|model| &*model.name).collect();
+            let sql = include_str!("../../sql/warehouse/accept_deletes.sql");
+            session.execute(doing, sql, &[&names, &by]).await?;
+            session.commit(doing).await
+        })
+        .await
+    }
+
     /// Of a model over changes; empty if it has no tables yet.
     pub async fn snapshots_of(&self, model: &Model) -> Result<Vec<SnapshotRow>> {
         let Some(folding) = &model.folding else { return Ok(Vec::new()) };
@@ -299,7 +320,7 @@ impl Warehouse {
         self.lock_models(&session, doing, std::iter::once(&model.name)).await?;
         let rows = swap.read(&session, doing).await?;
         let fits = |row: &&SnapshotRow| match wish {
-            Wish::Ended => row.state == State::Open && row.seen.ended,
+            Wish::Ended => row.state == State::Open && row.is_over(),
             Wish::Accept { .. } => row.state == State::Held,
             Wish::Discard { .. } => true,
         };
@@ -315,10 +336,13 @@ impl Warehouse {
         };
         let applies = !matches!(wish, Wish::Discard { .. });
         let mut truncates = following::truncates(&session, doing, following).await?;
-        let truncate = truncate_of(&row);
-        if applies {
-            truncates.push(truncate.clone());
-        }
+        // Whole ones before it took their rows when they ended, whenever it is that this is done.
+        let is_passed = |r: &SnapshotRow| {
+            applies && r.state == State::Open && r.seen.ended && r.position < row.position
+        };
+        let passed = rows.iter().filter(|r| is_passed(r)).map(truncate_of);
+        let own: Vec<Truncate> = passed.chain(applies.then(|| truncate_of(&row))).collect();
+        truncates.extend(own.iter().cloned());
         let waiting = |r: &&SnapshotRow| r.staged && !r.state.is_decided();
         let discarded = rows.iter().filter(waiting).map(|r| r.position.clone()).collect();
         let mut last = 0i64;
@@ -341,9 +365,9 @@ impl Warehouse {
                 false => self.hold(doing, swap, model, row).await.map(Some),
             };
         }
-        if applies {
-            let nothing = ChangeDelta::nothing(&changes);
-            following::remove(&session, doing, &table, &nothing, &truncate).await?;
+        let nothing = ChangeDelta::nothing(&changes);
+        for truncate in &own {
+            following::remove(&session, doing, &table, &nothing, truncate).await?;
         }
         session.execute(doing, &swap.empty_staged, &[]).await?;
         let by = match wish {
@@ -352,6 +376,7 @@ impl Warehouse {
         };
         // Rows that did not wait are in the table: of such a snapshot only the end is left out.
         let given_up = |r: &SnapshotRow| match applies || !r.staged {
+            _ if own.iter().any(|own| own.position == r.position) => State::Applied,
             true => State::Superseded,
             false => State::Discarded,
         };
@@ -360,7 +385,7 @@ impl Warehouse {
             let before = SnapshotRow { state, decided_by: by.clone(), ..before.clone() };
             swap.note(&session, doing, &before).await?;
         }
-        row.state = if applies { State::Applied } else { given_up(&row) };
+        row.state = given_up(&row);
         row.decided_by = by;
         swap.note(&session, doing, &row).await?;
         match dry_run {
@@ -391,6 +416,47 @@ impl Warehouse {
         session.commit(doing).await?;
         Ok(held)
     }
+}
+
+/// How many rows there are, where the topic says how many a cut may delete, and this one may delete some.
+pub(super) async fn rows_before(
+    session: &Session,
+    doing: &str,
+    swap: &Swap,
+    delta: &ChangeDelta,
+) -> Result<Option<u64>> {
+    match swap.max_cut_deletes {
+        Some(_) if swap.begins && delta.may_delete() => {
+            count(session, doing, swap, "").await.map(|(rows, _)| Some(rows))
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// N-4: of a cut that has taken too much, a person's leave is used up, or nothing of it is committed.
+pub(super) async fn guard(
+    session: &Session,
+    doing: &str,
+    swap: &Swap,
+    model: &str,
+    before: u64,
+) -> Result<()> {
+    let (after, _) = count(session, doing, swap, "").await?;
+    let deletes = before.saturating_sub(after);
+    let max = swap.max_cut_deletes.unwrap_or(0);
+    if u128::from(deletes) * 1_000_000 <= u128::from(before) * u128::from(max) {
+        return Ok(());
+    }
+    let sql = include_str!("../../sql/warehouse/use_accepted_deletes.sql");
+    if session.execute(doing, sql, &[&model]).await? > 0 {
+        return Ok(());
+    }
+    let topic = &swap.topic;
+    Err(Error::halt(format!(
+        "a cut would leave {after} of the {before} rows of {model} (max_cut_deletes = {}%): nothing of it is \
+         committed. If the source did delete them: `highwater accept-deletes {topic}`, and start again",
+        f64::from(max) / 1e4
+    )))
 }
 
 /// Rows that the source has, and those of them that were there before the snapshot and are not in it.

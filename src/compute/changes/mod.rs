@@ -19,6 +19,7 @@
 //! N-2  A change behind a snapshot's rows in its partition is later than the snapshot.
 //! N-3  A snapshot that would delete more than the topic allows, or of which rows were refused, is not swapped
 //!      in: what waits goes on waiting until a person decides.
+//! N-4  A cut that would leave fewer of the rows than the topic allows is not committed without a person's leave.
 //!
 //! So whatever the cuts are and whenever it is swapped in, the table is what the truncate's position and the
 //! changes make it: F-1 and F-2 hold for both.

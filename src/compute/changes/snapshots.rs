@@ -106,6 +106,12 @@ impl ChangeDelta {
         self.shown.told.as_deref()
     }
 
+    /// Whether a row may be gone after it.
+    pub fn may_delete(&self) -> bool {
+        let ops = fold::Ops::new(&self.following.folding, &self.ops);
+        !self.truncates.is_empty() || ops.kind.contains(&fold::Kind::Delete)
+    }
+
     /// Operations, as they wait for a snapshot's end.
     pub fn ops(&self) -> &RecordBatch {
         &self.ops

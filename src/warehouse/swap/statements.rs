@@ -17,6 +17,7 @@ use crate::{
     compute::changes::{ChangeDelta, Seen},
     error::{Error, Result},
 };
+use std::sync::Arc;
 
 /// The statements over a model's snapshots.
 #[derive(Debug)]
@@ -28,6 +29,9 @@ pub struct Swap {
     pub replaces: Option<u32>,
     /// Not of a table that is rebuilt to be compared: there everything is known.
     pub begins: bool,
+    /// In millionths of the rows: a cut that takes more of them is not committed.
+    pub max_cut_deletes: Option<u32>,
+    pub topic: Arc<str>,
     pub staged_columns: Vec<(String, PgType)>,
     list: String,
     note: String,
@@ -55,6 +59,7 @@ impl Swap {
             ("first", PgType::Text),
             ("_time", PgType::Timestamptz),
             ("ended", PgType::Boolean),
+            ("followed", PgType::Boolean),
             ("deletes", PgType::BigInt),
             ("rows", PgType::BigInt),
             ("refused", PgType::BigInt),
@@ -114,14 +119,16 @@ impl Swap {
                 Snapshots::Merge => None,
             },
             begins: true,
+            max_cut_deletes: folding.max_cut_deletes,
+            topic: model.topic.clone(),
             list: format!(
-                "SELECT \"_source_position\", state, staged, reads, first, \"_time\", ended, deletes, rows, refused, \
+                "SELECT \"_source_position\", state, staged, reads, first, \"_time\", ended, followed, deletes, rows, refused, \
                  decided_by FROM {snapshots} ORDER BY \"_source_position\""
             ),
             note: format!(
-                "INSERT INTO {snapshots} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, now())\nON CONFLICT \
+                "INSERT INTO {snapshots} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())\nON CONFLICT \
                  (\"_source_position\") DO UPDATE SET state = excluded.state, reads = excluded.reads, first = \
-                 excluded.first, \"_time\" = excluded.\"_time\", ended = excluded.ended, deletes = excluded.deletes, \
+                 excluded.first, \"_time\" = excluded.\"_time\", ended = excluded.ended, followed = excluded.followed, deletes = excluded.deletes, \
                  rows = excluded.rows, refused = excluded.refused, decided_by = excluded.decided_by, changed_at = now()"
             ),
             has_rows: format!("SELECT EXISTS (SELECT FROM {source})"),
@@ -137,7 +144,9 @@ impl Swap {
                  NOT s.\"_deleted\" AND s.\"_image\" AND NOT EXISTS (SELECT FROM {truncates} AS t WHERE {place})"
             ),
             last_before: format!(
-                "SELECT \"_partition\", max(\"_offset\") FROM {source} WHERE \"_source_position\" < $1::text GROUP BY 1"
+                "SELECT \"_partition\", max(\"_offset\") FROM (SELECT \"_partition\", \"_offset\", \"_source_position\" \
+                 FROM {source} UNION ALL SELECT \"_partition\", \"_offset\", \"_source_position\" FROM {staged}) AS s \
+                 WHERE \"_source_position\" < $1::text GROUP BY 1"
             ),
             shapes: [
                 Shape {
@@ -197,8 +206,9 @@ impl Swap {
                     time: row.get::<_, Instant>(5).0,
                     ended: row.get(6),
                 },
-                counts: Counts { deletes: number(7), rows: number(8), refused: number(9) },
-                decided_by: row.get(10),
+                followed: row.get(7),
+                counts: Counts { deletes: number(8), rows: number(9), refused: number(10) },
+                decided_by: row.get(11),
             })
         };
         rows.iter().map(row).collect()
@@ -210,12 +220,12 @@ impl Swap {
         doing: &str,
         row: &SnapshotRow,
     ) -> Result<()> {
-        let SnapshotRow { position, state, staged, seen, counts, decided_by } = row;
+        let SnapshotRow { position, state, staged, seen, followed, counts, decided_by } = row;
         let first = serde_json::to_string(&seen.first).expect("numbers");
         let (state, time, reads) = (state.as_str(), Instant(seen.time), seen.reads as i64);
         let [deletes, rows, refused] =
             [counts.deletes, counts.rows, counts.refused].map(|n| n as i64);
-        let values: [Parameter<'_>; 11] = [
+        let values: [Parameter<'_>; 12] = [
             position,
             &state,
             staged,
@@ -223,6 +233,7 @@ impl Swap {
             &first,
             &time,
             &seen.ended,
+            followed,
             &deletes,
             &rows,
             &refused,

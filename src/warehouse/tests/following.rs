@@ -73,11 +73,12 @@ async fn swap(
 ) {
     let (topic, model) = (&declared.topic, &declared.model);
     let rows = warehouse.snapshots_of(model).await.unwrap();
-    let Some(row) = newest(&rows).filter(|row| row.seen.ended) else { return };
+    let Some(row) = newest(&rows).filter(|row| row.is_over()) else { return };
     let position: u64 = row.position.parse().unwrap();
     let end = changes.iter().rposition(|c| c.position == position && c.snapshot.is_some());
+    let end = if row.seen.ended { end.unwrap() } else { changes.len() - 1 };
     let waits = |c: &&Change| c.offset >= next.get(&c.partition).copied().unwrap_or(0);
-    if changes[..=end.unwrap()].iter().any(|change| waits(&change)) {
+    if changes[..=end].iter().any(|change| waits(&change)) {
         return;
     }
     let dry = warehouse.swap(topic, model, &Wish::Ended, true).await.unwrap();
