@@ -39,4 +39,4 @@ mod snapshots;
 mod tables;
 
 pub use report::{PartitionStatus, TopicStatus};
-pub use tables::References;
+pub use tables::{References, TablesLane};
