@@ -572,9 +572,10 @@ impl Driver {
         let end = |partition| kafka.known_end(name, partition);
         let mut status = self.reporter.snapshot(end, memory);
         status.gaps = self.reporter.gaps(&self.worker.gaps(), &status.partitions);
-        status.snapshots = self.swapper.as_ref().map_or(Vec::new(), Swapper::held);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
+        // In this order: who is told that nothing is left to do is told what is held.
+        status.snapshots = self.swapper.as_ref().map_or(Vec::new(), Swapper::held);
         if let Some(lake) = &self.lake {
             lake.owed().tell(&mut status);
         }

@@ -55,7 +55,8 @@ impl Swapper {
         if models.is_empty() {
             return None;
         }
-        let shared = Arc::new(Shared::default());
+        // A process before may have left something to be done.
+        let shared = Arc::new(Shared { wanted: AtomicU64::new(1), ..Shared::default() });
         let runtime = context.runtime.clone();
         let looker =
             Looker { topic, models, context, shared: shared.clone(), barriers: BTreeMap::new() };

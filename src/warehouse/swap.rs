@@ -482,3 +482,18 @@ async fn refused(
     let refused = session.query(doing, sql, &[&topic, &partitions, &offsets]).await?;
     Ok(refused[0].get::<_, i64>(0) as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_takes_more_than_its_share_or_may_lack_a_row() {
+        let held = |deletes, rows, refused, max| Counts { deletes, rows, refused }.are_held(max);
+        assert!(!held(20, 100, 0, 200_000));
+        assert!(held(21, 100, 0, 200_000));
+        assert!(held(1, 100, 1, 200_000), "the row may be the one that was refused");
+        assert!(!held(0, 100, 7, 0), "it takes nothing");
+        assert!(held(1, u64::MAX, 0, 0) && !held(u64::MAX, u64::MAX, 0, 1_000_000));
+    }
+}
