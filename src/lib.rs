@@ -84,6 +84,8 @@
 //! | dead letter | a reject as it is stored, with the whole record |
 //! | change | an operation on a row of a source's table, as a connector tells it |
 //! | image | the row as a change tells it: whole, or without what did not change |
+//! | snapshot | of a source: all rows of a table as a connector reads them, at one position |
+//! | swap | the transaction that folds a snapshot that waited, and takes the rows that it does not hold |
 //! | orphan | an update that brings no whole image of a row that is not there |
 //! | refusal | that an output counts a record as dead; its letter holds the record |
 //! | retry | dead letters decoded again and taken by the outputs that had refused them |
@@ -112,6 +114,10 @@
 //! | F-1 | a change counts only if it is later than what is stored of its row; what is deleted is remembered | `compute/changes/fold.rs`, `is_old`; the reference of `compute/tests/changes.rs` | `warehouse/following.rs`; `tests/it/mirrored.rs`, where a connector that was killed sends again |
 //! | F-2 | folding the changes of any cuts gives what folding them one by one gives | `cuts_of_any_size_fold_to_what_one_by_one_gives` | `warehouse/tests/following.rs`; `lock_models.sql`: what is read is what is written over |
 //! | F-3 | a value that an image does not hold is never overwritten | the same tests | the same |
+//! | N-1 | a snapshot of the source is known by its position; it and what comes after it waits until it is whole, and is swapped in by one transaction | `warehouse/swap.rs`, `pipeline/snapshots.rs`; `tests/it/snapshots.rs`, killed in the middle | `warehouse/tests/following.rs`, against the reference; `lock_models.sql` |
+//! | N-2 | a change behind a snapshot's rows in its partition is later than the snapshot | `compute/changes/snapshots.rs`, `lifted`; the reference of `compute/tests/changes.rs` | `tests/it/mirrored.rs`, transactions open meanwhile |
+//! | N-3 | a snapshot that would delete too much, or of which rows were refused, waits for a person | `warehouse/swap.rs`, `are_held`; `tests/it/snapshots.rs` | `refused_since.sql`; counted in the transaction that is rolled back |
+//! | N-4 | a cut that would leave too few rows is not committed without a person's leave | `warehouse/swap.rs`, `guard`; `tests/it/snapshots.rs` | `use_accepted_deletes.sql` |
 //! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
 //! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs` and `tests/it/outages`, killed at random | |

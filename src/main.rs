@@ -73,6 +73,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Snapshots of a source that wait for a person, because they would delete too much.
+    Snapshot {
+        #[command(subcommand)]
+        command: Snapshot,
+    },
+    /// Let the next cut of a topic's models delete more than `max_cut_deletes`.
+    AcceptDeletes {
+        /// As its file is named.
+        topic: String,
+    },
     /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
     Sweep {
         /// Leave what is younger, by the store's clock.
@@ -95,6 +105,20 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Snapshot {
+    /// Swap it in: rows that it does not hold go.
+    Accept {
+        #[command(flatten)]
+        request: ops::snapshot::Request,
+    },
+    /// Leave it out, and take the changes that came after it.
+    Discard {
+        #[command(flatten)]
+        request: ops::snapshot::Request,
     },
 }
 
@@ -162,6 +186,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         | Command::Sweep { .. }
         | Command::Verify { .. }
         | Command::AcceptGap { .. }
+        | Command::Snapshot { .. }
+        | Command::AcceptDeletes { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
@@ -178,6 +204,11 @@ fn dispatch(cli: Cli) -> Result<()> {
             let request = ops::accept_gap::Request { topic, partitions: partition, dry_run, json };
             ops::accept_gap::accept_gap(&config, &request)
         }
+        Command::AcceptDeletes { topic } => ops::snapshot::accept_deletes(&config, &topic),
+        Command::Snapshot { command } => match command {
+            Snapshot::Accept { request } => ops::snapshot::accept(&config, &request),
+            Snapshot::Discard { request } => ops::snapshot::discard(&config, &request),
+        },
         Command::Sweep { older_than, dry_run, json } => {
             ops::sweep::sweep(&config, &older_than, dry_run, json)
         }

@@ -9,6 +9,7 @@ use super::{
     mistake::unknown,
     toml_table::{Found, Table},
 };
+use crate::record::quantity::percent;
 use std::collections::BTreeSet;
 
 /// A topic whose records are operations on the rows of a source's table.
@@ -31,7 +32,25 @@ pub struct ChangeSpec {
     pub unwrapped: bool,
     /// What a record without a value is: nothing (it follows a delete), or the delete itself.
     pub tombstones: Tombstones,
+    pub snapshots: Snapshots,
+    /// In millionths of the rows: a cut that takes more of them stops the topic. None: whatever it takes.
+    pub max_cut_deletes: Option<u32>,
 }
+
+/// What a new snapshot of the source means for rows that it does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snapshots {
+    /// They go when it has ended.
+    Replace {
+        /// In millionths of the rows: a snapshot that takes more of them waits for a person.
+        max_deletes: u32,
+    },
+    /// Nothing: what is read is a row like any other.
+    Merge,
+}
+
+/// Of a topic that says nothing.
+pub const MAX_DELETES: u32 = 200_000;
 
 /// What an update's image holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +117,19 @@ pub enum Unit {
     Nanos,
 }
 
-const CHANGES: [&str; 8] =
-    ["key", "before", "table", "images", "decimals", "order", "unwrapped", "tombstones"];
+const CHANGES: [&str; 11] = [
+    "key",
+    "before",
+    "table",
+    "images",
+    "decimals",
+    "order",
+    "unwrapped",
+    "tombstones",
+    "snapshots",
+    "max_deletes",
+    "max_cut_deletes",
+];
 
 const ENCODINGS: [(&str, Encoding); 13] = [
     ("days", Encoding::Days),
@@ -192,6 +222,8 @@ pub(super) fn read(
         order: Order::Source,
         unwrapped: false,
         tombstones: Tombstones::Ignore,
+        snapshots: Snapshots::Merge,
+        max_cut_deletes: None,
     };
     let Some(table) = top.table("changes", found) else {
         if !top.has("changes") {
@@ -249,6 +281,8 @@ pub(super) fn read(
     spec.unwrapped = table.boolean("unwrapped", found).unwrap_or(false);
     spec.tombstones = table.parsed("tombstones", tombstones, found).unwrap_or(spec.tombstones);
     spec.check_format(format, csv, &table, found);
+    spec.max_cut_deletes = table.parsed("max_cut_deletes", percent, found).map(millionths);
+    spec.snapshots = spec.read_snapshots(format, &table, found);
     if spec.tombstones == Tombstones::Delete && spec.key.is_empty() {
         found.push((
             table.byte("tombstones"),
@@ -260,6 +294,10 @@ pub(super) fn read(
     Some(spec)
 }
 
+fn millionths(share: f64) -> u32 {
+    (share * 1e6).round() as u32
+}
+
 fn table_name(text: &str) -> Result<String, String> {
     match text.split_once('.') {
         Some((database, table)) if !database.is_empty() && !table.is_empty() => Ok(text.to_owned()),
@@ -268,6 +306,42 @@ fn table_name(text: &str) -> Result<String, String> {
 }
 
 impl ChangeSpec {
+    /// Where it can be told which rows a snapshot had read before, they go unless the topic says otherwise.
+    fn read_snapshots(&self, format: Format, table: &Table<'_>, found: &mut Found) -> Snapshots {
+        let told = table.parsed(
+            "snapshots",
+            |text| match text {
+                "replace" => Ok(true),
+                "merge" => Ok(false),
+                _ => Err(unknown("meaning of snapshots", text, &["replace", "merge"])),
+            },
+            found,
+        );
+        let share = table.parsed("max_deletes", percent, found);
+        let able = format.is_debezium() && self.order == Order::Source;
+        if told == Some(true) && !able {
+            found.push((
+                table.byte("snapshots"),
+                "snapshots replace rows where Debezium's events are ordered by the source's position. \
+                 Allowed: to leave it out, which merges them"
+                    .into(),
+            ));
+        }
+        let replaces = able && told.unwrap_or(true);
+        if share.is_some() && !replaces {
+            found.push((
+                table.byte("max_deletes"),
+                "`changes.max_deletes` is for snapshots that replace, and these merge: nothing is deleted. \
+                 Allowed: to leave it out"
+                    .into(),
+            ));
+        }
+        match replaces {
+            true => Snapshots::Replace { max_deletes: share.map_or(MAX_DELETES, millionths) },
+            false => Snapshots::Merge,
+        }
+    }
+
     /// What only some formats say.
     fn check_format(
         &self,

@@ -11,7 +11,7 @@
 
 use super::{
     Aggregate, ChangeSpec, Column, Images, Merge, Model, ModelKind, Order, Part, PartColumn,
-    PartFunction, PgType, Role, Rows,
+    PartFunction, PgType, Role, Rows, Snapshots,
     calls::{self, has_window},
     decompose::{Options, selected},
     grouped,
@@ -39,6 +39,8 @@ pub struct Folding {
     pub order: Order,
     pub images: Images,
     pub keeps: Keeps,
+    pub snapshots: Snapshots,
+    pub max_cut_deletes: Option<u32>,
 }
 
 /// What the model's table holds.
@@ -65,6 +67,16 @@ impl Folding {
     /// Name of the table of its truncates.
     pub fn truncates_table(model: &str) -> String {
         format!("{model}__truncates")
+    }
+
+    /// Name of the table of its snapshots.
+    pub fn snapshots_table(model: &str) -> String {
+        format!("{model}__snapshots")
+    }
+
+    /// Name of the table of changes that wait for a snapshot's end.
+    pub fn staged_table(model: &str) -> String {
+        format!("{model}__staged")
     }
 
     /// None: there are mistakes on the page.
@@ -106,7 +118,15 @@ impl Folding {
         let others = topic.columns.iter().map(|c| c.name.as_str());
         let others = others.filter(|name| read.contains(*name) && !key.contains(name));
         let columns = key.iter().copied().chain(others).filter_map(kept).collect();
-        Some(Self { columns, keys: key.len(), order: spec.order, images: spec.images, keeps })
+        Some(Self {
+            columns,
+            keys: key.len(),
+            order: spec.order,
+            images: spec.images,
+            keeps,
+            snapshots: spec.snapshots,
+            max_cut_deletes: spec.max_cut_deletes,
+        })
     }
 
     /// Whatever decides the table's rows, as text.
@@ -354,7 +374,12 @@ impl Model {
 
     /// What the tables beside that of a model over changes would be called.
     pub(super) fn tables_beside(&self) -> Vec<String> {
-        let names = [Folding::source_table(&self.name), Folding::truncates_table(&self.name)];
+        let names = [
+            Folding::source_table(&self.name),
+            Folding::truncates_table(&self.name),
+            Folding::snapshots_table(&self.name),
+            Folding::staged_table(&self.name),
+        ];
         if self.folding.is_some() { names.to_vec() } else { Vec::new() }
     }
 }

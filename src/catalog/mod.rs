@@ -47,7 +47,7 @@ mod topic_time;
 mod unique;
 mod window;
 
-pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Tombstones, Unit};
+pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Snapshots, Tombstones, Unit};
 pub use csv_file::{CsvSpec, QLIK_PREFIX};
 pub use describe::describe;
 pub use folding::{Folding, Keeps};

@@ -101,7 +101,7 @@ pub struct TopicColumn {
 }
 
 /// What each change has beside its row, with their types, and whether they may be NULL.
-pub const CHANGE_COLUMNS: [(&str, PgType, bool); 5] = [
+pub const CHANGE_COLUMNS: [(&str, PgType, bool); 6] = [
     // `insert`, `update`, `delete`, `read` (of a snapshot) or `truncate`.
     ("_op", PgType::Text, false),
     // The row as it was before, where the topic says that images are whole.
@@ -112,6 +112,8 @@ pub const CHANGE_COLUMNS: [(&str, PgType, bool); 5] = [
     ("_source_position", PgType::Text, false),
     // When the source made the change; Kafka's timestamp where it does not say.
     ("_source_time", PgType::Timestamptz, false),
+    // Of a read of a snapshot: `row`, `last` or `incremental`.
+    ("_snapshot", PgType::Text, true),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -99,6 +99,7 @@ impl Canal {
             source_time,
             encodings: None,
             left_out: None,
+            snapshot: None,
         }))
     }
 

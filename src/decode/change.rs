@@ -32,6 +32,28 @@ impl Operation {
     }
 }
 
+/// What a read is of, where the record says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SnapshotRead {
+    /// A snapshot of the whole table, during which nothing else is sent.
+    Row,
+    /// Its last row.
+    Last,
+    /// A row read again while changes go on: nothing follows for other rows.
+    Incremental,
+}
+
+impl SnapshotRead {
+    /// As in the column `_snapshot`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Row => "row",
+            Self::Last => "last",
+            Self::Incremental => "incremental",
+        }
+    }
+}
+
 /// What one record says, borrowed from it.
 pub struct Change<'a> {
     pub operation: Operation,
@@ -49,6 +71,8 @@ pub struct Change<'a> {
     pub encodings: Option<Arc<[Encoding]>>,
     /// By kept column, whether the image of an update leaves it out, where a mask says so.
     pub left_out: Option<Arc<[bool]>>,
+    /// Of a read.
+    pub snapshot: Option<SnapshotRead>,
 }
 
 impl Change<'_> {

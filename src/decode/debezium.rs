@@ -8,7 +8,7 @@
 //! Debezium 3.5 and 3.7, which the tests read.
 
 use super::{
-    change::{Change, Operation, Said, not_json},
+    change::{Change, Operation, Said, SnapshotRead, not_json},
     encoding::{field_schema, of_schema},
     scan::{Broken, members},
 };
@@ -32,6 +32,7 @@ struct Envelope<'a> {
     after: Option<&'a str>,
     source: Option<&'a str>,
     time_us: Option<i64>,
+    snapshot: Option<SnapshotRead>,
     /// A record that is no change of a row: a transaction's border, a change of schema, a heartbeat.
     other: bool,
 }
@@ -61,6 +62,7 @@ impl Debezium {
                         source_time: None,
                         encodings: None,
                         left_out: None,
+                        snapshot: None,
                     }))
                 }
                 (Tombstones::Delete, None) => {
@@ -134,6 +136,7 @@ impl Debezium {
             source_time: envelope.time_us,
             encodings: self.encodings(row),
             left_out: None,
+            snapshot: envelope.snapshot.filter(|_| operation == Operation::Read),
         }))
     }
 
@@ -144,7 +147,7 @@ impl Debezium {
         schema: Option<&'a str>,
         payload: &'a str,
     ) -> Result<Said<'a>, String> {
-        let (mut op, mut deleted, mut time_us) = (None, false, None);
+        let (mut op, mut deleted, mut time_us, mut snapshot) = (None, false, None, None);
         let mut read = |name: &str, raw: &'a str| match name {
             "__op" => op = Some(raw.trim_matches('"')),
             "__deleted" => deleted = raw.trim_matches('"') == "true",
@@ -152,6 +155,7 @@ impl Debezium {
             "__source_ts_ms" | "__ts_ms" if time_us.is_none() => {
                 time_us = raw.parse::<i64>().ok().and_then(|ms| ms.checked_mul(1000));
             }
+            "__source_snapshot" | "__snapshot" => snapshot = snapshot_read(raw),
             _ => {}
         };
         members(payload, &mut read).map_err(|broken| not_json("value", broken))?;
@@ -173,6 +177,7 @@ impl Debezium {
             source_time: time_us,
             encodings: self.encodings(schema),
             left_out: None,
+            snapshot: snapshot.filter(|_| operation == Operation::Read),
         }))
     }
 
@@ -233,6 +238,7 @@ impl<'a> Envelope<'a> {
             members(source, |name, raw| match name {
                 "ts_us" => envelope.time_us = raw.parse().ok(),
                 "ts_ms" => time_ms = raw.parse::<i64>().ok(),
+                "snapshot" => envelope.snapshot = snapshot_read(raw),
                 _ => {}
             })?;
         } else if emitted_ms.is_some() && envelope.op.is_none() && envelope.after.is_none() {
@@ -241,6 +247,17 @@ impl<'a> Envelope<'a> {
         }
         envelope.time_us = envelope.time_us.or(time_ms.and_then(|ms| ms.checked_mul(1000)));
         Ok(envelope)
+    }
+}
+
+/// `first` and `last` are of everything that the connector reads, the others of one table. A table of one
+/// row is told by its end alone. What is none of these is no snapshot.
+fn snapshot_read(raw: &str) -> Option<SnapshotRead> {
+    match raw.trim_matches('"') {
+        "true" | "first" | "first_in_data_collection" => Some(SnapshotRead::Row),
+        "last" | "last_in_data_collection" => Some(SnapshotRead::Last),
+        "incremental" => Some(SnapshotRead::Incremental),
+        _ => None,
     }
 }
 

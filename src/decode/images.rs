@@ -31,6 +31,7 @@ pub fn change_columns(
         Some(before) => (0..records.len()).map(|row| before.object(row)).collect(),
         None => StringArray::new_null(records.len()),
     };
+    let snapshots = changes().map(|change| Some(change?.snapshot?.as_str()));
     let times = (0..records.len()).map(|row| source_time(records, read, row).0);
     vec![
         Arc::new(StringArray::from_iter_values(operations)),
@@ -38,6 +39,7 @@ pub fn change_columns(
         Arc::new(read.unchanged.iter().map(Option::as_deref).collect::<StringArray>()),
         Arc::new(StringArray::from_iter_values(positions)),
         instants(times),
+        Arc::new(snapshots.collect::<StringArray>()),
     ]
 }
 

@@ -85,6 +85,7 @@ impl Maxwell {
             source_time,
             encodings: None,
             left_out: None,
+            snapshot: None,
         }))
     }
 

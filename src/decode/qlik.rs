@@ -179,6 +179,7 @@ impl Qlik {
             source_time: header.time.map(source_time).transpose()?,
             encodings: None,
             left_out,
+            snapshot: None,
         }))
     }
 

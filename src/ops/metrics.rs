@@ -61,6 +61,16 @@ fn describe() {
         Unit::Count,
         "Updates of rows that were not there, and inserts without all of a row"
     );
+    describe_gauge!(
+        "highwater_snapshots_held",
+        Unit::Count,
+        "Models of which a snapshot of the source waits for a person"
+    );
+    describe_counter!(
+        "highwater_snapshots_total",
+        Unit::Count,
+        "Snapshots of a source that have ended, by what became of them"
+    );
     describe_counter!(
         "highwater_unfit_rows_total",
         Unit::Count,

@@ -10,6 +10,7 @@ pub mod http;
 pub mod metrics;
 pub mod references;
 pub mod run;
+pub mod snapshot;
 pub mod status;
 pub mod sweep;
 pub mod verify;

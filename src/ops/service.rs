@@ -85,12 +85,15 @@ impl Health {
         None
     }
 
-    /// A line for each topic whose last commit failed and is tried again: what waits for a person
-    /// (a full disk) is told long before it counts as not ready.
+    /// A line for each snapshot that is held, and for each topic whose last commit failed and is tried again:
+    /// what waits for a person (a full disk) is told long before it counts as not ready.
     pub fn tried_again(&self) -> String {
-        let line =
-            |topic: TopicStatus| Some(format!("topic {}: {}\n", topic.topic, topic.last_error?));
-        self.topics().into_iter().filter_map(line).collect()
+        let line = |topic: TopicStatus| {
+            let held = topic.snapshots.iter().map(|told| format!("{told}\n"));
+            let failed = topic.last_error.map(|why| format!("topic {}: {why}\n", topic.topic));
+            held.chain(failed).collect::<String>()
+        };
+        self.topics().into_iter().map(line).collect()
     }
 
     pub fn status(&self) -> Status {
@@ -286,12 +289,14 @@ impl Service {
         Ok(true)
     }
 
-    /// Partitions stand, and everything else is done: waiting is for nothing.
+    /// Partitions stand, or a snapshot waits for a person, and everything else is done: waiting is for nothing.
     pub fn is_held_up(&self) -> Option<String> {
         let topics = self.health.topics();
         let whole = topics.len() == self.topics.len() && topics.iter().all(|t| t.caught_up);
-        let gaps: Vec<String> = topics.into_iter().flat_map(|topic| topic.gaps).collect();
-        (whole && !gaps.is_empty()).then(|| gaps.join("; "))
+        let told =
+            topics.into_iter().flat_map(|topic| topic.gaps.into_iter().chain(topic.snapshots));
+        let told: Vec<String> = told.collect();
+        (whole && !told.is_empty()).then(|| told.join("; "))
     }
 
     /// Commits what is held, leaves the group, and tells what went wrong; within `patience`.

@@ -15,6 +15,7 @@ use crate::{
     warehouse::{
         MarkRow, WatermarkRow,
         postgres::{Warehouse, WarehouseSettings},
+        swap::newest,
     },
 };
 use serde::Serialize;
@@ -73,6 +74,8 @@ struct Line {
     generation: i32,
     /// Why it cannot go on: offsets that Kafka has no more.
     gap: Option<String>,
+    /// Why a snapshot of the source is not swapped into its table.
+    snapshot: Option<String>,
     epoch: i64,
     owner: String,
 }
@@ -88,11 +91,12 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         warehouse.migrate().await?;
         let marks = warehouse.marks(None).await?;
         let watermarks = warehouse.watermarks(None).await?;
+        let held = held(&warehouse, &catalog).await?;
         let (_, rows) = warehouse.query_text(UPLOADS).await?;
         let uploads: Vec<Uploads> = rows.into_iter().map(uploads).collect();
-        Ok((marks, watermarks, uploads, http::ask(config.listen).await))
+        Ok((marks, watermarks, held, uploads, http::ask(config.listen).await))
     });
-    let (marks, watermarks, uploads, service) = read?;
+    let (marks, watermarks, held, uploads, service) = read?;
     let logs = logs(config, &catalog, &marks);
     let ends = logs.iter().map(|(key, log)| (key.clone(), log.end)).collect();
     let gaps = gaps(&catalog, &marks, &logs);
@@ -101,8 +105,9 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         let own = gaps.iter().any(|gap| gap.output == row.output);
         own.then(|| gap::sentence(&row.topic, gaps))
     };
-    let line = |row| Line {
+    let line = |row: &MarkRow| Line {
         gap: sentence(row),
+        snapshot: held.get(&row.output).cloned(),
         unread_records: service.as_ref().and_then(|service| unread(service, row)),
         ..line(row, &ends, &watermarks)
     };
@@ -116,6 +121,7 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         for ((topic, _), gaps) in &gaps {
             println!("{}", gap::sentence(topic, gaps));
         }
+        held.values().for_each(|told| println!("{told}"));
         print!("{}", render_watermarks(&watermarks));
         print!("{}", render_uploads(&uploads));
         println!("\n{}", told(config, service.as_ref()));
@@ -168,6 +174,18 @@ fn render_uploads(uploads: &[Uploads]) -> String {
     }
     let head = ["topic", "files not visible yet", "uploads under way", "since"];
     format!("\n{}", table::render(&head, &rows))
+}
+
+/// By model: which snapshot of its source waits for a person.
+async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
+    let mut held = BTreeMap::new();
+    for model in catalog.models.values() {
+        let rows = warehouse.snapshots_of(model).await?;
+        let told = newest(&rows)
+            .and_then(|row| row.sentence(catalog.topics.get(&model.topic)?, &model.name));
+        held.extend(told.map(|told| (Output::Model(model.name.clone()), told)));
+    }
+    Ok(held)
 }
 
 /// Where the logs of declared topics end, as far as Kafka tells.
@@ -269,6 +287,7 @@ fn line(row: &MarkRow, ends: &Ends, watermarks: &[WatermarkRow]) -> Line {
         lost: fates.lost,
         generation: row.generation,
         gap: None,
+        snapshot: None,
         epoch: row.mark.epoch.0,
         owner: row.owner.clone(),
     }

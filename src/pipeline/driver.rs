@@ -4,12 +4,15 @@
 //! Everything that waits (PostgreSQL, the store, Kafka's metadata) runs as a task of tokio and
 //! answers through the inbox.
 
+pub use super::context::Context;
+
 use super::{
     breaker::{self, Breaker},
     encoder::LakeLane,
     forward::Forwarder,
     report::{self, OutputWatermark, Reporter, Standing, TopicStatus},
     requests::{self, Taking},
+    snapshots::Swapper,
     tables::{References, TablesLane},
     worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
 };
@@ -20,18 +23,17 @@ use crate::{
     error::{Error, Kind, Result},
     lake::{store::Store, writer::WriterSettings},
     record::{EventTime, Lane, Offset, Output, Partition, RawRecord},
-    source::kafka::{self, Fetched, Kafka, TopicReader},
-    warehouse::{Taken, postgres::Warehouse},
+    source::kafka::{self, Fetched, TopicReader},
+    warehouse::Taken,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, Sender, SyncSender},
+        mpsc::{Receiver, SyncSender},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::runtime::Handle;
 
 /// Records decoded at a time: enough to be fast, few enough to stay in the cache.
 const FETCH_RECORDS: usize = 8_192;
@@ -66,29 +68,6 @@ pub enum News {
     Drain,
 }
 
-/// What tasks of a topic need.
-#[derive(Clone)]
-pub struct Context {
-    pub runtime: Handle,
-    pub kafka: Arc<Kafka>,
-    pub warehouse: Warehouse,
-    /// Name of this life of the process, for people who look at the marks.
-    pub owner: Arc<str>,
-    pub news: Sender<News>,
-}
-
-impl Context {
-    pub fn tell(&self, news: News) {
-        // A topic that ended needs no news.
-        let _ = self.news.send(news);
-    }
-
-    pub fn fail(&self, lane: Lane, cut: u64, error: &Error) {
-        let (kind, why) = (error.kind, error.to_string());
-        self.tell(News::Worker(Input::Failed { lane, cut, kind, why }));
-    }
-}
-
 /// What a topic's pipeline is made of.
 pub struct Parts {
     pub topic: Arc<Topic>,
@@ -119,6 +98,7 @@ pub struct Driver {
     tables: TablesLane,
     lake: Option<LakeLane>,
     forwarder: Option<Forwarder>,
+    swapper: Option<Swapper>,
     context: Context,
     inbox: Receiver<News>,
     /// Revocations not answered yet.
@@ -162,6 +142,7 @@ impl Driver {
         };
         let forward = topic.forward.clone();
         let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
+        let swapper = Swapper::start(topic.clone(), &models, context.clone());
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
         report::register(&topic, &models, lanes, &Kind::ALL.map(Kind::as_str));
@@ -188,6 +169,7 @@ impl Driver {
             tables,
             lake,
             forwarder,
+            swapper,
             context,
             inbox,
             status,
@@ -325,8 +307,9 @@ impl Driver {
         self.decide(failed, batch)
     }
 
-    /// Tells who sends letters on that there may be some.
+    /// Tells who sends letters on that there may be some, and who swaps snapshots in.
     fn look_for_letters(&self, committed: bool) {
+        self.swapper.iter().filter(|_| committed).for_each(Swapper::look);
         let Some(forwarder) = &self.forwarder else { return };
         let held = self.worker.positions(Lane::Tables).into_iter().map(|(p, ..)| p).collect();
         if committed || !forwarder.holds(&held) {
@@ -561,7 +544,8 @@ impl Driver {
     }
 
     fn is_caught_up(&self) -> bool {
-        self.worker.is_caught_up() && self.owes_nothing()
+        let swapped = || self.swapper.as_ref().is_none_or(Swapper::is_idle);
+        self.worker.is_caught_up() && self.owes_nothing() && swapped()
     }
 
     /// Committed files are visible, dead letters sent on (or nobody takes them).
@@ -590,6 +574,8 @@ impl Driver {
         status.gaps = self.reporter.gaps(&self.worker.gaps(), &status.partitions);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up();
+        // In this order: who is told that nothing is left to do is told what is held.
+        status.snapshots = self.swapper.as_ref().map_or(Vec::new(), Swapper::held);
         if let Some(lake) = &self.lake {
             lake.owed().tell(&mut status);
         }

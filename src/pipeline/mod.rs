@@ -7,7 +7,8 @@
 //! worker runs under seeded faults in one thread. Both know two *lanes* (the tables, and the
 //! lake), which fail, recover and commit independently of each other over one reader.
 //!
-//! Beside the flow: [`retry`] takes dead letters after all, `forward` sends them on to Kafka.
+//! Beside the flow: [`retry`] takes dead letters after all, `forward` sends them on to Kafka, `snapshots` has
+//! snapshots of a source swapped in when they have ended.
 //!
 //! P-1  At most one commit is in flight per lane, so per output.
 //! P-2  A lane admits each offset once, in order, from its mark.
@@ -27,12 +28,14 @@ pub mod retry;
 pub mod worker;
 
 mod breaker;
+mod context;
 mod counting;
 mod encoder;
 mod forward;
 mod held;
 mod report;
 mod requests;
+mod snapshots;
 mod tables;
 
 pub use report::{PartitionStatus, TopicStatus};

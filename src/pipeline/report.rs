@@ -8,7 +8,7 @@ use crate::{
         EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord,
         gap::{self, Gap},
     },
-    warehouse::Committed,
+    warehouse::{Committed, swap::State},
 };
 use serde::Serialize;
 use std::{
@@ -24,6 +24,8 @@ pub struct TopicStatus {
     pub partitions: Vec<PartitionStatus>,
     /// A sentence per partition that stands because offsets are gone.
     pub gaps: Vec<String>,
+    /// A sentence per model of which a snapshot waits for a person.
+    pub snapshots: Vec<String>,
     /// Over all processes, as of some seconds ago.
     pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
@@ -337,6 +339,7 @@ impl Reporter {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
             gaps: Vec::new(),
+            snapshots: Vec::new(),
             watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,
@@ -399,6 +402,14 @@ pub fn register(topic: &Topic, models: &[Arc<Model>], lanes: &[Lane], kinds: &[&
     metrics::counter!("highwater_unknown_fields_total", "topic" => name()).absolute(0);
     metrics::counter!("highwater_dead_letters_forwarded_total", "topic" => name()).absolute(0);
     metrics::gauge!("highwater_dead_letters_unforwarded", "topic" => name()).set(0.0);
+    for model in models.iter().filter(|model| model.folding.is_some()) {
+        metrics::gauge!("highwater_snapshots_held", "topic" => name()).set(0.0);
+        for outcome in [State::Applied, State::Held].map(State::as_str) {
+            metrics::counter!("highwater_snapshots_total", "topic" => name(),
+                "model" => model.name.to_string(), "outcome" => outcome)
+            .absolute(0);
+        }
+    }
     for model in models.iter().map(|model| model.name.to_string()) {
         metrics::counter!("highwater_late_total", "topic" => name(), "model" => model.clone())
             .absolute(0);

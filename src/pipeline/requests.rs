@@ -34,7 +34,7 @@ const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
 impl Context {
     /// A call of librdkafka's that waits.
-    async fn ask<T, F>(&self, question: F) -> Result<T>
+    pub(super) async fn ask<T, F>(&self, question: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Kafka) -> Result<T> + Send + 'static,

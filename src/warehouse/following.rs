@@ -17,6 +17,7 @@ use super::{
     merge::{ARRAY_ROWS, Way, elements, upsert},
     postgres::{Parameter, Session},
     stored,
+    swap::{self, Swap},
     tables::{
         FILLFACTOR, Found, Shape, Table, array_type, definition, definition_comment, list, quoted,
     },
@@ -41,8 +42,10 @@ pub struct Following {
     pub shapes: [Shape; 2],
     pub creates: [String; 2],
     pub comment: [String; 2],
+    /// What waits for the end of a snapshot.
+    pub swap: Swap,
     /// The source's rows, as they are stored.
-    columns: Vec<(String, PgType)>,
+    pub(super) columns: Vec<(String, PgType)>,
     keys: Vec<(String, PgType)>,
     /// The same in the model's table, by its names; of groups what they are grouped by.
     table_keys: Vec<(String, PgType)>,
@@ -68,6 +71,8 @@ pub struct Followed {
     pub old: u64,
     /// Rows that an expression of the model fails on.
     pub failed: u64,
+    /// The changes wait for the end of a snapshot.
+    pub waits: bool,
 }
 
 impl Following {
@@ -148,11 +153,10 @@ impl Following {
             ("_partition", PgType::Integer),
             ("_time", PgType::Timestamptz),
         ];
-        let comment = |table: &str| {
-            let text = definition_comment(model).replace('\'', "''");
-            format!("COMMENT ON TABLE {table} IS '{text}'")
-        };
+        let text = definition_comment(model).replace('\'', "''");
+        let comment = |table: &str| format!("COMMENT ON TABLE {table} IS '{text}'");
         Some(Self {
+            swap: Swap::of(model, folding, &text),
             creates: [
                 format!(
                     "CREATE TABLE {source} (\n  {},\n  UNIQUE NULLS NOT DISTINCT ({key_names})\n) WITH (fillfactor = \
@@ -245,7 +249,7 @@ impl Following {
     }
 }
 
-fn fields<'a>(columns: impl IntoIterator<Item = (&'a str, PgType)>) -> String {
+pub(super) fn fields<'a>(columns: impl IntoIterator<Item = (&'a str, PgType)>) -> String {
     let field = |(name, pg): (&str, PgType)| format!("{} {}", quoted(name), definition(pg));
     columns.into_iter().map(field).collect::<Vec<_>>().join(",\n  ")
 }
@@ -300,15 +304,36 @@ pub async fn follow(
     let following = table.following.as_ref().ok_or_else(|| {
         Error::halt(format!("{doing}: changes for a table that does not follow any"))
     })?;
+    let Some(delta) = swap::admit(session, doing, following, delta).await? else {
+        return Ok(Followed { waits: true, ..Followed::default() });
+    };
+    let before = swap::rows_before(session, doing, &following.swap, &delta).await?;
     let mut truncates = truncates(session, doing, following).await?;
+    let followed = fold_in(session, doing, table, &delta, &mut truncates, way).await?;
+    if let Some(before) = before {
+        swap::guard(session, doing, &following.swap, &table.model, before).await?;
+    }
+    Ok(followed)
+}
+
+/// Folds changes into the source's rows; `truncates` are those that are known.
+pub(super) async fn fold_in(
+    session: &Session,
+    doing: &str,
+    table: &Table,
+    delta: &ChangeDelta,
+    truncates: &mut Vec<Truncate>,
+    way: Way,
+) -> Result<Followed> {
+    let following = table.following.as_ref().expect("changes are of a table that follows");
     for truncate in delta.truncates() {
         if !truncates.contains(truncate) {
-            remove(session, doing, table, following, delta, truncate).await?;
+            remove(session, doing, table, delta, truncate).await?;
             truncates.push(truncate.clone());
         }
     }
     let stored = read(session, doing, following, &delta.keys()?).await?;
-    let outcome = delta.fold(&stored, &truncates)?;
+    let outcome = delta.fold(&stored, truncates)?;
     write(session, doing, &following.store, &following.columns, &outcome.rows).await?;
     match &outcome.table {
         Changed::Rows { there, gone } => {
@@ -329,10 +354,15 @@ pub async fn follow(
             take_back(session, doing, table, following, taken_back).await?;
         }
     }
-    Ok(Followed { orphans: outcome.orphans, old: outcome.old, failed: outcome.failed })
+    let (orphans, old, failed) = (outcome.orphans, outcome.old, outcome.failed);
+    Ok(Followed { orphans, old, failed, waits: false })
 }
 
-async fn truncates(session: &Session, doing: &str, following: &Following) -> Result<Vec<Truncate>> {
+pub(super) async fn truncates(
+    session: &Session,
+    doing: &str,
+    following: &Following,
+) -> Result<Vec<Truncate>> {
     let rows = session.query(doing, &following.read_truncates, &[]).await?;
     let truncate = |row: &super::postgres::Row| Truncate {
         position: row.get(0),
@@ -343,19 +373,30 @@ async fn truncates(session: &Session, doing: &str, following: &Following) -> Res
     Ok(rows.iter().map(truncate).collect())
 }
 
-/// A truncate is stored, and what was before it goes.
-async fn remove(
+pub(super) async fn note_truncate(
     session: &Session,
     doing: &str,
-    table: &Table,
     following: &Following,
-    delta: &ChangeDelta,
     truncate: &Truncate,
 ) -> Result<()> {
     let Truncate { position, offset, partition, time } = truncate;
+    let place: [Parameter<'_>; 4] = [position, offset, partition, &Instant(*time)];
+    session.execute(doing, &following.add_truncate, &place).await.map(drop)
+}
+
+/// A truncate is stored, and what was before it goes.
+pub(super) async fn remove(
+    session: &Session,
+    doing: &str,
+    table: &Table,
+    delta: &ChangeDelta,
+    truncate: &Truncate,
+) -> Result<()> {
+    let following = table.following.as_ref().expect("a truncate is of a table that follows");
+    note_truncate(session, doing, following, truncate).await?;
+    let Truncate { position, offset, partition, time } = truncate;
     let time = Instant(*time);
     let place: [Parameter<'_>; 4] = [position, offset, partition, &time];
-    session.execute(doing, &following.add_truncate, &place).await?;
     if !following.subtract.is_empty() {
         let sql =
             "SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::bigint";
@@ -451,7 +492,7 @@ async fn take_back(
 }
 
 /// Runs a statement with an array of each column, piece by piece.
-async fn write(
+pub(super) async fn write(
     session: &Session,
     doing: &str,
     sql: &str,

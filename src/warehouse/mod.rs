@@ -26,6 +26,7 @@
 //! | `finality` | topics for the views over marks, and per windowed table its view of final windows |
 //! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `following` | a cut's changes folded into the source's rows, and the model's table after them |
+//! | `swap` | snapshots of the source: what waits for their end, and the transaction that swaps them in |
 //! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
@@ -61,6 +62,7 @@ mod sets;
 mod sketches;
 pub mod snapshot;
 mod stored;
+pub mod swap;
 mod tls;
 mod unique;
 

@@ -6,9 +6,11 @@
 use super::{
     MarkRow, Warehouse, commit, compare,
     encode::Instant,
+    following::Following,
     listing,
     merge::{Way, merge},
     postgres::Session,
+    swap::Swap,
     tables::Table,
 };
 use crate::{
@@ -258,15 +260,22 @@ impl Snapshot {
     }
 
     /// An empty table beside the model's, of the same shape, seen by nobody else.
-    pub async fn shadow(&mut self, model: &Arc<Model>) -> Result<()> {
+    /// False: changes of the model wait for a snapshot, and its table cannot be compared.
+    pub async fn shadow(&mut self, model: &Arc<Model>) -> Result<bool> {
         let name = format!("verify_{}", self.shadows.len());
-        let table = Table::new(&Model { name: name.as_str().into(), ..Model::clone(model) });
+        let mut table = Table::new(&Model { name: name.as_str().into(), ..Model::clone(model) });
         for (create, _) in table.creates() {
             let create = create.replacen("CREATE TABLE", "CREATE TEMP TABLE", 1);
             self.session.batch("make a table to compare with", &create).await?;
         }
+        let doing = "make a table to compare with";
+        let mut whole = true;
+        if let (Some(rebuilt), Some(kept)) = (&mut table.following, Following::of(model)) {
+            rebuilt.swap.begins = false;
+            whole = Swap::decided(&self.session, doing, &kept, rebuilt).await?;
+        }
         self.shadows.insert(model.name.clone(), (table, model.clone()));
-        Ok(())
+        Ok(whole)
     }
 
     /// Merges a delta into the model's shadow, as a cut merges it into the table.
@@ -280,7 +289,11 @@ impl Snapshot {
         let (shadow, model) = self.shadow_of(model)?;
         let table = Table::new(model);
         let (mut count, mut told) = (0, Vec::new());
+        let waiting: Vec<&str> = table.waiting().map(|shape| shape.table.as_str()).collect();
         for (kept, rebuilt) in table.shapes().zip(shadow.shapes()) {
+            if waiting.contains(&kept.table.as_str()) {
+                continue;
+            }
             let sql = match kept.table == *model.name {
                 true => compare::exactly(kept, rebuilt, |column| compare::is_exact(model, column)),
                 false => compare::exactly(kept, rebuilt, |_| true),

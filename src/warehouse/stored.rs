@@ -39,6 +39,19 @@ pub fn selected(columns: &[(String, PgType)]) -> String {
     })
 }
 
+/// What is stored of every row.
+const NEVER_NULL: [&str; 9] = [
+    "_event_time",
+    "_source_position",
+    "_partition",
+    "_offset",
+    "_deleted",
+    "_image",
+    "_op",
+    "_moved",
+    "_read",
+];
+
 /// Rows of `selected`.
 pub fn batch(columns: &[(String, PgType)], rows: &[Row]) -> Result<RecordBatch> {
     let arrays = columns.iter().enumerate().map(|(i, (name, pg))| {
@@ -47,7 +60,7 @@ pub fn batch(columns: &[(String, PgType)], rows: &[Row]) -> Result<RecordBatch> 
     });
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
     let fields = columns.iter().zip(&arrays).map(|((name, _), array)| {
-        let never = name.starts_with('_') && name != "_failed";
+        let never = NEVER_NULL.contains(&name.as_str());
         Field::new(name, array.data_type().clone(), !never)
     });
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));

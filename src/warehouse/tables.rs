@@ -193,7 +193,12 @@ impl Table {
         let sets = self.sets.iter().flat_map(|sets| &sets.all);
         let beside = sets.map(|set| &set.shape);
         let beside = beside.chain(self.following.iter().flat_map(|f| &f.shapes));
-        std::iter::once(&self.shape).chain(beside)
+        std::iter::once(&self.shape).chain(beside).chain(self.waiting())
+    }
+
+    /// Those of them that hold no result: they may be made when others are filled already.
+    pub fn waiting(&self) -> impl Iterator<Item = &Shape> {
+        self.following.iter().flat_map(|f| &f.swap.shapes)
     }
 
     /// What makes them, in the same order: a statement and a comment each.
@@ -202,6 +207,8 @@ impl Table {
         let beside = sets.map(|set| (&set.create, &set.comment));
         let followed = self.following.iter().flat_map(|f| f.creates.iter().zip(&f.comment));
         let all = std::iter::once((&self.create, &self.comment)).chain(beside).chain(followed);
+        let waiting = self.following.iter().map(|f| &f.swap);
+        let all = all.chain(waiting.flat_map(|swap| swap.creates.iter().zip(&swap.comment)));
         all.map(|(create, comment)| (create.as_str(), comment.as_str()))
     }
 }

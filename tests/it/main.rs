@@ -18,6 +18,7 @@ mod refusing;
 mod retention;
 mod schemas;
 mod simulation;
+mod snapshots;
 mod support;
 mod taps;
 mod tidy;

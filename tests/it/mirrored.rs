@@ -151,6 +151,28 @@ fn write(url: &str, seed: u64, stop: &AtomicBool) -> u64 {
     })
 }
 
+/// The same beside others: what meets another's change is given up. No TRUNCATE, for of a table without rows a
+/// connector reads nothing, and tells nothing.
+fn write_together(url: &str, seed: u64, stop: &AtomicBool) -> u64 {
+    let runtime = runtime();
+    runtime.block_on(async {
+        let client = connect(url).await;
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut written = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let sql = transaction(&mut random, u64::MAX);
+            if sql.contains("TRUNCATE") {
+                continue;
+            }
+            match client.batch_execute(&sql).await {
+                Ok(()) => written += 1,
+                Err(_) => client.batch_execute("ROLLBACK").await.expect("the source"),
+            }
+        }
+        written
+    })
+}
+
 /// Its changes, each a statement.
 fn transaction(random: &mut StdRng, number: u64) -> String {
     if number == 200 {
@@ -223,6 +245,27 @@ fn item(random: &mut StdRng) -> String {
     }
 }
 
+/// A connector's settings; its slot has its name.
+fn connector(source: &Postgres, prefix: &str, name: &str) -> [(&'static str, String); 13] {
+    let url = source.url();
+    let port = url.rsplit([':', '/']).nth(1).expect("a port").to_owned();
+    [
+        ("name", name.to_owned()),
+        ("slot.name", name.to_owned()),
+        ("connector.class", "io.debezium.connector.postgresql.PostgresConnector".to_owned()),
+        ("database.hostname", "127.0.0.1".to_owned()),
+        ("database.port", port),
+        ("database.user", "postgres".to_owned()),
+        ("database.password", "none".to_owned()),
+        ("database.dbname", "postgres".to_owned()),
+        ("topic.prefix", prefix.to_owned()),
+        ("plugin.name", "pgoutput".to_owned()),
+        ("publication.autocreate.mode", "filtered".to_owned()),
+        ("table.include.list", "public.orders,public.items".to_owned()),
+        ("skipped.operations", "none".to_owned()),
+    ]
+}
+
 #[test]
 fn tables_equal_a_source_under_load_whatever_is_killed() {
     let Some(world) = World::empty("mirrored", 1, Lake::Local) else { return };
@@ -242,22 +285,7 @@ fn tables_equal_a_source_under_load_whatever_is_killed() {
         client.batch_execute(SOURCE).await.expect("the source's tables");
         client
     });
-    let url = source.url();
-    let port = url.rsplit([':', '/']).nth(1).expect("a port").to_owned();
-    let settings = [
-        ("name", "source".to_owned()),
-        ("connector.class", "io.debezium.connector.postgresql.PostgresConnector".to_owned()),
-        ("database.hostname", "127.0.0.1".to_owned()),
-        ("database.port", port),
-        ("database.user", "postgres".to_owned()),
-        ("database.password", "none".to_owned()),
-        ("database.dbname", "postgres".to_owned()),
-        ("topic.prefix", prefix.clone()),
-        ("plugin.name", "pgoutput".to_owned()),
-        ("publication.autocreate.mode", "filtered".to_owned()),
-        ("table.include.list", "public.orders,public.items".to_owned()),
-        ("skipped.operations", "none".to_owned()),
-    ];
+    let settings = connector(&source, prefix, "source");
     let Some(mut connector) = Connect::start(&world.services.kafka, &settings) else { return };
 
     let long = std::env::var_os("HIGHWATER_TEST_LONG").is_some();
@@ -290,37 +318,7 @@ fn tables_equal_a_source_under_load_whatever_is_killed() {
     assert!(killed == lives && written > 300, "{killed} killed, {written} transactions");
 
     let running = world.follow(&quickly);
-    let rows = |sql: &str| -> Vec<Vec<Option<String>>> {
-        world.runtime.block_on(async {
-            let messages = asked.simple_query(sql).await.expect(sql);
-            let row = |message: &tokio_postgres::SimpleQueryMessage| match message {
-                tokio_postgres::SimpleQueryMessage::Row(row) => {
-                    Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
-                }
-                _ => None,
-            };
-            messages.iter().filter_map(row).collect()
-        })
-    };
-    for (table, of_source) in SAME {
-        let wanted = rows(of_source);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        eventually(table, || {
-            let found = world.query(table);
-            if Instant::now() > deadline && found != wanted {
-                let lacks: Vec<_> =
-                    wanted.iter().filter(|row| !found.contains(row)).take(3).collect();
-                let more: Vec<_> =
-                    found.iter().filter(|row| !wanted.contains(row)).take(3).collect();
-                panic!(
-                    "seed {seed}, {table}: lacks {lacks:?}, has {more:?}\n{}",
-                    running.printed()
-                );
-            }
-            found == wanted
-        });
-        println!("{} rows, {written} transactions: {table}", wanted.len());
-    }
+    assert_same(&world, &asked, &running, &format!("seed {seed}, {written} transactions"));
     running.stop();
     world.run_until_caught_up();
     world.assert_proof();
@@ -358,6 +356,103 @@ fn a_refused_change_is_not_given_to_a_table_that_has_gone_on_without_it() {
     assert!(text.contains("0 taken") && text.contains("1 wait"), "{text}");
     assert_eq!(world.query(rows), expected);
     world.assert_proof();
+}
+
+/// In the end the tables are what the source has.
+fn assert_same(world: &World, asked: &tokio_postgres::Client, running: &Running, told: &str) {
+    let rows = |sql: &str| -> Vec<Vec<Option<String>>> {
+        world.runtime.block_on(async {
+            let messages = asked.simple_query(sql).await.expect(sql);
+            let row = |message: &tokio_postgres::SimpleQueryMessage| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+                }
+                _ => None,
+            };
+            messages.iter().filter_map(row).collect()
+        })
+    };
+    for (table, of_source) in SAME {
+        let wanted = rows(of_source);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        eventually(table, || {
+            let found = world.query(table);
+            if Instant::now() > deadline && found != wanted {
+                let lacks: Vec<_> =
+                    wanted.iter().filter(|row| !found.contains(row)).take(3).collect();
+                let more: Vec<_> =
+                    found.iter().filter(|row| !wanted.contains(row)).take(3).collect();
+                panic!("{told}, {table}: lacks {lacks:?}, has {more:?}\n{}", running.printed());
+            }
+            found == wanted
+        });
+        println!("{} rows, {told}: {table}", wanted.len());
+    }
+}
+
+/// The slot is lost, and with it whatever happened until there is another one.
+#[test]
+fn tables_equal_a_source_whose_connector_was_lost_and_made_anew() {
+    let Some(world) = World::empty("anew", 1, Lake::Local) else { return };
+    let Some(source) = Postgres::start() else { return };
+    let prefix = &world.kafka_topic;
+    for (table, partitions) in [("orders", 3), ("items", 2)] {
+        let topic = format!("{prefix}.public.{table}");
+        world.runtime.block_on(create_topic(&world.services.kafka, &topic, partitions));
+    }
+    // The load deletes as it likes.
+    for (name, text, before) in [("orders", ORDERS, "[columns]"), ("items", ITEMS, "[columns]")] {
+        let allowed = format!("max_deletes = \"100%\"\n\n{before}");
+        world.declare(name, &text.replace(before, &allowed));
+    }
+    for (name, sql) in MODELS {
+        world.declare_model(name, sql);
+    }
+    let asked = world.runtime.block_on(async {
+        let client = connect(&source.url()).await;
+        client.batch_execute(SOURCE).await.expect("the source's tables");
+        client
+    });
+    let settings = connector(&source, prefix, "first");
+    let Some(mut first) = Connect::start(&world.services.kafka, &settings) else { return };
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let load = |seed: u64| {
+        let (url, stop) = (source.url(), Arc::new(AtomicBool::new(false)));
+        let told = stop.clone();
+        (std::thread::spawn(move || write_together(&url, seed, &told)), stop)
+    };
+    let quickly = [("HIGHWATER_COMMIT_INTERVAL", "50ms")];
+    let running = world.follow(&quickly);
+    let (writer, stop) = load(seed);
+    eventually("some load", || accepted(&world) > 1_000);
+    stop.store(true, Ordering::Relaxed);
+    writer.join().expect("the load");
+    first.server.end(libc::SIGKILL);
+    let untold = "DELETE FROM orders WHERE id % 5 = 0; DELETE FROM items WHERE no % 4 = 0";
+    let drop_slot = "SELECT pg_drop_replication_slot('first')";
+    eventually("the slot is gone", || {
+        world.runtime.block_on(async { asked.batch_execute(drop_slot).await.is_ok() })
+    });
+    world.runtime.block_on(async { asked.batch_execute(untold).await.expect("deletes") });
+    // Transactions are open while the new connector reads the tables.
+    let loads = [load(seed ^ 1), load(seed ^ 2), load(seed ^ 3)];
+    let settings = connector(&source, prefix, "second");
+    let Some(second) = Connect::start(&world.services.kafka, &settings) else { return };
+    for (writer, stop) in loads {
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("the load");
+    }
+    assert_same(&world, &asked, &running, &format!("seed {seed}"));
+    drop(second);
+    running.stop();
+    world.run_until_caught_up();
+    world.assert_proof();
+    let applied = "SELECT count(*) FROM orders_now__snapshots WHERE state = 'applied' AND staged";
+    assert_eq!(world.number(applied), 1);
+    let (code, text) = Running::start(world.command(&["verify", "--deep"])).wait();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("6 tables rebuilt"), "{text}");
 }
 
 /// Changes that tables have taken.

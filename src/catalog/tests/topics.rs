@@ -359,6 +359,7 @@ fn a_topic_of_changes_has_the_columns_of_its_changes() {
             "_unchanged",
             "_source_position",
             "_source_time",
+            "_snapshot",
             "_partition",
             "_offset",
             "_timestamp"
@@ -370,6 +371,7 @@ fn a_topic_of_changes_has_the_columns_of_its_changes() {
     let changes = t.changes.as_ref().unwrap();
     assert_eq!((&changes.key[..], changes.before), (&[0][..], true));
     assert_eq!(changes.decimals, Decimals::Text);
+    assert_eq!(changes.snapshots, Snapshots::Replace { max_deletes: 200_000 });
     assert_eq!(t.columns[1].encoding, Encoding::Instant(Unit::Micros));
 }
 
@@ -381,6 +383,25 @@ fn mistakes_in_a_topic_of_changes_have_their_lines() {
         (format!("{CHANGES}[changes]\n{columns}"), 3, "`changes.key` is missing"),
         (format!("{CHANGES}[changes]\nkey = [\"di\"]\n{columns}"), 4, "unknown column"),
         (format!("{CHANGES}[changes]\nkey = [\"x\"]\n{columns}"), 4, "not told apart"),
+        (
+            format!("{CHANGES}[changes]\nkey = [\"id\"]\nsnapshots = \"swap\"\n{columns}"),
+            5,
+            "unknown meaning of snapshots",
+        ),
+        (
+            format!(
+                "{CHANGES}[changes]\nkey = [\"id\"]\norder = \"offset\"\nsnapshots = \"replace\"\n{columns}"
+            ),
+            6,
+            "Allowed: to leave it out, which merges them",
+        ),
+        (
+            format!(
+                "{CHANGES}[changes]\nkey = [\"id\"]\nsnapshots = \"merge\"\nmax_deletes = \"5%\"\n{columns}"
+            ),
+            6,
+            "nothing is deleted",
+        ),
         (format!("{CHANGES}[changes]\nkey = [\"id\", \"id\"]\n{columns}"), 4, "twice"),
         (
             format!("{CHANGES}[changes]\nkey = []\ntombstones = \"delete\"\n{columns}"),

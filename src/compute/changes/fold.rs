@@ -74,6 +74,8 @@ pub struct Ops<'a> {
     pub kind: Vec<Kind>,
     pub places: Places<'a>,
     moved: &'a BooleanArray,
+    /// Whether it is a row of a snapshot.
+    pub reads: &'a BooleanArray,
     /// The key before, and now.
     old: &'a [ArrayRef],
     new: &'a [ArrayRef],
@@ -111,6 +113,7 @@ impl<'a> Ops<'a> {
             old: &batch.columns()[own + 2..own + 2 + folding.keys],
             new: &batch.columns()[..folding.keys],
             moved: batch.column(own + 2 + folding.keys).as_boolean(),
+            reads: batch.column(own + 3 + folding.keys).as_boolean(),
         }
     }
 
@@ -221,7 +224,10 @@ pub fn superfluous(folding: &Folding, ops: &RecordBatch) -> Result<Vec<bool>> {
             last.remove(&id);
             continue;
         }
-        if let Some(before) = last.insert(id, row) {
+        if let Some(before) = last.insert(id, row)
+            // A person may discard the snapshot: what it overrides is needed then.
+            && !read.reads.value(row)
+        {
             out[before] |= overrides(&folding.keeps, &read.kind[before], &read.kind[row])
                 && read.places.at(row) > read.places.at(before);
         }

@@ -13,6 +13,17 @@
 //! rows of an earlier one are gone, those that come afterwards in other partitions too. Where offsets
 //! are the order there is none between partitions: there a truncate is about its own partition's rows.
 //!
+//! N-1  A snapshot of the source is known by its position. Its rows, and all that comes after them, wait beside
+//!      the table until it has ended and every partition was read as far; then they are folded and the rows
+//!      that it does not hold go, in one transaction, as by a truncate just before its first row.
+//! N-2  A change behind a snapshot's rows in its partition is later than the snapshot.
+//! N-3  A snapshot that would delete more than the topic allows, or of which rows were refused, is not swapped
+//!      in: what waits goes on waiting until a person decides.
+//! N-4  A cut that would leave fewer of the rows than the topic allows is not committed without a person's leave.
+//!
+//! So whatever the cuts are and whenever it is swapped in, the table is what the truncate's position and the
+//! changes make it: F-1 and F-2 hold for both.
+//!
 //! An update that brings no whole image and finds no row is an orphan: it is counted and changes nothing.
 //! A row on which an expression of the model fails is left out of the table, until it changes again; the
 //! reason stands with the row (`_failed`).
@@ -20,15 +31,18 @@
 mod fold;
 mod follow;
 mod open;
+mod snapshots;
 
 pub use follow::{Changed, Following, Outcome};
 pub use open::OpenChanges;
+pub use snapshots::{Known, Seen};
 
 use crate::{
     catalog::{Folding, Keeps, Order},
     error::Result,
 };
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use snapshots::Shown;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// What a cut yields for a model over changes.
@@ -38,6 +52,7 @@ pub struct ChangeDelta {
     /// Operations on rows, per partition in offset order.
     ops: RecordBatch,
     truncates: Vec<Truncate>,
+    shown: Shown,
 }
 
 /// All rows of the source were removed at this place.
@@ -58,7 +73,7 @@ impl fmt::Debug for ChangeDelta {
 
 impl ChangeDelta {
     pub fn is_empty(&self) -> bool {
-        self.ops.num_rows() == 0 && self.truncates.is_empty()
+        self.ops.num_rows() == 0 && self.truncates.is_empty() && self.shown.snapshots.is_empty()
     }
 
     pub fn truncates(&self) -> &[Truncate] {

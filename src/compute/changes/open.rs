@@ -3,9 +3,12 @@
 //! Owns: which columns of a change matter, leaving out operations that later ones make superfluous.
 //! Does not own: what an operation does (`fold`).
 
-use super::{ChangeDelta, Following, Truncate, fold};
+use super::{
+    ChangeDelta, Following, Truncate, fold,
+    snapshots::{self, Shown},
+};
 use crate::{
-    catalog::{Keeps, Model, Topic},
+    catalog::{Keeps, Model, Snapshots, Topic},
     compute::runs::{Run, choose},
     decode::Decoded,
     error::{Error, Result},
@@ -31,6 +34,7 @@ pub struct OpenChanges {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     truncates: Vec<Truncate>,
+    shown: Shown,
     rows: usize,
     memory: usize,
     /// Rows after the last reduction: reducing waits until as many came again.
@@ -46,6 +50,7 @@ impl OpenChanges {
             schema,
             batches: Vec::new(),
             truncates: Vec::new(),
+            shown: Shown::default(),
             rows: 0,
             memory: 0,
             reduced: 0,
@@ -83,8 +88,18 @@ impl OpenChanges {
         let (old, moved) = old_keys(&keys, &self.following, &column("_op")?, &column("_before")?)?;
         columns.extend(old);
         columns.push(Arc::new(moved));
+        let marks = column("_snapshot")?;
+        let marks = match self.following.folding.snapshots {
+            Snapshots::Replace { .. } => marks.as_string::<i32>().clone(),
+            Snapshots::Merge => StringArray::new_null(marks.len()),
+        };
+        columns.push(Arc::new(snapshots::reads(&marks)));
         let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(failed)?;
-        self.take_truncates(&batch);
+        let ops = fold::Ops::new(&self.following.folding, &batch);
+        self.truncates.extend(snapshots::truncates(&ops));
+        if self.following.folding.snapshots != Snapshots::Merge {
+            self.shown.look(&ops, &marks);
+        }
         self.rows += batch.num_rows();
         self.memory += batch.get_array_memory_size();
         self.batches.push(batch);
@@ -105,24 +120,16 @@ impl OpenChanges {
     pub fn finish(&mut self) -> Result<ChangeDelta> {
         let ops = self.reduce()?;
         let truncates = std::mem::take(&mut self.truncates);
+        let shown = std::mem::take(&mut self.shown);
         self.clear();
-        Ok(ChangeDelta { following: self.following.clone(), ops, truncates })
+        Ok(ChangeDelta { following: self.following.clone(), ops, truncates, shown })
     }
 
     pub fn clear(&mut self) {
         self.batches.clear();
         self.truncates.clear();
+        self.shown = Shown::default();
         (self.rows, self.memory, self.reduced) = (0, 0, 0);
-    }
-
-    fn take_truncates(&mut self, batch: &RecordBatch) {
-        let ops = fold::Ops::new(&self.following.folding, batch);
-        for row in (0..batch.num_rows()).filter(|row| ops.kind[*row] == fold::Kind::Truncate) {
-            let (position, offset, partition) = ops.places.at(row);
-            let position = position.to_owned();
-            let time = ops.places.time(row);
-            self.truncates.push(Truncate { position, offset, partition, time });
-        }
     }
 
     /// Without truncates, and without whole images and deletes that the next operation on their row
@@ -144,8 +151,8 @@ impl OpenChanges {
 }
 
 /// The columns of an operation: what is kept of the row, its place, what it is, and the key that the
-/// row had before, where that was another.
-fn ops_schema(following: &Following) -> SchemaRef {
+/// row had before, where that was another, and whether it is a row of a snapshot.
+pub(super) fn ops_schema(following: &Following) -> SchemaRef {
     let folding = &following.folding;
     let mut fields: Vec<Field> = following.stored.fields()[..folding.columns.len() + 4]
         .iter()
@@ -157,6 +164,7 @@ fn ops_schema(following: &Following) -> SchemaRef {
         fields.push(Field::new(format!("_old_{name}"), pg.arrow(), true));
     }
     fields.push(Field::new("_moved", DataType::Boolean, false));
+    fields.push(Field::new("_read", DataType::Boolean, false));
     Arc::new(Schema::new(fields))
 }
 

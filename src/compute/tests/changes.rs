@@ -4,6 +4,9 @@
 //! are not there, NULL keys, records that were sent again, and equal positions. Where a topic has
 //! several partitions and truncates, partial updates are of rows that are there, as a source's are.
 //!
+//! A snapshot reads what is there, after some rows went untold; a connector may die in the middle of it and
+//! begin again, and a transaction that was open meanwhile has changes behind it with positions before it.
+//!
 //! Bugs that these tests were seen to find, planted one by one: a tie of positions that the earlier
 //! offset wins; a deletion that forgets its position.
 
@@ -68,6 +71,8 @@ pub struct Style {
     pub sparse: bool,
     pub by_offset: bool,
     pub truncates: bool,
+    /// The source is read anew now and then, after rows went of which nobody told.
+    pub snapshots: bool,
 }
 
 pub type Key = Option<i32>;
@@ -86,9 +91,14 @@ pub enum What {
 pub struct Change {
     pub partition: i32,
     pub offset: i64,
-    position: u64,
+    /// Where it counts as being.
+    pub position: u64,
+    /// What it says of that; below a snapshot that it comes after, if its transaction was open then.
+    lsn: u64,
     /// Microseconds since 1970.
     time: i64,
+    /// Of a row of a snapshot, as Debezium tells it.
+    pub snapshot: Option<&'static str>,
     what: What,
     key: Key,
     /// The key before, where it was another.
@@ -111,7 +121,8 @@ pub fn stream(steps: &[Step], style: Style) -> Vec<Change> {
     let mut there: BTreeMap<Key, i32> = BTreeMap::new();
     let mut position = 100;
     // Orphans in any order, unless a truncate of another partition may come between.
-    let wild = style.partitions == 1 || !style.truncates;
+    let wild = (style.partitions == 1 || !style.truncates) && !style.snapshots;
+    let mut sent_from = 0;
     for &(kind, key, value, more) in steps {
         let key: Key = (key % 6 > 0).then_some(i32::from(key % 6));
         let partition = key.unwrap_or(0) % style.partitions;
@@ -134,6 +145,50 @@ pub fn stream(steps: &[Step], style: Style) -> Vec<Change> {
         let known = there.contains_key(&key);
         let what = match kind % 16 {
             0..3 => What::Image('c', [true; 3]),
+            3 if style.snapshots && !style.by_offset => {
+                there.retain(|key, _| key.unwrap_or(0) % 6 != i32::from(value % 6));
+                // The connector dies, and begins again.
+                if more & 128 > 0 {
+                    position += 10;
+                    let half = there.len() / 2;
+                    snapshot(&mut out, &mut next, there.iter().take(half), position, &values);
+                }
+                position += 10;
+                snapshot(&mut out, &mut next, there.iter(), position, &values);
+                if let Some(last) = out.last_mut().filter(|_| !there.is_empty()) {
+                    last.snapshot =
+                        Some(["last", "last_in_data_collection"][usize::from(more % 2)]);
+                }
+                if let Some((key, partition)) =
+                    there.iter().nth(usize::from(value) % there.len().max(1))
+                {
+                    let offset = next.entry(*partition).or_insert(0);
+                    let what = [What::Image('u', [true; 3]), What::Delete]
+                        [usize::from(more / 4 % 2)]
+                    .clone();
+                    let what = if style.sparse { What::Delete } else { what };
+                    out.push(Change {
+                        partition: *partition,
+                        offset: *offset,
+                        position: position + 1,
+                        lsn: position - 5,
+                        time: 1_700_000_000_000_000 + position as i64 * 1_000 + 7,
+                        snapshot: None,
+                        what: what.clone(),
+                        key: *key,
+                        old: None,
+                        values: (values.2.clone(), values.1, values.2.clone()),
+                    });
+                    *offset += 1;
+                    if what == What::Delete {
+                        let key = *key;
+                        there.remove(&key);
+                    }
+                }
+                position += 10;
+                sent_from = out.len();
+                continue;
+            }
             3 => What::Image('r', [true; 3]),
             4..6 if !style.sparse => What::Image('u', [true; 3]),
             6..10 if known || wild => What::Image('u', held),
@@ -151,7 +206,7 @@ pub fn stream(steps: &[Step], style: Style) -> Vec<Change> {
             14 => What::Message,
             15 => {
                 // The connector starts again where it stood some time ago.
-                let from = out.len().saturating_sub(usize::from(more));
+                let from = out.len().saturating_sub(usize::from(more)).max(sent_from);
                 let sent: Vec<Change> = out[from..].to_vec();
                 for again in sent {
                     let offset = next.entry(again.partition).or_insert(0);
@@ -182,7 +237,19 @@ pub fn stream(steps: &[Step], style: Style) -> Vec<Change> {
         }
         let offset = next.entry(partition).or_insert(0);
         let time = 1_700_000_000_000_000 + position as i64 * 1_000 + i64::from(value) * 50;
-        let change = Change { partition, offset: *offset, position, time, what, key, old, values };
+        let (offset_now, lsn, snapshot) = (*offset, position, None);
+        let change = Change {
+            partition,
+            offset: offset_now,
+            position,
+            lsn,
+            time,
+            snapshot,
+            what,
+            key,
+            old,
+            values,
+        };
         *offset += 1;
         if change.what == What::Truncate {
             position += 10;
@@ -190,6 +257,32 @@ pub fn stream(steps: &[Step], style: Style) -> Vec<Change> {
         out.push(change);
     }
     out
+}
+
+/// Rows of a snapshot, but for its end.
+fn snapshot<'k>(
+    out: &mut Vec<Change>,
+    next: &mut BTreeMap<i32, i64>,
+    rows: impl Iterator<Item = (&'k Key, &'k i32)>,
+    position: u64,
+    values: &Values,
+) {
+    for (i, (key, partition)) in rows.enumerate() {
+        let offset = next.entry(*partition).or_insert(0);
+        out.push(Change {
+            partition: *partition,
+            offset: *offset,
+            position,
+            lsn: position,
+            time: 1_700_000_000_000_000 + position as i64 * 1_000,
+            snapshot: Some(if i == 0 { "first" } else { "true" }),
+            what: What::Image('r', [true; 3]),
+            key: *key,
+            old: None,
+            values: (values.0.clone(), values.1.map(|b| b ^ i as i64), values.2.clone()),
+        });
+        *offset += 1;
+    }
 }
 
 impl Change {
@@ -225,8 +318,11 @@ impl Change {
             What::Message => ('m', "null".to_owned(), "null".to_owned()),
         };
         format!(
-            "{{\"op\":\"{op}\",\"before\":{before},\"after\":{after},\"source\":{{\"lsn\":{},\"ts_us\":{}}}}}",
-            self.position, self.time
+            "{{\"op\":\"{op}\",\"before\":{before},\"after\":{after},\"source\":{{\"lsn\":{},\"ts_us\":{},\
+             \"snapshot\":\"{}\"}}}}",
+            self.lsn,
+            self.time,
+            self.snapshot.unwrap_or("false")
         )
     }
 }
@@ -273,8 +369,30 @@ impl Reference {
             versions: Vec::new(),
             orphans: 0,
         };
-        changes.iter().for_each(|change| reference.take(change));
+        for change in changes {
+            reference.take(change);
+            // Whatever the source has lost meanwhile goes with the end of a snapshot.
+            if change.snapshot.is_some_and(|mark| mark.starts_with("last")) {
+                reference.truncate((change.position, -1, -1), change.time);
+            }
+        }
         reference
+    }
+
+    fn truncate(&mut self, at: At, time: i64) {
+        self.truncates.push((at, time));
+        let style = self.style;
+        let removes = |at_row: At| match style.by_offset {
+            true => at.2 == at_row.2 && at.1 > at_row.1,
+            false => at > at_row,
+        };
+        for row in self.rows.values_mut().filter(|row| removes(row.at)) {
+            row.gone = Some(row.gone.map_or(time, |gone| gone.min(time)));
+        }
+        for version in self.versions.iter_mut().filter(|v| removes(v.at)) {
+            let to = version.to.map_or(time, |to| to.min(time));
+            version.to = Some(to.max(version.from));
+        }
     }
 
     fn removes(&self, truncate: At, at: At) -> bool {
@@ -289,21 +407,7 @@ impl Reference {
         let at = (position, change.offset, change.partition);
         match &change.what {
             What::Message => {}
-            What::Truncate => {
-                self.truncates.push((at, change.time));
-                let style = self.style;
-                let removes = |at_row: At| match style.by_offset {
-                    true => at.2 == at_row.2 && at.1 > at_row.1,
-                    false => at > at_row,
-                };
-                for row in self.rows.values_mut().filter(|row| removes(row.at)) {
-                    row.gone = Some(row.gone.map_or(change.time, |gone| gone.min(change.time)));
-                }
-                for version in self.versions.iter_mut().filter(|v| removes(v.at)) {
-                    let to = version.to.map_or(change.time, |to| to.min(change.time));
-                    version.to = Some(to.max(version.from));
-                }
-            }
+            What::Truncate => self.truncate(at, change.time),
             What::Delete => self.delete(change.key, at, change.time),
             What::Image(op, held) => {
                 let base = change.old.and_then(|old| self.there(old, at));
@@ -583,14 +687,14 @@ impl Store {
 }
 
 pub fn style() -> impl Strategy<Value = Style> {
-    (1i32..4, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(partitions, sparse, by_offset, truncates)| Style {
-            partitions,
-            sparse,
-            by_offset,
-            truncates,
-        },
-    )
+    let bools = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (1i32..4, bools).prop_map(|(partitions, (sparse, by_offset, truncates, snapshots))| Style {
+        partitions,
+        sparse,
+        by_offset: by_offset && !snapshots,
+        truncates,
+        snapshots,
+    })
 }
 
 pub fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
@@ -604,6 +708,8 @@ proptest! {
     fn cuts_of_any_size_fold_to_what_one_by_one_gives(
         style in style(), steps in steps(60), sizes in prop::collection::vec(any::<u8>(), 1..9),
     ) {
+        // What waits for a snapshot's end waits in PostgreSQL.
+        let style = Style { snapshots: false, ..style };
         let changes = stream(&steps, style);
         let declared = declared(ROWS, style);
         let reference = Reference::of(&changes, style, &Keeps::Rows);

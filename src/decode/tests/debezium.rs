@@ -45,6 +45,10 @@ fn captured_changes_are_the_same_operations_in_every_mode_of_the_connector() {
         let Some(messages) = captured(file, &name) else { return };
         let topic = topic(&format!("key = [\"id\"]\n{changes}"), CUSTOMERS);
         let decoded = decode(&topic, &messages);
+        let marks = lines(&decoded, &["_snapshot"]);
+        let told =
+            if changes.contains("unwrapped") { ["-"; 4] } else { ["row", "row", "last", "-"] };
+        assert_eq!(marks[..4], told, "{file}");
         let columns = ["_offset", "_op", "id", "first_name", "balance", "vip", "created_at"];
         assert_eq!(lines(&decoded, &columns), CUSTOMER_CHANGES, "{file}");
         // The tombstones after the deletes of 4 and 2.

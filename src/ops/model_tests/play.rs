@@ -15,7 +15,7 @@ use crate::{
         EventTime, IdleAdvance, Lane, Mark, Offset, Output, Partition, RawRecord, Span,
         gap::PartitionLog,
     },
-    warehouse::{Claim, Warehouse},
+    warehouse::{Claim, Warehouse, swap::Wish},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -192,6 +192,11 @@ impl<'a> Player<'a> {
         let job = life.lane.seal(moves.clone())?;
         let committed = self.warehouse.commit(&job.cut).await?;
         life.lane.learn(&committed.learned);
+        // All that was appended is read: nothing more can come of a snapshot that has ended.
+        if self.fixture.model.folding.is_some() {
+            let (topic, model) = (&self.fixture.topic, &self.fixture.model);
+            self.warehouse.swap(topic, model, &Wish::Ended, false).await?;
+        }
         for moved in moves {
             let mark = life.marks.get_mut(&(moved.output, moved.partition));
             mark.expect("only these are moved").next = moved.span.to;
