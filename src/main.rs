@@ -62,6 +62,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How sources' tables differ from what topics declare, and what to do about it.
+    Drift {
+        /// As its file is named; all without it.
+        topic: Option<String>,
+        /// Let pass what stopped the topic: it goes on as it is declared when it is started again.
+        #[arg(long)]
+        accept: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
     Sweep {
         /// Leave what is younger, by the store's clock.
@@ -150,6 +161,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         | Command::Sweep { .. }
         | Command::Verify { .. }
         | Command::AcceptGap { .. }
+        | Command::Drift { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
@@ -162,6 +174,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::AcceptGap { topic, partition, dry_run, json } => {
             let request = ops::accept_gap::Request { topic, partitions: partition, dry_run, json };
             ops::accept_gap::accept_gap(&config, &request)
+        }
+        Command::Drift { topic, accept, json } => {
+            ops::drift::drift(&config, &ops::drift::Request { topic, accept, json })
         }
         Command::Sweep { older_than, dry_run, json } => {
             ops::sweep::sweep(&config, &older_than, dry_run, json)

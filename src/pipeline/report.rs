@@ -24,6 +24,8 @@ pub struct TopicStatus {
     pub partitions: Vec<PartitionStatus>,
     /// A sentence per partition that stands because offsets are gone.
     pub gaps: Vec<String>,
+    /// What the source has and the topic file does not declare, a sentence each.
+    pub drift: Vec<String>,
     /// Over all processes, as of some seconds ago.
     pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
@@ -337,6 +339,7 @@ impl Reporter {
             topic: self.topic.clone(),
             partitions: partitions.into_values().collect(),
             gaps: Vec::new(),
+            drift: Vec::new(),
             watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,

@@ -10,8 +10,8 @@
 //! marks', every record of the cut is of their topic.
 
 use super::{
-    driver::{Context, News},
     owed::Owed,
+    parts::{Context, News},
     report::{self, OutputWatermark},
     tables::Job,
     worker::{Input, Ticket},
