@@ -150,18 +150,18 @@ impl Watch {
         }
     }
 
-    /// The record before which to end, if there is one below `limit`.
+    /// The record before which to end, if there is one; behind `last` none is looked at.
     pub fn look(
         &mut self,
         met: &[Met],
         untold: Option<usize>,
-        limit: Option<usize>,
+        last: Option<usize>,
         lasting: &Lasting,
     ) -> Option<usize> {
         if self.is_pending() {
             return None;
         }
-        let limit = limit.unwrap_or(usize::MAX);
+        let limit = last.map_or(usize::MAX, |last| last + 1);
         let untold = untold.filter(|record| *record < limit);
         for met in met.iter().filter(|met| met.record < untold.unwrap_or(limit)) {
             if self.stops_at(met, &lasting.context) {

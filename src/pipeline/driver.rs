@@ -375,13 +375,11 @@ impl Driver {
         }
         self.measure()?;
         match broken_by {
-            None if drifted.is_some() => self.decide(Input::Drain, None),
-            None => Ok(()),
-            Some(why) => {
-                self.stopped(why);
-                self.decide(Input::Drain, None)
-            }
+            None if drifted.is_none() => return Ok(()),
+            None => {}
+            Some(why) => self.stopped(why),
         }
+        self.decide(Input::Drain, None)
     }
 
     fn stopped(&mut self, why: String) {
