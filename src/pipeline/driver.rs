@@ -352,11 +352,9 @@ impl Driver {
         let met = std::mem::take(&mut decoded.met);
         let drifted = self.watch.look(&met, decoded.untold, broken, &self.lasting);
         self.watch.hear_names(self.decoder.take_new_names());
-        let mut broken_by = None;
+        let sentence = |at| breaker::sentence(&self.topic, &records, &decoded.rejects, at);
+        let broken_by = broken.filter(|_| drifted.is_none()).map(sentence);
         if let Some(at) = drifted.or(broken) {
-            if drifted.is_none() {
-                broken_by = Some(breaker::sentence(&self.topic, &records, &decoded.rejects, at));
-            }
             // What came before it is committed, so that its letters can be looked at.
             records.truncate(at);
             decoded = self.decoder.decode(&records);
@@ -424,7 +422,8 @@ impl Driver {
                 let batch = batch.expect("records are admitted only as they arrive");
                 match (lane, &mut self.lake) {
                     (Lane::Tables, _) => {
-                        self.tables.admit(batch.fetched, &batch.records, &batch.decoded, &from)?;
+                        let headers = |record| batch.fetched.headers(record);
+                        self.tables.admit(headers, &batch.records, &batch.decoded, &from)?;
                     }
                     (Lane::Lake, Some(lake)) => {
                         lake.admit(&batch.records, &batch.decoded, &from)?

@@ -47,7 +47,7 @@ mod compare;
 mod dead_letters;
 mod differences;
 pub mod drift;
-mod finality;
+pub mod finality;
 mod following;
 pub mod gaps;
 mod keyed;
