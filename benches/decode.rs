@@ -4,7 +4,7 @@
 use arrow::datatypes::{DataType, Field, Schema};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use highwater::{
-    catalog::{Encoding, Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
+    catalog::{Drift, Encoding, Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
     decode::{Decoder, Secret},
     record::{EventTime, Partition, RawRecord},
 };
@@ -79,6 +79,8 @@ fn taps(pii: Option<Pii>) -> Topic {
         changes: None,
         csv: None,
         registry: None,
+        drift: Drift::Off,
+        additions: Vec::new(),
         keep_raw: true,
         unique: None,
         schema: Arc::new(Schema::new(fields)),

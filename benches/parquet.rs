@@ -13,7 +13,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use highwater::catalog::{
-    Format, LakeSpec, PartitionBy, PartitionFunction, Topic, types::timestamp,
+    Drift, Format, LakeSpec, PartitionBy, PartitionFunction, Topic, types::timestamp,
 };
 use highwater::lake::layout::{FileName, Origin};
 use highwater::lake::writer::{LakeWriter, WriterSettings};
@@ -69,6 +69,8 @@ fn topic() -> Arc<Topic> {
         changes: None,
         csv: None,
         registry: None,
+        drift: Drift::Off,
+        additions: Vec::new(),
         keep_raw: true,
         unique: None,
         schema,

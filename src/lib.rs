@@ -70,6 +70,7 @@
 //! | fate | what became of an offset in an output: accepted, filtered, late, dead, absent, duplicate, lost |
 //! | gap | offsets of a mark that Kafka has no more: its partition stands until a person accepts them as lost |
 //! | generation | of a partition: another one each time that its offsets begin again (the topic was made again) |
+//! | addition | a column that the source got, or that got wider there, recorded with the offsets from which on it counts |
 //! | cut | the atomic unit of work: spans, what they yield, the marks to move |
 //! | delta | a cut's part of an aggregate, per key: count +3, least 5; merges with what is stored |
 //! | part | of an aggregate: count, sum, the row that is last, …, which merge. Of an upload: a piece of a file |
@@ -151,6 +152,10 @@
 //! | R-2 | a retried record is judged by what was taken before its place, and raises no watermark | `compute/tests/retried.rs`; `ops/verify/deep.rs` judges it again | `refusals.event_time_max` |
 //! | R-3 | a retry gives a record to those that refused it, and only when no output is still to read it | `pipeline/retry.rs`, `waits_for`; `tests/it/dead_letters.rs` | `settle_refusals.sql`: `retried_at IS NULL` |
 //! | R-4 | a committed letter is sent on until Kafka has confirmed it, in order per partition | `pipeline/forward.rs`; `tests/it/dead_letters.rs` | `letters_to_forward.sql` |
+//! | X-1 | the first record of a table of the source that is not known is admitted by nobody before the table is recorded, with what follows from it | `pipeline/drift.rs`, `look`; `tests/it/drift.rs` | `0035_upstream_versions.sql` |
+//! | X-2 | a table is compared with the one before it in its partition, across restarts | `catalog/drift.rs`, `compare`; `catalog/tests/drift.rs` | `0036_upstream_places.sql` |
+//! | X-3 | a record is decoded by the additions recorded before its offset, whoever reads it and when; none of them begins below a mark of when it was recorded | `catalog/widened.rs`, `decode/layers.rs`; `tests/it/drift.rs` | `start_addition.sql`, under `lock_all_marks.sql` |
+//! | X-4 | who does not know of an addition commits nothing behind where it begins | `pipeline/driver.rs`: what a take tells | `fence_topic.sql`, `count_additions.sql` |
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |

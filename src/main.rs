@@ -83,6 +83,17 @@ enum Command {
         /// As its file is named.
         topic: String,
     },
+    /// How sources' tables differ from what topics declare, and what to do about it.
+    Drift {
+        /// As its file is named; all without it.
+        topic: Option<String>,
+        /// Let pass what stopped the topic: it goes on as it is declared when it is started again.
+        #[arg(long)]
+        accept: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Removes from the lake what no manifest names: staged leftovers, and files of the topics.
     Sweep {
         /// Leave what is younger, by the store's clock.
@@ -188,6 +199,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         | Command::AcceptGap { .. }
         | Command::Snapshot { .. }
         | Command::AcceptDeletes { .. }
+        | Command::Drift { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
@@ -209,6 +221,9 @@ fn dispatch(cli: Cli) -> Result<()> {
             Snapshot::Accept { request } => ops::snapshot::accept(&config, &request),
             Snapshot::Discard { request } => ops::snapshot::discard(&config, &request),
         },
+        Command::Drift { topic, accept, json } => {
+            ops::drift::drift(&config, &ops::drift::Request { topic, accept, json })
+        }
         Command::Sweep { older_than, dry_run, json } => {
             ops::sweep::sweep(&config, &older_than, dry_run, json)
         }

@@ -82,12 +82,12 @@ pub(super) fn model(
     if !whole || page.mistakes.len() > before {
         return None;
     }
-    let mut declaration = declaration(&statement, &kind, scalars);
+    let mut declaration = declaration(&statement, &kind, &columns, scalars);
     let mut folding = None;
     if let Some(keeps) = keeps {
         let read = (&kind, filter.as_ref());
         let made = Folding::new(page, &statement, scalars, read, keeps)?;
-        declaration.push_str(&made.declaration());
+        declaration.push_str(&made.declaration(statement.star.is_some()));
         folding = Some(made);
     }
     Some(Model {
@@ -368,7 +368,12 @@ impl<'s> Options<'s> {
 
 /// Whatever decides the table's rows, one thing a line. The order of options, layout and comments
 /// decide nothing; nor does the lateness of a model that amends, for it takes every record.
-fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -> String {
+fn declaration(
+    statement: &Statement,
+    kind: &ModelKind,
+    columns: &[Column],
+    scalars: &Scalars<'_>,
+) -> String {
     let topic = scalars.topic();
     let mut out = format!("model {} of {}\n", statement.name, topic.kafka_topic);
     let mut read = BTreeSet::new();
@@ -412,7 +417,11 @@ fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -
             aggregate.window.is_some()
         }
         ModelKind::Rows(rows) => {
-            let _ = writeln!(out, "primary key {:?}", rows.primary_key);
+            let names = rows.primary_key.iter().map(|place| &columns[*place].name);
+            let _ = match statement.star {
+                None => writeln!(out, "primary key {:?}", rows.primary_key),
+                Some(_) => writeln!(out, "primary key {:?}", names.collect::<Vec<_>>()),
+            };
             true
         }
     };
@@ -447,5 +456,13 @@ fn declaration(statement: &Statement, kind: &ModelKind, scalars: &Scalars<'_>) -
     for column in topic.columns.iter().filter(|c| read.contains(&c.name)) {
         let _ = writeln!(out, "{}", column.declaration());
     }
-    out
+    match statement.star {
+        None => out,
+        // A column may stand anywhere in the topic file.
+        Some(_) => {
+            let mut lines: Vec<&str> = out.lines().collect();
+            lines.sort_unstable();
+            lines.join("\n") + "\n"
+        }
+    }
 }

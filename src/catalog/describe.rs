@@ -3,7 +3,7 @@
 //! Owns: the words. Does not own: anything that they describe.
 
 use super::{
-    Catalog, Column, Estimate, Extreme, Keeps, Late, Merge, Model, ModelKind, Order,
+    Catalog, Column, Drift, Estimate, Extreme, Keeps, Late, Merge, Model, ModelKind, Order,
     PartitionFunction, PgType, Place, Reference, Role, Shape, SketchKind, Topic, ValueSet,
     folding::{DELETED_AT, VALID_FROM, VALID_TO},
 };
@@ -53,6 +53,15 @@ impl Topic {
             let _ = writeln!(out, "  unique       {unique}");
         }
         let _ = writeln!(out, "  lake         {}", self.describe_lake());
+        match self.drift {
+            Drift::Off => {}
+            Drift::Plan => out.push_str(
+                "  drift        columns that the source gets are told, with what to do\n",
+            ),
+            Drift::Apply => {
+                out.push_str("  drift        columns that the source gets are followed\n")
+            }
+        }
         let _ = match self.stop_above {
             Some(share) => writeln!(
                 out,

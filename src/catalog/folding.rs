@@ -129,9 +129,13 @@ impl Folding {
         })
     }
 
-    /// Whatever decides the table's rows, as text.
-    pub(super) fn declaration(&self) -> String {
+    /// Whatever decides the table's rows, as text; `sorted` where columns may stand in any order.
+    pub(super) fn declaration(&self, sorted: bool) -> String {
         let (key, others) = self.columns.split_at(self.keys);
+        let mut others = others.to_vec();
+        if sorted {
+            others.sort_by(|a, b| a.0.cmp(&b.0));
+        }
         let mut out = String::new();
         let _ = writeln!(
             out,

@@ -27,6 +27,7 @@ mod changes;
 mod csv_file;
 mod decompose;
 mod describe;
+pub mod drift;
 mod fingerprint;
 pub mod folding;
 mod generated;
@@ -45,11 +46,13 @@ mod topic_file;
 mod topic_letters;
 mod topic_time;
 mod unique;
+mod widened;
 mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Snapshots, Tombstones, Unit};
 pub use csv_file::{CsvSpec, QLIK_PREFIX};
 pub use describe::describe;
+pub use drift::{Drift, Upstream};
 pub use folding::{Folding, Keeps};
 pub use mistake::Mistake;
 pub use model::{
@@ -64,6 +67,7 @@ pub use topic::{
 pub use topic_file::check_registry;
 pub use types::PgType;
 pub use unique::UniqueSpec;
+pub use widened::{Addition, Additions};
 pub use window::{Grid, Hop, Shape, Window};
 
 use mistake::{Page, unknown};
@@ -86,6 +90,8 @@ pub struct Catalog {
     pub references: BTreeMap<Arc<str>, Arc<Reference>>,
     /// In order of name; each names a topic above.
     pub models: BTreeMap<Arc<str>, Arc<Model>>,
+    /// What it was read from: the files may be others by now.
+    sources: Arc<[Vec<Source>; 2]>,
 }
 
 /// A file's path, for messages, and its text.
@@ -129,6 +135,19 @@ impl Catalog {
             }
         }
     }
+
+    /// The same with what was recorded as added to topics. The mistakes are those that come of that.
+    pub fn with_additions(&self, additions: &Additions) -> Result<Self, Vec<Mistake>> {
+        let [topics, models] = &*self.sources;
+        let mut whole = check_with(topics, models, additions)?;
+        whole.topics.retain(|name, _| self.topics.contains_key(name));
+        whole.models.retain(|name, _| self.models.contains_key(name));
+        whole.references.retain(|name, _| self.references.contains_key(name));
+        for (name, topic) in &mut whole.topics {
+            Arc::make_mut(topic).registry.clone_from(&self.topics[name].registry);
+        }
+        Ok(whole)
+    }
 }
 
 /// The files of a directory with this extension, in order of name; None: it cannot be read.
@@ -170,8 +189,16 @@ fn sources(
 
 /// Checks topic files and models, given as text. The mistakes are sorted by file and line.
 pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistake>> {
+    check_with(topics, models, &Additions::new())
+}
+
+fn check_with(
+    topics: &[Source],
+    models: &[Source],
+    additions: &Additions,
+) -> Result<Catalog, Vec<Mistake>> {
     let mut mistakes = Vec::new();
-    let (drafts, references) = drafts(topics, &mut mistakes);
+    let (drafts, references) = drafts(topics, additions, &mut mistakes);
     if topics.is_empty() {
         mistakes.push(Mistake {
             file: PathBuf::from("topics"),
@@ -198,6 +225,7 @@ pub fn check(topics: &[Source], models: &[Source]) -> Result<Catalog, Vec<Mistak
     if !mistakes.is_empty() {
         return Err(sorted(mistakes));
     }
+    catalog.sources = Arc::new([topics.to_vec(), models.to_vec()]);
     catalog.topics =
         drafts.into_iter().map(|(name, draft)| (name, Arc::new(draft.topic))).collect();
     Ok(catalog)
@@ -294,6 +322,7 @@ type References = BTreeMap<Arc<str>, ReferenceDraft>;
 
 fn drafts(
     topics: &[Source],
+    additions: &Additions,
     mistakes: &mut Vec<Mistake>,
 ) -> (BTreeMap<Arc<str>, Draft>, References) {
     let mut drafts: BTreeMap<Arc<str>, Draft> = BTreeMap::new();
@@ -305,7 +334,8 @@ fn drafts(
             references.insert(reference.reference.name.clone(), reference);
             continue;
         }
-        let draft = topic_file::read(&mut page);
+        let added = additions.get(topic_file::stem(file)).map(Vec::as_slice).unwrap_or_default();
+        let draft = topic_file::read(&mut page, added);
         let rival = drafts.values().find(|d| d.topic.kafka_topic == draft.topic.kafka_topic);
         if let Some(rival) = rival.filter(|_| !draft.blind) {
             page.line(draft.line, format!(
@@ -326,7 +356,7 @@ fn model(
     references: &References,
     state: &datafusion::execution::session_state::SessionState,
 ) -> Option<Model> {
-    let statement = sql::read(page)?;
+    let mut statement = sql::read(page)?;
     if drafts.contains_key(statement.name.as_str()) {
         page.line(
             1,
@@ -342,6 +372,7 @@ fn model(
         decompose::check_model_name(page, &statement);
         return None;
     };
+    drift::select_all(page, &mut statement, &draft.topic);
     let mut join = None;
     if let Some(clause) = &statement.join {
         join = Some(joined(page, clause, draft, references)?);

@@ -4,7 +4,7 @@
 //! are loaded (`ops`), the lookup (`compute`).
 
 use super::{
-    Format, PgType, Topic, TopicColumn,
+    Drift, Format, PgType, Topic, TopicColumn,
     mistake::{Page, unknown},
     toml_table::{Found, Table},
     topic::schema_of,
@@ -161,6 +161,8 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         changes: None,
         csv: None,
         registry: None,
+        drift: Drift::Off,
+        additions: Vec::new(),
         schema,
     };
     let reference = Reference { name, place, refresh, key, rows: Arc::new(rows), schema: own };

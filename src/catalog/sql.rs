@@ -31,6 +31,8 @@ pub(super) struct Statement {
     pub group_by: Option<Vec<Expr>>,
     /// Empty where the page has a mistake for it.
     pub items: Vec<Item>,
+    /// Where `*` stands among the items, and its line.
+    pub star: Option<(usize, usize)>,
     /// Of SELECT.
     pub line: usize,
 }
@@ -187,7 +189,7 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
         }
         GroupByExpr::All(_) => None,
     };
-    let mut items = Vec::new();
+    let (mut items, mut star) = (Vec::new(), None);
     for item in select.projection {
         let item_line = line_of(&item, line);
         match item {
@@ -204,19 +206,18 @@ fn read_view(page: &mut Page<'_>, view: CreateView) -> Option<Statement> {
                     .page
                     .line(item_line, "several aliases of one expression. Allowed: `… AS name`");
             }
+            SelectItem::Wildcard(_) if star.is_none() => star = Some((items.len(), item_line)),
             SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => {
-                normal.page.line(
-                    item_line,
-                    "SELECT * would change the table whenever the topic changes. Allowed: a list \
-                     of columns",
-                );
+                normal
+                    .page
+                    .line(item_line, "SELECT * twice, or of a name. Allowed: one `*`, or columns");
             }
         }
     }
-    if items.is_empty() && normal.page.mistakes.is_empty() {
+    if items.is_empty() && star.is_none() && normal.page.mistakes.is_empty() {
         normal.page.line(line, "SELECT has no columns. Allowed: at least one");
     }
-    Some(Statement { name, options, topic, topic_line, join, filter, group_by, items, line })
+    Some(Statement { name, options, topic, topic_line, join, filter, group_by, items, star, line })
 }
 
 fn settings(page: &mut Page<'_>, options: Vec<SqlOption>, line: usize) -> Vec<Setting> {

@@ -3,6 +3,7 @@
 use super::*;
 use std::path::Path;
 
+mod drift;
 mod folding;
 mod formats;
 mod model_mistakes;

@@ -8,8 +8,8 @@
 //! stop above 5% of dead letters.
 
 use super::{
-    ChangeSpec, CsvSpec, Encoding, PgType, UniqueSpec, fingerprint::sha256, mistake::unknown,
-    types::timestamp,
+    Addition, ChangeSpec, CsvSpec, Drift, Encoding, PgType, UniqueSpec, fingerprint::sha256,
+    mistake::unknown, types::timestamp,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::{collections::HashMap, fmt::Write, path::PathBuf, sync::Arc, time::Duration};
@@ -58,6 +58,9 @@ pub struct Topic {
     pub csv: Option<CsvSpec>,
     /// Where the schemas are that its records refer to: `http://…` or `file:DIR`.
     pub registry: Option<String>,
+    pub drift: Drift,
+    /// Recorded by `drift = "apply"`, in order; `columns` has them.
+    pub additions: Vec<Addition>,
     /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time`
     /// if it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
@@ -236,6 +239,15 @@ impl Format {
         match self {
             Self::Avro | Self::DebeziumAvro => true,
             Self::Json | Self::Csv | Self::CloudEvents | Self::DebeziumJson => false,
+            Self::Maxwell | Self::Canal | Self::Qlik => false,
+        }
+    }
+
+    /// Whether its records may say which columns the source has, and of which types.
+    pub fn tells_types(self) -> bool {
+        match self {
+            Self::Avro | Self::DebeziumAvro | Self::DebeziumJson => true,
+            Self::Json | Self::Csv | Self::CloudEvents => false,
             Self::Maxwell | Self::Canal | Self::Qlik => false,
         }
     }

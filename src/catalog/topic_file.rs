@@ -6,20 +6,23 @@
 //! models on the topic are still checked and a column's mistake is not told twice.
 
 use super::{
-    Encoding, Format, PgType, Pii, ServiceDay, Topic, TopicColumn, changes, csv_file, lake_file,
+    Addition, Drift, Encoding, Format, PgType, Pii, ServiceDay, Topic, TopicColumn, changes,
+    csv_file, lake_file,
     mistake::{Page, check_name, unknown},
     toml_table::{Found, Row, Table},
     topic::schema_of,
     topic_letters, topic_time,
     unique::unique,
+    widened::widen,
 };
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 15] = [
+const TOP: [&str; 16] = [
     "topic",
     "format",
     "registry",
+    "drift",
     "changes",
     "csv",
     "event_time",
@@ -51,8 +54,8 @@ pub(super) struct Draft {
     pub blind: bool,
 }
 
-/// Reads one topic file; mistakes go on the page.
-pub(super) fn read(page: &mut Page<'_>) -> Draft {
+/// Reads one topic file, with what was recorded as added to it; mistakes go on the page.
+pub(super) fn read(page: &mut Page<'_>, additions: &[Addition]) -> Draft {
     let name = stem(&page.file).to_owned();
     if let Err(what) = check_name("topic's file name", &name) {
         page.line(1, what);
@@ -70,12 +73,12 @@ pub(super) fn read(page: &mut Page<'_>) -> Draft {
     // What recovery makes of broken TOML is a guess; checking a guess would tell tales.
     let top = Table::new("", 0, if broken { &empty } else { document.get_ref() });
     if broken {
-        let mut draft = draft(name.as_str().into(), page, &top, &mut Vec::new());
+        let mut draft = draft(name.as_str().into(), page, &top, &[], &mut Vec::new());
         draft.blind = true;
         return draft;
     }
     let mut mistakes = Vec::new();
-    let draft = draft(name.as_str().into(), page, &top, &mut mistakes);
+    let draft = draft(name.as_str().into(), page, &top, additions, &mut mistakes);
     for (byte, what) in mistakes {
         page.at(byte, what);
     }
@@ -87,7 +90,13 @@ pub(super) fn stem(file: &Path) -> &str {
     file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("")
 }
 
-fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> Draft {
+fn draft(
+    name: Arc<str>,
+    page: &Page<'_>,
+    top: &Table<'_>,
+    additions: &[Addition],
+    found: &mut Found,
+) -> Draft {
     top.only(&TOP, found);
     let kafka_topic = top.required_text("topic", "the topic's name in Kafka", found);
     let line = page.line_of(top.byte("topic"));
@@ -99,7 +108,7 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
     let format = format.unwrap_or(Format::Json);
 
     let mut unsure = BTreeSet::new();
-    let columns = match top.table("columns", found) {
+    let mut columns = match top.table("columns", found) {
         Some(table) => columns(&table, &mut unsure, found),
         None => {
             if !top.has("columns") {
@@ -114,6 +123,7 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         }
     };
     let blind = columns.is_empty();
+    widen(&mut columns, additions, found);
     let csv = csv_file::read(top, format, &columns, &unsure, found);
     let changes = changes::read(top, format, csv.as_ref(), &columns, &unsure, found);
     let zone = top.parsed("time_zone", topic_time::zone, found);
@@ -144,9 +154,12 @@ fn draft(name: Arc<str>, page: &Page<'_>, top: &Table<'_>, found: &mut Found) ->
         changes,
         csv,
         registry: registry(top, format, found),
+        drift: Drift::Off,
+        additions: additions.to_vec(),
         schema,
     };
     topic.keep_raw = topic.columns.iter().all(|column| column.pii.is_none());
+    topic.drift = drift(top, &topic, found);
     topic.unique = unique(top, &topic, &unsure, blind, found);
     topic.lake = lake_file::read(top, &topic, &unsure, blind, found);
     topic_letters::read(top, &mut topic, found);
@@ -164,6 +177,38 @@ fn registry(top: &Table<'_>, format: Format, found: &mut Found) -> Option<String
         ));
     }
     place
+}
+
+/// What is done about columns that the source got.
+fn drift(top: &Table<'_>, topic: &Topic, found: &mut Found) -> Drift {
+    let parse = |text: &str| {
+        let named = Drift::ALL.into_iter().find(|drift| drift.as_str() == text);
+        named.ok_or_else(|| unknown("drift", text, &Drift::ALL.map(Drift::as_str)))
+    };
+    let Some(drift) = top.parsed("drift", parse, found) else { return Drift::Off };
+    let format = topic.format.as_str();
+    let mut refuse = |what: String| found.push((top.byte("drift"), what));
+    let is_personal = |c: &&TopicColumn| matches!(c.pii, Some(Pii::Hash | Pii::Mask));
+    if !topic.format.tells_types() && !topic.format.is_change() {
+        refuse(format!(
+            "`drift` is of topics whose records come of a source's table, and the format is {format}. Allowed: to \
+             leave it out; fields that no column names are counted and left out"
+        ));
+    } else if drift == Drift::Apply && !topic.format.tells_types() {
+        refuse(format!(
+            "drift = \"apply\" needs the types of new columns, which records of {format} do not say. Allowed: \
+             \"plan\" or \"off\""
+        ));
+    } else if let Some(column) =
+        topic.columns.iter().find(is_personal).filter(|_| drift == Drift::Apply)
+    {
+        refuse(format!(
+            "drift = \"apply\" takes a new column as it comes, and `{}` shows that this source has personal data. \
+             Allowed: \"plan\" or \"off\"",
+            column.name
+        ));
+    }
+    drift
 }
 
 /// `http://…`, `https://…` or `file:DIR`.
@@ -320,7 +365,7 @@ fn pointer(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// `tap_id` is `tapId` in most JSON.
-fn camel_case(name: &str) -> String {
+pub(super) fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let mut out = words.next().unwrap_or("").to_owned();
     for word in words {

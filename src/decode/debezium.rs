@@ -11,8 +11,9 @@ use super::{
     change::{Change, Operation, Said, SnapshotRead, not_json},
     encoding::{field_schema, of_schema},
     scan::{Broken, members},
+    upstream,
 };
-use crate::catalog::{ChangeSpec, Encoding, Order, Pii, Tombstones, Topic, TopicColumn};
+use crate::catalog::{ChangeSpec, Encoding, Order, Pii, Tombstones, Topic, TopicColumn, Upstream};
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 /// Reads one topic's events.
@@ -20,9 +21,23 @@ pub struct Debezium {
     spec: ChangeSpec,
     /// Those that are kept, in order.
     columns: Vec<TopicColumn>,
-    /// The schema seen last, and what it says of each column: it seldom changes.
-    schema: Option<(String, Arc<[Encoding]>)>,
+    /// Schemas seen, the last one first, and what they say: they seldom change.
+    schemas: Vec<Schemas>,
+    /// Of the record that was read last.
+    upstream: Option<Arc<Upstream>>,
 }
+
+/// The schemas of a record's row and key, as they came.
+struct Schemas {
+    row: String,
+    key: Option<String>,
+    /// Of each column.
+    encodings: Arc<[Encoding]>,
+    upstream: Arc<Upstream>,
+}
+
+/// So many are remembered: partitions go from one to the next at different times.
+const SCHEMAS_MAX: usize = 4;
 
 /// The members of an envelope that matter.
 #[derive(Default)]
@@ -40,7 +55,17 @@ struct Envelope<'a> {
 impl Debezium {
     pub fn new(topic: &Topic, spec: &ChangeSpec) -> Self {
         let kept = topic.columns.iter().filter(|column| column.pii != Some(Pii::Drop));
-        Self { spec: spec.clone(), columns: kept.cloned().collect(), schema: None }
+        Self {
+            spec: spec.clone(),
+            columns: kept.cloned().collect(),
+            schemas: vec![],
+            upstream: None,
+        }
+    }
+
+    /// The table of the record that was read last, where its schema came with it.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.upstream.as_ref()
     }
 
     /// What a record says. The reason of a refusal quotes nothing of it.
@@ -49,6 +74,7 @@ impl Debezium {
         key: Option<&'a str>,
         value: Option<&'a str>,
     ) -> Result<Said<'a>, String> {
+        self.upstream = None;
         let Some(value) = value else {
             return match (self.spec.tombstones, key) {
                 (Tombstones::Ignore, _) => Ok(Said::Nothing),
@@ -75,7 +101,7 @@ impl Debezium {
             return self.read(key, None);
         }
         match self.spec.unwrapped {
-            true => self.flattened(schema, payload),
+            true => self.flattened(schema, payload, key),
             false => self.enveloped(schema, payload, key),
         }
     }
@@ -134,7 +160,7 @@ impl Debezium {
             before: before.map(Cow::Borrowed),
             position: self.position(envelope.source)?,
             source_time: envelope.time_us,
-            encodings: self.encodings(row),
+            encodings: self.encodings(row, key),
             left_out: None,
             snapshot: envelope.snapshot.filter(|_| operation == Operation::Read),
         }))
@@ -146,6 +172,7 @@ impl Debezium {
         &mut self,
         schema: Option<&'a str>,
         payload: &'a str,
+        key: Option<&'a str>,
     ) -> Result<Said<'a>, String> {
         let (mut op, mut deleted, mut time_us, mut snapshot) = (None, false, None, None);
         let mut read = |name: &str, raw: &'a str| match name {
@@ -175,29 +202,47 @@ impl Debezium {
             before: None,
             position: self.position(Some(payload))?,
             source_time: time_us,
-            encodings: self.encodings(schema),
+            encodings: self.encodings(schema, key),
             left_out: None,
             snapshot: snapshot.filter(|_| operation == Operation::Read),
         }))
     }
 
     /// By column, what the schema of the row says.
-    fn encodings(&mut self, schema: Option<&str>) -> Option<Arc<[Encoding]>> {
+    fn encodings(&mut self, schema: Option<&str>, key: Option<&str>) -> Option<Arc<[Encoding]>> {
         let schema = schema?;
-        if let Some((last, encodings)) = &self.schema
-            && last == schema
-        {
-            return Some(encodings.clone());
+        // A key that is broken, or by another converter, tells nothing.
+        let key = key.and_then(|key| unpacked(key).ok()).and_then(|(schema, _)| schema);
+        let seen = |s: &Schemas| s.row == schema && s.key.as_deref() == key;
+        match self.schemas.iter().position(seen) {
+            Some(at) => self.schemas[..=at].rotate_right(1),
+            None => {
+                self.schemas.truncate(SCHEMAS_MAX - 1);
+                let schemas = self.schemas_of(schema, key);
+                self.schemas.insert(0, schemas);
+            }
         }
-        let fields = of_schema(schema);
+        let schemas = &self.schemas[0];
+        self.upstream = Some(schemas.upstream.clone());
+        Some(schemas.encodings.clone())
+    }
+
+    fn schemas_of(&self, row: &str, key: Option<&str>) -> Schemas {
+        let fields = of_schema(row);
         let of = |column: &TopicColumn| {
             let names = [Some(&column.name), column.path.first()];
             let named = |(name, _): &&(String, Encoding)| names.contains(&Some(name));
             fields.iter().find(named).map_or(Encoding::Plain, |(_, encoding)| *encoding)
         };
-        let encodings: Arc<[Encoding]> = self.columns.iter().map(of).collect();
-        self.schema = Some((schema.to_owned(), encodings.clone()));
-        Some(encodings)
+        let names = |schema| upstream::columns(schema).into_iter().map(|column| column.name);
+        let upstream =
+            Upstream { columns: upstream::columns(row), key: key.map(|key| names(key).collect()) };
+        Schemas {
+            row: row.to_owned(),
+            key: key.map(str::to_owned),
+            encodings: self.columns.iter().map(of).collect(),
+            upstream: Arc::new(upstream),
+        }
     }
 
     fn position(&self, source: Option<&str>) -> Result<String, String> {

@@ -93,6 +93,10 @@ pub struct Fields {
     /// Columns whose pointer is empty: the whole record.
     whole: Vec<usize>,
     key: String,
+    /// By place in the record, a key of the first level that no column names, as it came there last.
+    strange: Vec<String>,
+    /// Such keys, since they were taken; as they are written.
+    new_names: Vec<String>,
 }
 
 #[derive(Default)]
@@ -127,7 +131,13 @@ impl Fields {
     /// `columns` are all declared ones. A cell's column counts those that are not dropped; the
     /// dropped are known, but nothing of them is kept.
     pub fn new(columns: &[TopicColumn]) -> Self {
-        let mut fields = Self { nodes: vec![Node::default()], whole: vec![], key: String::new() };
+        let mut fields = Self {
+            nodes: vec![Node::default()],
+            whole: vec![],
+            key: String::new(),
+            strange: vec![],
+            new_names: vec![],
+        };
         let mut kept = 0;
         for column in columns {
             let dropped = column.pii == Some(Pii::Drop);
@@ -259,7 +269,8 @@ impl Fields {
         place: usize,
         scan: &mut Scanner<'_>,
     ) -> Result<Option<usize>, Broken> {
-        let node = &mut self.nodes[node];
+        let (nth, is_root) = (node, node == 0);
+        let node = &mut self.nodes[nth];
         if let Some(&Some(guess)) = node.order.get(place)
             && let Some(quoted) = &node.keys[guess].quoted
             && scan.text.as_bytes()[scan.at..].starts_with(quoted.as_bytes())
@@ -277,12 +288,32 @@ impl Fields {
         } else {
             node.find(raw)
         };
+        if found.is_none() && is_root && self.strange.get(place).is_none_or(|s| s != raw) {
+            self.meet(place, raw);
+        }
+        let node = &mut self.nodes[nth];
         if place < node.order.len() {
             node.order[place] = found;
         } else if place < ORDER_MAX {
             node.order.push(found);
         }
         Ok(found)
+    }
+
+    /// Notes a key that no column names; one that comes at the same place again is not looked at.
+    #[cold]
+    fn meet(&mut self, place: usize, raw: &str) {
+        if place < ORDER_MAX && self.new_names.len() < ORDER_MAX {
+            self.strange.resize(self.strange.len().max(place + 1), String::new());
+            raw.clone_into(&mut self.strange[place]);
+            if !self.new_names.iter().any(|name| name == raw) {
+                self.new_names.push(raw.to_owned());
+            }
+        }
+    }
+
+    pub fn take_new_names(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.new_names)
     }
 
     /// Steps over the value of a known key and keeps what columns want of it.

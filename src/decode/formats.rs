@@ -15,7 +15,7 @@ use super::{
     qlik::Qlik,
 };
 use crate::{
-    catalog::{Format, Topic},
+    catalog::{Format, Topic, Upstream},
     record::{RawRecord, schemas::Schemas},
 };
 use std::{borrow::Cow, sync::Arc};
@@ -54,6 +54,16 @@ impl Reader {
         }
     }
 
+    /// The source's table, as the record that was read last tells it.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        match self {
+            Self::Avro(avro) | Self::DebeziumAvro(avro, _) => avro.upstream(),
+            Self::Debezium(debezium) => debezium.upstream(),
+            Self::Json | Self::Csv(_) | Self::CloudEvents(_) => None,
+            Self::Maxwell(_) | Self::Canal(_) | Self::Qlik(_) => None,
+        }
+    }
+
     /// What a record says. The reason of a refusal quotes nothing of it: it may be personal.
     pub fn read<'a>(&mut self, record: &RawRecord<'a>) -> Result<Said<'a>, String> {
         let (key, value) = (record.key, record.value);
@@ -64,15 +74,19 @@ impl Reader {
                 None => Said::Nothing,
             }),
             Self::Avro(avro) => {
+                avro.note(None, None);
                 let text = avro.read(there(value)?)?;
+                avro.note(Some(&text), None);
                 Ok(Said::Encoded(text.json, text.encodings))
             }
             Self::CloudEvents(events) => events.read(there(readable(value)?)?),
             Self::Debezium(debezium) => debezium.read(readable(key)?, readable(value)?),
             Self::DebeziumAvro(avro, debezium) => {
+                avro.note(None, None);
                 let value = value.map(|bytes| avro.read(bytes)).transpose()?;
                 // Most events need no key, and it may be written by another converter.
                 let key = key.and_then(|bytes| avro.read(bytes).ok());
+                avro.note(value.as_ref(), key.as_ref());
                 let encodings = value.as_ref().or(key.as_ref()).map(|text| text.encodings.clone());
                 let (key, value) = (key.map(|text| text.json), value.map(|text| text.json));
                 match debezium.read(key.as_deref(), value.as_deref())? {

@@ -19,6 +19,7 @@ mod encoding;
 mod fields;
 mod formats;
 mod images;
+mod layers;
 mod maxwell;
 mod number;
 mod pii;
@@ -31,10 +32,11 @@ mod service_day;
 mod tests;
 mod text;
 mod time;
+mod upstream;
 
 use crate::{
-    catalog::Topic,
-    record::{EventTime, RawRecord, schemas::Schemas},
+    catalog::{Topic, Upstream},
+    record::{EventTime, Partition, RawRecord, schemas::Schemas},
 };
 use arrow::array::{BooleanArray, RecordBatch};
 use std::sync::Arc;
@@ -63,6 +65,20 @@ pub struct Decoded {
     pub before: Option<Before>,
     /// Fields that no column names, summed over the records.
     pub unknown_fields: u64,
+    /// Where a partition's records come of another table than those before, in order.
+    pub met: Vec<Met>,
+    /// The first change that brings no schema, of a topic that follows its source by them.
+    pub untold: Option<usize>,
+}
+
+/// A record that tells another table of its source than the one before it in its partition.
+#[derive(Debug, Clone)]
+pub struct Met {
+    /// Index in the records given.
+    pub record: usize,
+    pub partition: Partition,
+    pub offset: i64,
+    pub upstream: Arc<Upstream>,
 }
 
 /// Rows as they were before the changes of a batch.
@@ -121,7 +137,7 @@ impl RejectClass {
 }
 
 /// A topic's decoder; keeps its buffers from batch to batch.
-pub struct Decoder(rows::RowDecoder);
+pub struct Decoder(layers::Layers);
 
 impl Decoder {
     /// `secret` must be there if a column is hashed; `config` sees to that.
@@ -131,10 +147,15 @@ impl Decoder {
 
     /// Of a topic whose records refer to schemas: what is told of them before records come.
     pub fn with_schemas(topic: Arc<Topic>, secret: Option<Secret>, schemas: Arc<Schemas>) -> Self {
-        Self(rows::RowDecoder::new(topic, secret, schemas))
+        Self(layers::Layers::new(&topic, secret, &schemas))
     }
 
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {
         self.0.decode(records)
+    }
+
+    /// Names of fields that no column names, which came for the first time since it was asked.
+    pub fn take_new_names(&mut self) -> Vec<String> {
+        self.0.take_new_names()
     }
 }

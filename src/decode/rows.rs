@@ -15,7 +15,7 @@
 //!    not optional hold NULL where a record is bad, and Arrow refuses that.
 
 use super::{
-    Before, Decoded, RejectClass, Secret,
+    Before, Decoded, Met, RejectClass, Secret,
     change::{Change, Operation, Said},
     convert::{Column, instants},
     encoding::Rewritten,
@@ -27,7 +27,10 @@ use super::{
     service_day::{ServiceDays, clock},
 };
 use crate::{
-    catalog::{Decimals, Encoding, Format, Images, PgType, Pii, ServiceDay, Topic, TopicColumn},
+    catalog::{
+        Decimals, Drift, Encoding, Format, Images, PgType, Pii, ServiceDay, Topic, TopicColumn,
+        Upstream,
+    },
     record::{EventTime, RawRecord, schemas::Schemas},
 };
 use arrow::{
@@ -74,6 +77,9 @@ pub struct Read<'a> {
     /// Columns that an image does not hold, as a JSON array.
     pub unchanged: Vec<Option<String>>,
     unknown_fields: u64,
+    /// Where another table is told than by the record before, of whatever partition.
+    met: Vec<Met>,
+    untold: Option<usize>,
 }
 
 impl RowDecoder {
@@ -120,6 +126,11 @@ impl RowDecoder {
         }
     }
 
+    /// Names of fields that no column names, since it was asked.
+    pub fn take_new_names(&mut self) -> Vec<String> {
+        self.fields.take_new_names()
+    }
+
     /// A batch holds less than 2 GiB of text per column (Arrow's 32-bit offsets); the queues in
     /// front of this stage, counted in bytes, are far below that.
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {
@@ -139,7 +150,8 @@ impl RowDecoder {
         let event_times: Vec<_> = good.map(|(time, _)| time).collect();
         let (rejects, empty) = rejects.into_lists();
         assert_eq!(rows.num_rows() + rejects.len() + empty.len(), records.len(), "D-1");
-        Decoded { rows, before, event_times, rejects, empty, unknown_fields: read.unknown_fields }
+        let (unknown_fields, met, untold) = (read.unknown_fields, read.met, read.untold);
+        Decoded { rows, before, event_times, rejects, empty, unknown_fields, met, untold }
     }
 
     /// Step 1: fills the matrices.
@@ -151,6 +163,12 @@ impl RowDecoder {
         }
         for (row, record) in records.iter().enumerate() {
             let said = self.reader.read(record);
+            if let Some(upstream) = self.reader.upstream() {
+                read.meet(row, record, upstream);
+            } else if self.topic.drift == Drift::Apply && record.value.is_some() {
+                let is_change = matches!(said, Ok(Said::Change(_)));
+                read.untold = read.untold.or(is_change.then_some(row));
+            }
             let done = said.and_then(|said| self.take(row, said, &mut read, rejects));
             if let Err(reason) = done {
                 self.cells.forget(row, |_| true);
@@ -474,6 +492,16 @@ impl RowDecoder {
         columns.push(instants(good().map(|r| r.timestamp.0)));
         RecordBatch::try_new(self.topic.schema.clone(), columns)
             .expect("the catalog made the schema from these columns")
+    }
+}
+
+impl Read<'_> {
+    fn meet(&mut self, row: usize, record: &RawRecord<'_>, upstream: &Arc<Upstream>) {
+        let (partition, offset) = (record.partition, record.offset);
+        let same = |m: &Met| m.partition == partition && Arc::ptr_eq(&m.upstream, upstream);
+        if !self.met.last().is_some_and(same) {
+            self.met.push(Met { record: row, partition, offset, upstream: upstream.clone() });
+        }
     }
 }
 

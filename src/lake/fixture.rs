@@ -1,7 +1,7 @@
 //! A topic and its rows for the tests of this stage: every column type, values given or default.
 
 use crate::catalog::{
-    Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Topic, types::timestamp,
+    Drift, Format, LakeSpec, PartitionBy, PartitionFunction, PgType, Topic, types::timestamp,
 };
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -57,6 +57,8 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         changes: None,
         csv: None,
         registry: None,
+        drift: Drift::Off,
+        additions: Vec::new(),
         schema,
     })
 }

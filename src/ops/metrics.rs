@@ -140,6 +140,11 @@ fn describe() {
         Unit::Count,
         "Offsets that are gone from Kafka while the partition stands"
     );
+    describe_gauge!(
+        "highwater_drift_columns",
+        Unit::Count,
+        "Columns of the source that the topic file does not declare, or declares narrower"
+    );
     describe_gauge!("highwater_watermark_seconds", Unit::Seconds, "Watermark, seconds since 1970");
     describe_gauge!("highwater_lag_records", Unit::Count, "Records behind the log's end, by stage");
     describe_gauge!(

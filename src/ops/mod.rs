@@ -5,6 +5,7 @@
 pub mod accept_gap;
 pub mod check;
 pub mod dead_letters;
+pub mod drift;
 pub mod explain;
 pub mod http;
 pub mod metrics;

@@ -10,10 +10,13 @@ use crate::{
     config::Config,
     error::{Error, Result},
     lake::store::Store,
+    pipeline::drift::{self, Known},
     warehouse::postgres::{Warehouse, WarehouseSettings},
 };
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal, Write},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -32,7 +35,8 @@ pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
     require_registry(&catalog)?;
     let runtime = runtime()?;
     let prometheus = metrics::install(config.memory)?;
-    let (warehouse, store) = runtime.block_on(open(&catalog, config))?;
+    let (warehouse, store, catalog) = runtime.block_on(open(&catalog, config))?;
+    let known = runtime.block_on(known(&catalog, &warehouse))?;
     let handle = runtime.handle().clone();
     // Before the first partition is taken: from then on a signal is answered in good order.
     let signals = Signals::listen(&handle)?;
@@ -43,7 +47,7 @@ pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
     let loading = references::load_all(&catalog, &warehouse, store.as_ref());
     let references = runtime.block_on(loading)?;
     references::keep_fresh(&catalog, &references, &warehouse, store.as_ref(), &handle);
-    let resources = Resources { warehouse, store, references };
+    let resources = Resources { warehouse, store, references, known };
     let mut service = Service::start(&catalog, config, resources, until_caught_up, &handle)?;
     let address = runtime.block_on(http::serve(config.listen, service.health.clone(), prometheus));
     match address {
@@ -67,12 +71,31 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
         .map_err(|e| Error::halt("start the runtime").because(e))
 }
 
-/// Warehouse and store, ready for the catalog.
-pub async fn open(catalog: &Catalog, config: &Config) -> Result<(Warehouse, Option<Store>)> {
+/// What is known of the tables of each topic's source.
+async fn known(catalog: &Catalog, warehouse: &Warehouse) -> Result<BTreeMap<Arc<str>, Known>> {
+    let mut known = BTreeMap::new();
+    for name in catalog.topics.keys() {
+        known.insert(name.clone(), Known::load(warehouse, name).await?);
+    }
+    Ok(known)
+}
+
+/// The catalog with what was added to its topics by themselves.
+pub async fn with_additions(catalog: &Catalog, warehouse: &Warehouse) -> Result<Catalog> {
+    let additions = warehouse.additions(None).await?;
+    catalog.with_additions(&additions).map_err(|mistakes| drift::config(&mistakes))
+}
+
+/// Warehouse and store, ready for the catalog; and the catalog as it is there.
+pub async fn open(
+    catalog: &Catalog,
+    config: &Config,
+) -> Result<(Warehouse, Option<Store>, Catalog)> {
     let settings =
         WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
     let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
     warehouse.migrate().await?;
+    let catalog = with_additions(catalog, &warehouse).await?;
     warehouse.declare_topics(catalog.topics.values()).await?;
     let models: Vec<_> = catalog.models.values().cloned().collect();
     warehouse.ensure_tables(&models).await?;
@@ -94,7 +117,7 @@ pub async fn open(catalog: &Catalog, config: &Config) -> Result<(Warehouse, Opti
             None
         }
     };
-    Ok((warehouse, store))
+    Ok((warehouse, store, catalog))
 }
 
 struct Signals {

@@ -9,7 +9,9 @@ use crate::{
     lake::{store::Store, writer::WriterSettings},
     pipeline::{
         References, TopicStatus,
-        driver::{Context, Driver, News, Parts},
+        drift::Known,
+        driver::Driver,
+        parts::{Context, Lasting, News, Parts},
         worker::Settings,
     },
     record::{Offset, Output, Partition},
@@ -18,7 +20,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -156,6 +158,8 @@ pub struct Resources {
     pub store: Option<Store>,
     /// Loaded.
     pub references: References,
+    /// By topic.
+    pub known: BTreeMap<Arc<str>, Known>,
 }
 
 struct RunningTopic {
@@ -176,7 +180,8 @@ impl Service {
         until_caught_up: bool,
         runtime: &Handle,
     ) -> Result<Self> {
-        let Resources { warehouse, store, references } = resources;
+        let Resources { warehouse, store, references, mut known } = resources;
+        let whole = Arc::new(catalog.clone());
         let shares = Shares::of(config.memory, catalog.topics.len());
         let mut listeners: HashMap<String, Listener> = HashMap::new();
         let mut inboxes = BTreeMap::new();
@@ -212,9 +217,8 @@ impl Service {
             let models = catalog.models.values().filter(|m| m.topic == topic.name).cloned();
             let models: Vec<_> = models.collect();
             let outputs = outputs(topic, &models);
-            let driver = Driver::new(Parts {
-                topic: topic.clone(),
-                models,
+            let lasting = Lasting {
+                catalog: whole.clone(),
                 references: references.clone(),
                 secret: config.pii_secret.clone().map(Secret),
                 store: topic.lake.as_ref().and(store.clone()),
@@ -228,13 +232,21 @@ impl Service {
                     owner: owner.clone(),
                     news: news.clone(),
                 },
-                inbox,
                 status,
                 targets: targets.as_ref().and_then(|t| t.get(&topic.name).cloned()),
+            };
+            let driver = Driver::new(Parts {
+                topic: topic.clone(),
+                models,
+                known: known.remove(&topic.name).unwrap_or_default(),
+                lasting,
+                inbox,
+                assigned: BTreeSet::new(),
+                numbers: None,
             })?;
             let thread = std::thread::Builder::new()
                 .name(format!("topic-{}", topic.name))
-                .spawn(move || driver.run())
+                .spawn(move || run(driver))
                 .map_err(|e| Error::halt("start a topic's thread").because(e))?;
             let name = topic.name.clone();
             topics.push(RunningTopic { name, outputs, news, thread: Some(thread), outcome: None });
@@ -338,6 +350,14 @@ impl RunningTopic {
             tracing::error!("{error}");
         }
     }
+}
+
+/// A topic to its end, pipeline by pipeline: each goes on where the one before it ended.
+fn run(mut driver: Driver) -> Result<()> {
+    while let Some(parts) = driver.run()? {
+        driver = Driver::new(parts)?;
+    }
+    Ok(())
 }
 
 pub fn outputs(topic: &Topic, models: &[Arc<Model>]) -> Vec<Output> {

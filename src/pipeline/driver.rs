@@ -4,35 +4,34 @@
 //! Everything that waits (PostgreSQL, the store, Kafka's metadata) runs as a task of tokio and
 //! answers through the inbox.
 
-pub use super::context::Context;
-
 use super::{
     breaker::{self, Breaker},
+    drift::{Next, Resolved, Watch},
     encoder::LakeLane,
     forward::Forwarder,
-    report::{self, OutputWatermark, Reporter, Standing, TopicStatus},
+    parts::{Lasting, News, Parts},
+    report::{self, Reporter, Standing},
     requests::{self, Taking},
     snapshots::Swapper,
-    tables::{References, TablesLane},
-    worker::{Arrival, Effect, Input, Move, Reason, Settings, Ticket, Worker},
+    tables::TablesLane,
+    worker::{Arrival, Effect, Input, Move, Reason, Ticket, Worker},
 };
 use crate::{
-    catalog::{Model, Topic},
+    catalog::Topic,
     compute::unique::Memory,
-    decode::{Decoder, Secret},
+    decode::Decoder,
     error::{Error, Kind, Result},
-    lake::{store::Store, writer::WriterSettings},
-    record::{EventTime, Lane, Offset, Output, Partition, RawRecord},
+    record::{Lane, Output, Partition, RawRecord},
     source::kafka::{self, Fetched, TopicReader},
     warehouse::Taken,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, PoisonError,
         mpsc::{Receiver, SyncSender},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 /// Records decoded at a time: enough to be fast, few enough to stay in the cache.
@@ -41,52 +40,6 @@ const FETCH_RECORDS: usize = 8_192;
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 const WATERMARKS_EVERY: Duration = Duration::from_secs(5);
-
-/// What reaches a topic from outside.
-pub enum News {
-    Group(kafka::News),
-    Worker(Input),
-    /// Partitions are taken: what the worker hears as `Input::Taken`, and what the judge goes on from.
-    Taken {
-        lane: Lane,
-        ticket: Ticket,
-        taken: Taken,
-        memory: Memory,
-    },
-    /// A cut of the tables is committed, and has met keys of others on its way.
-    Committed {
-        cut: u64,
-        learned: Memory,
-    },
-    /// Event time of a judged topic's partitions, of other processes too.
-    Reached(Vec<(Partition, EventTime)>),
-    /// An answer of PostgreSQL's; None: there was none.
-    Watermarks(Option<Vec<OutputWatermark>>),
-    /// The lake's encoder takes batches again.
-    Room,
-    Halt(String),
-    Drain,
-}
-
-/// What a topic's pipeline is made of.
-pub struct Parts {
-    pub topic: Arc<Topic>,
-    pub models: Vec<Arc<Model>>,
-    /// Loaded already, each that a model joins.
-    pub references: References,
-    pub secret: Option<Secret>,
-    pub store: Option<Store>,
-    pub worker: Settings,
-    /// Bytes for the keys that `unique` remembers.
-    pub keys_memory: usize,
-    pub writer: WriterSettings,
-    pub context: Context,
-    pub inbox: Receiver<News>,
-    /// Where the snapshot for `/status` goes.
-    pub status: Arc<Mutex<Option<TopicStatus>>>,
-    /// Commit up to these and stop reading.
-    pub targets: Option<BTreeMap<Partition, Offset>>,
-}
 
 /// A running topic.
 pub struct Driver {
@@ -99,8 +52,13 @@ pub struct Driver {
     lake: Option<LakeLane>,
     forwarder: Option<Forwarder>,
     swapper: Option<Swapper>,
-    context: Context,
+    watch: Watch,
+    lasting: Lasting,
     inbox: Receiver<News>,
+    /// By the group, whatever the worker holds of it.
+    assigned: BTreeSet<Partition>,
+    /// Asked to end, whatever else is pending.
+    leaving: bool,
     /// Revocations not answered yet.
     releases: Vec<(BTreeSet<Partition>, SyncSender<()>)>,
     origin: Instant,
@@ -110,7 +68,6 @@ pub struct Driver {
     watermarks_due: Instant,
     asks_watermarks: bool,
     told_caught_up: bool,
-    status: Arc<Mutex<Option<TopicStatus>>>,
     opened: BTreeMap<Lane, (u64, Instant)>,
     /// Came with the take that is just being told to the worker.
     memory: Memory,
@@ -126,9 +83,9 @@ struct Batch<'a> {
 
 impl Driver {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { topic, models, references, secret, store, worker, keys_memory, .. } = parts;
-        let Parts { writer, context, inbox, status, targets, .. } = parts;
-        let tables = TablesLane::new(&topic, &models, references, keys_memory)?;
+        let Parts { topic, models, known, lasting, inbox, assigned, numbers } = parts;
+        let Lasting { references, secret, store, worker, writer, context, .. } = lasting.clone();
+        let tables = TablesLane::new(&topic, &models, references, lasting.keys_memory)?;
         let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {
@@ -147,8 +104,14 @@ impl Driver {
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
         report::register(&topic, &models, lanes, &Kind::ALL.map(Kind::as_str));
         let mut worker = Worker::new(worker, lanes);
-        if let Some(targets) = targets {
-            worker.handle(Input::Targets(targets));
+        if let Some(numbers) = numbers {
+            worker.number_from(numbers);
+        }
+        if let Some(targets) = &lasting.targets {
+            worker.handle(Input::Targets(targets.clone()));
+        }
+        if !assigned.is_empty() {
+            worker.handle(Input::Assigned(assigned.iter().copied().collect()));
         }
         let reader = context.kafka.reader(&topic)?;
         Ok(Self {
@@ -156,6 +119,7 @@ impl Driver {
             reader,
             breaker: topic.stop_above.map(Breaker::new),
             reporter: Reporter::new(&topic),
+            watch: Watch::new(&topic, known, &lasting.catalog),
             releases: Vec::new(),
             origin: Instant::now(),
             reported: Instant::now(),
@@ -164,29 +128,39 @@ impl Driver {
             told_caught_up: false,
             opened: BTreeMap::new(),
             memory: Memory::default(),
+            leaving: false,
             topic,
             worker,
             tables,
             lake,
             forwarder,
             swapper,
-            context,
+            lasting,
             inbox,
-            status,
+            assigned,
             upload_limit,
         })
     }
 
-    /// Runs until drained or stopped for good; an error is what stopped it.
-    pub fn run(mut self) -> Result<()> {
+    /// Runs until drained or stopped for good; an error is what stopped it. What it gives goes on.
+    pub fn run(mut self) -> Result<Option<Parts>> {
         loop {
             while let Ok(news) = self.inbox.try_recv() {
                 self.hear(news)?;
             }
             self.decide(Input::Tick(self.origin.elapsed()), None)?;
             self.report();
-            if self.worker.is_drained() && self.owes_nothing() {
-                return self.end();
+            if self.worker.is_drained() {
+                if self.watch.is_pending() && !self.leaving && !self.worker.is_stopped() {
+                    if self.owes_no_file() {
+                        self.watch.resolve(&self.lasting);
+                    }
+                    if let Some(next) = self.watch.next.take() {
+                        return Ok(Some(self.hand_on(*next)));
+                    }
+                } else if self.owes_nothing() {
+                    return self.end().map(|()| None);
+                }
             }
             if self.worker.wants_records() && self.lake_is_ready() {
                 self.fetch()?;
@@ -204,15 +178,36 @@ impl Driver {
         }
     }
 
+    /// For a pipeline that begins anew with what was learned.
+    fn hand_on(mut self, next: Next) -> Parts {
+        for (_, done) in self.releases.drain(..) {
+            // Nothing is held any more.
+            let _ = done.try_send(());
+        }
+        Parts {
+            topic: next.topic,
+            models: next.models,
+            known: next.known,
+            lasting: Lasting { catalog: next.catalog, ..self.lasting },
+            inbox: self.inbox,
+            assigned: self.assigned,
+            numbers: Some(self.worker.numbers()),
+        }
+    }
+
     fn lake_is_ready(&self) -> bool {
         self.lake.as_ref().is_none_or(|lake| lake.is_ready(self.upload_limit))
     }
 
     fn hear(&mut self, news: News) -> Result<()> {
         let input = match news {
-            News::Group(kafka::News::Assigned(partitions)) => Input::Assigned(partitions),
+            News::Group(kafka::News::Assigned(partitions)) => {
+                self.assigned.extend(&partitions);
+                Input::Assigned(partitions)
+            }
             News::Group(kafka::News::Revoked(partitions, done)) => {
                 for partition in &partitions {
+                    self.assigned.remove(partition);
                     self.reader.stop(*partition);
                 }
                 self.releases.push((partitions.iter().copied().collect(), done));
@@ -220,6 +215,7 @@ impl Driver {
             }
             News::Group(kafka::News::Lost(partitions)) => {
                 for partition in &partitions {
+                    self.assigned.remove(partition);
                     self.reader.stop(*partition);
                     self.reporter.forget(*partition);
                     self.forget_held(*partition);
@@ -229,7 +225,10 @@ impl Driver {
             // The loop asks the lake itself.
             News::Room => return Ok(()),
             News::Halt(why) => Input::Halt { why },
-            News::Drain => Input::Drain,
+            News::Drain => {
+                self.leaving = true;
+                Input::Drain
+            }
             News::Watermarks(told) => {
                 self.reporter.watermarks = told.unwrap_or_default();
                 self.watermarks_due = Instant::now() + WATERMARKS_EVERY;
@@ -237,7 +236,13 @@ impl Driver {
                 return Ok(());
             }
             News::Worker(input) => self.note(input),
-            News::Taken { lane, ticket, taken: Taken { marks, gaps, advances }, memory } => {
+            // whoever learns of an addition begins anew with it.
+            News::Taken { taken, .. } if taken.additions != self.topic.additions_mark() => {
+                self.watch.begin_anew();
+                Input::Drain
+            }
+            News::Taken { lane, ticket, taken, memory } => {
+                let Taken { marks, gaps, advances, .. } = taken;
                 self.memory = memory;
                 self.decide(Input::Taken { lane, ticket, marks, gaps, advances }, None)?;
                 self.memory = Memory::default();
@@ -251,6 +256,17 @@ impl Driver {
                 let committed = self.note(Input::Committed { lane: Lane::Tables, cut });
                 self.decide(committed, None)?;
                 return self.give_up_contested();
+            }
+            News::Drift(answer) => {
+                match answer.map(|resolved| *resolved) {
+                    Ok(Resolved::Again(next)) => self.watch.next = Some(next),
+                    Ok(Resolved::Stop(why)) => {
+                        self.watch.give_up();
+                        self.stopped(why);
+                    }
+                    Err(why) => self.reporter.failed(Lane::Tables, &why),
+                }
+                return Ok(());
             }
             News::Reached(reached) => {
                 self.tables.hear(&reached);
@@ -338,9 +354,12 @@ impl Driver {
         let mut decoded = self.decoder.decode(&records);
         let breaker = self.breaker.as_mut();
         let broken = breaker.and_then(|breaker| breaker.read(&records, &decoded.rejects));
-        let mut broken_by = None;
-        if let Some(at) = broken {
-            broken_by = Some(breaker::sentence(&self.topic, &records, &decoded.rejects, at));
+        let met = std::mem::take(&mut decoded.met);
+        let drifted = self.watch.look(&met, decoded.untold, broken, &self.lasting);
+        self.watch.hear_names(self.decoder.take_new_names());
+        let sentence = |at| breaker::sentence(&self.topic, &records, &decoded.rejects, at);
+        let broken_by = broken.filter(|_| drifted.is_none()).map(sentence);
+        if let Some(at) = drifted.or(broken) {
             // What came before it is committed, so that its letters can be looked at.
             records.truncate(at);
             decoded = self.decoder.decode(&records);
@@ -359,12 +378,11 @@ impl Driver {
         }
         self.measure()?;
         match broken_by {
-            None => Ok(()),
-            Some(why) => {
-                self.stopped(why);
-                self.decide(Input::Drain, None)
-            }
+            None if drifted.is_none() => return Ok(()),
+            None => {}
+            Some(why) => self.stopped(why),
         }
+        self.decide(Input::Drain, None)
     }
 
     fn stopped(&mut self, why: String) {
@@ -434,7 +452,10 @@ impl Driver {
                     done => done?,
                 }
             }
-            Effect::AskEnds { partitions } => self.ask_ends(partitions),
+            Effect::AskEnds { partitions } => {
+                let (topic, context) = (self.topic.clone(), self.lasting.context.clone());
+                self.lasting.context.runtime.spawn(requests::ends(topic, context, partitions));
+            }
             Effect::Advance(advance) => {
                 self.tables.advance(advance);
                 self.reporter.observe(advance.partition, advance.event_time);
@@ -448,7 +469,7 @@ impl Driver {
             Effect::Release { partitions } => self.release(&partitions),
             Effect::Acknowledge { offsets } => {
                 self.tables.passed(&offsets);
-                self.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
+                self.lasting.context.kafka.acknowledge(&self.topic.kafka_topic, &offsets);
             }
             Effect::Stop { why } => self.stopped(why),
         }
@@ -463,17 +484,7 @@ impl Driver {
         let owed =
             self.lake.as_ref().filter(|_| lane == Lane::Lake).map(|lake| lake.owed().clone());
         let taking = Taking { topic: self.topic.clone(), owed, lane, outputs, partitions };
-        self.context.runtime.spawn(taking.run(self.context.clone(), ticket));
-    }
-
-    /// The clock first: what is appended after it was read does not count as missing.
-    fn ask_ends(&self, partitions: Vec<Partition>) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
-        let (topic, context) = (self.topic.clone(), self.context.clone());
-        self.context.runtime.spawn(async move {
-            let ends = requests::ends(&topic, &context, partitions).await;
-            context.tell(News::Worker(Input::Ends { at: EventTime(at), ends }));
-        });
+        self.lasting.context.runtime.spawn(taking.run(self.lasting.context.clone(), ticket));
     }
 
     fn seal(&mut self, lane: Lane, cut: u64, reason: Reason, moves: Vec<Move>) -> Result<()> {
@@ -489,8 +500,9 @@ impl Driver {
         match (lane, &mut self.lake) {
             (Lane::Tables, _) => {
                 let job = self.tables.seal(moves)?;
-                let commit = requests::commit(self.topic.clone(), self.context.clone(), cut, job);
-                self.context.runtime.spawn(commit);
+                let commit =
+                    requests::commit(self.topic.clone(), self.lasting.context.clone(), cut, job);
+                self.lasting.context.runtime.spawn(commit);
             }
             (Lane::Lake, Some(lake)) => {
                 metrics::counter!("highwater_lake_rolls_total", "topic" => topic,
@@ -535,8 +547,8 @@ impl Driver {
         self.told_caught_up = caught_up;
         if !self.asks_watermarks && Instant::now() >= self.watermarks_due {
             self.asks_watermarks = true;
-            let (topic, context) = (self.topic.clone(), self.context.clone());
-            self.context.runtime.spawn(async move {
+            let (topic, context) = (self.topic.clone(), self.lasting.context.clone());
+            self.lasting.context.runtime.spawn(async move {
                 context.tell(News::Watermarks(requests::watermarks(&topic, &context).await));
             });
         }
@@ -550,8 +562,11 @@ impl Driver {
 
     /// Committed files are visible, dead letters sent on (or nobody takes them).
     fn owes_nothing(&self) -> bool {
+        self.owes_no_file() && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
+    }
+
+    fn owes_no_file(&self) -> bool {
         self.lake.as_ref().is_none_or(|lake| lake.owed().count() == 0)
-            && self.forwarder.as_ref().is_none_or(Forwarder::is_idle)
     }
 
     fn publish_status(&mut self) {
@@ -568,17 +583,18 @@ impl Driver {
         if let Some(bytes) = self.tables.keys_memory() {
             memory.insert("keys", bytes as u64);
         }
-        let (kafka, name) = (&self.context.kafka, &self.topic.kafka_topic);
+        let (kafka, name) = (&self.lasting.context.kafka, &self.topic.kafka_topic);
         let end = |partition| kafka.known_end(name, partition);
         let mut status = self.reporter.snapshot(end, memory);
         status.gaps = self.reporter.gaps(&self.worker.gaps(), &status.partitions);
         status.recovering = self.worker.is_recovering();
-        status.caught_up = self.is_caught_up();
+        status.caught_up = self.is_caught_up() && !self.watch.is_pending();
         // In this order: who is told that nothing is left to do is told what is held.
         status.snapshots = self.swapper.as_ref().map_or(Vec::new(), Swapper::held);
+        status.drift = self.watch.sentences();
         if let Some(lake) = &self.lake {
             lake.owed().tell(&mut status);
         }
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        *self.lasting.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 }

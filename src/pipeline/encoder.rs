@@ -18,9 +18,9 @@
 
 use super::{
     counting,
-    driver::{Context, News},
     held::{self, Held},
     owed::Owed,
+    parts::{Context, News},
     report,
     tables::{lake_counts, lake_refusals},
     worker::{Input, Move, Size},

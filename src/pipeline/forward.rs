@@ -8,7 +8,7 @@
 //! in the headers lets a reader drop the second. A partition's letters go to one partition, in order
 //! of offset. Nothing waits for this: while it fails, the pipeline goes on and the backlog grows.
 
-use super::driver::Context;
+use super::parts::Context;
 use crate::{
     catalog::Topic,
     error::{Error, Result},

@@ -16,7 +16,7 @@
 //! lake, asks the manifest before it calls the file lost.
 
 use super::{
-    driver::{Context, News},
+    parts::{Context, News},
     report::{STALLED_AFTER, TopicStatus},
 };
 use crate::{

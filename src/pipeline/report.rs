@@ -26,6 +26,8 @@ pub struct TopicStatus {
     pub gaps: Vec<String>,
     /// A sentence per model of which a snapshot waits for a person.
     pub snapshots: Vec<String>,
+    /// What the source has and the topic file does not declare, a sentence each.
+    pub drift: Vec<String>,
     /// Over all processes, as of some seconds ago.
     pub watermarks: Vec<OutputWatermark>,
     /// Why it stands, if it does.
@@ -340,6 +342,7 @@ impl Reporter {
             partitions: partitions.into_values().collect(),
             gaps: Vec::new(),
             snapshots: Vec::new(),
+            drift: Vec::new(),
             watermarks: self.watermarks.clone(),
             stopped: self.stopped.clone(),
             recovering: false,

@@ -10,8 +10,8 @@
 //! marks', every record of the cut is of their topic.
 
 use super::{
-    driver::{Context, News},
     owed::Owed,
+    parts::{Context, News},
     report::{self, OutputWatermark},
     tables::Job,
     worker::{Input, Ticket},
@@ -21,13 +21,13 @@ use crate::{
     compute::unique::Memory,
     cut::Cut,
     error::{Error, Result},
-    record::{Lane, Offset, Output, Partition, gap},
+    record::{EventTime, Lane, Offset, Output, Partition, gap},
     source::kafka::Kafka,
     warehouse::{Claim, Committed, Taken},
 };
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 const KAFKA_WAIT: Duration = Duration::from_secs(10);
@@ -168,18 +168,23 @@ async fn forget(topic: &str, context: &Context) {
     }
 }
 
-/// Where the logs end, of those whose leaders answer.
-pub async fn ends(
-    topic: &Topic,
-    context: &Context,
+/// Asks where the logs end, of those whose leaders answer. The clock first: what is appended after it
+/// was read does not count as missing.
+pub fn ends(
+    topic: Arc<Topic>,
+    context: Context,
     partitions: Vec<Partition>,
-) -> Vec<(Partition, Offset)> {
-    let name = topic.kafka_topic.clone();
-    let asked = context.ask(move |kafka| Ok(kafka.ends(&name, &partitions, KAFKA_WAIT))).await;
-    asked.unwrap_or_else(|error| {
-        tracing::warn!(topic = %topic.name, "cannot ask for the ends of logs: {error}");
-        Vec::new()
-    })
+) -> impl Future<Output = ()> {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+    async move {
+        let name = topic.kafka_topic.clone();
+        let asked = context.ask(move |kafka| Ok(kafka.ends(&name, &partitions, KAFKA_WAIT))).await;
+        let ends = asked.unwrap_or_else(|error| {
+            tracing::warn!(topic = %topic.name, "cannot ask for the ends of logs: {error}");
+            Vec::new()
+        });
+        context.tell(News::Worker(Input::Ends { at: EventTime(at), ends }));
+    }
 }
 
 /// How far event time has come over all processes; None: the database did not tell.

@@ -359,6 +359,7 @@ impl Retrier {
         let mut plan = Plan {
             outcomes: Vec::new(),
             retry: Retry {
+                additions: self.topic.additions_mark(),
                 topic: self.topic.name.clone(),
                 changes: changes.into_values().collect(),
                 tables,

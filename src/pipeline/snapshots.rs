@@ -9,7 +9,7 @@
 //! snapshot and process: asked again and again, a source that never rests would always be ahead.
 //! Any process may swap, whatever partitions it holds: the transaction looks again under the model's lock.
 
-use super::driver::Context;
+use super::parts::Context;
 use crate::{
     catalog::{Model, Topic},
     error::{Error, Kind, Result},

@@ -14,6 +14,7 @@
 use super::{
     Claim, Taken, Warehouse,
     dead_letters::add_dead_letters,
+    drift,
     encode::Instant,
     following::Followed,
     merge::{Merged, Way, merge},
@@ -114,6 +115,7 @@ impl Warehouse {
             }
             Lane::Lake => Vec::new(),
         };
+        let additions = drift::added(&session, &doing, topic).await?;
         session.commit(&doing).await?;
 
         let mut taken = Vec::with_capacity(rows.len());
@@ -125,7 +127,7 @@ impl Warehouse {
         }
         taken.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
         let advances = advances.iter().map(|row| advance(row, 0)).collect();
-        Ok(Taken { marks: taken, gaps, advances })
+        Ok(Taken { marks: taken, gaps, advances, additions })
     }
 
     /// Moves the cut's marks and applies what it yields, or does neither (W-1).

@@ -180,6 +180,8 @@ async fn write(
     let sql = include_str!("../../sql/warehouse/begin_generation.sql");
     let values: [Parameter; 6] = [&topic, &names, &places, &at, &generations, &new];
     let begun = session.execute(doing, sql, &values).await?;
+    let sql = include_str!("../../sql/warehouse/forget_starts.sql");
+    session.execute(doing, sql, &[&topic, &places]).await?;
     let expected = (passing.len() as u64, beginning.len() as u64, beginning.len() as u64);
     if (passed, archived, begun) != expected {
         return Err(Error::halt(format!(

@@ -47,6 +47,7 @@ mod commit;
 mod compare;
 mod dead_letters;
 mod differences;
+pub mod drift;
 pub mod finality;
 mod following;
 pub mod gaps;
@@ -65,6 +66,7 @@ mod stored;
 pub mod swap;
 mod tls;
 mod unique;
+pub mod widening;
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -109,6 +111,8 @@ pub struct Taken {
     pub gaps: Vec<Gap>,
     /// What moved event time without a record from the marks on.
     pub advances: Vec<IdleAdvance>,
+    /// how many additions the topic has, and the sum of where they begin.
+    pub additions: (i64, i64),
 }
 
 /// A row of `highwater.watermarks`.

@@ -239,6 +239,11 @@ impl Warehouse {
         known.extend(tables.into_iter().map(|table| (table.model.clone(), Arc::new(table))));
     }
 
+    /// Statements whose columns have other types now are read by PostgreSQL anew.
+    pub fn forget_statements(&self) {
+        self.pool.manager().statement_caches.clear();
+    }
+
     pub(super) fn table(&self, model: &str) -> Result<Arc<Table>> {
         let known = self.tables.read().unwrap_or_else(|e| e.into_inner());
         known.get(model).cloned().ok_or_else(|| {

@@ -18,6 +18,7 @@ use super::{
     Warehouse,
     commit::{Made, add_files},
     dead_letters::printable,
+    drift,
     encode::Instant,
     listing::output,
     postgres::{Parameter, Row, Session},
@@ -126,6 +127,8 @@ pub struct Retry {
     pub files: Option<RetryFiles>,
     /// Of a topic with `unique`: keys that the records take, and those that are duplicates.
     pub verdicts: Verdicts,
+    /// of the topic by which the records were decoded.
+    pub additions: (i64, i64),
 }
 
 /// What came of it.
@@ -213,6 +216,11 @@ impl Warehouse {
             keys.map(|key| key.partition.0).collect::<BTreeSet<_>>().into_iter().collect();
         let sql = include_str!("../../sql/warehouse/lock_partitions.sql");
         let marks = session.query(doing, sql, &[&topic, &partitions]).await?;
+        if drift::added(session, doing, topic).await? != retry.additions {
+            return Err(Error::config(format!(
+                "{topic} has got a column meanwhile (drift = \"apply\"): run it again"
+            )));
+        }
         if let Some(files) = &retry.files {
             let (partition, epoch) = files.noted_for;
             let owned = |row: &Row| {

@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 19] = migrations![
+static MIGRATIONS: [Migration; 22] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -58,6 +58,9 @@ static MIGRATIONS: [Migration; 19] = migrations![
     "0030_generations"
     "0031_gaps"
     "0032_accepted_deletes"
+    "0035_upstream_versions"
+    "0036_upstream_places"
+    "0037_added_columns"
 ];
 
 impl Migration {
@@ -174,7 +177,7 @@ fn rebuild(table: &Table) -> String {
     )
 }
 
-async fn lock(session: &Session, doing: &str) -> Result<()> {
+pub(super) async fn lock(session: &Session, doing: &str) -> Result<()> {
     let sql = include_str!("../../sql/warehouse/migration_lock.sql");
     session.query(doing, sql, &[]).await.map(drop)
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod dead_letters;
+mod drift;
 mod faults;
 mod fencing;
 mod following;

@@ -16,7 +16,7 @@ mod schema;
 
 use super::text::quote;
 use crate::{
-    catalog::{Encoding, PgType, Pii, Topic, TopicColumn},
+    catalog::{Encoding, PgType, Pii, Topic, TopicColumn, Upstream},
     record::schemas::{SchemaId, Schemas, Told, framed},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -37,17 +37,33 @@ pub struct Avro {
     schemas: Arc<Schemas>,
     /// Read already, or what is wrong with them.
     parsed: HashMap<SchemaId, Result<Arc<Parsed>, String>>,
+    keyed: Vec<Keyed>,
+    /// Of the record that was read last.
+    upstream: Option<Arc<Upstream>>,
 }
 
 struct Parsed {
     schema: Schema,
     encodings: Arc<[Encoding]>,
+    /// The table of its rows; None: the schema is of no record with rows.
+    upstream: Option<Arc<Upstream>>,
+    /// Of the record itself, which a key's are.
+    fields: Arc<[String]>,
+}
+
+/// A table with a key, and what it was put together from.
+struct Keyed {
+    row: Arc<Upstream>,
+    key: Arc<[String]>,
+    whole: Arc<Upstream>,
 }
 
 /// A record's JSON, and how its columns are written.
 pub struct Text {
     pub json: String,
     pub encodings: Arc<[Encoding]>,
+    pub upstream: Option<Arc<Upstream>>,
+    pub fields: Arc<[String]>,
 }
 
 impl Avro {
@@ -55,7 +71,39 @@ impl Avro {
         let kept = topic.columns.iter().filter(|column| column.pii != Some(Pii::Drop));
         let whole = topic.changes.as_ref().is_some_and(|changes| !changes.unwrapped);
         let row = whole.then_some("after");
-        Self { columns: kept.cloned().collect(), row, schemas, parsed: HashMap::new() }
+        Self {
+            columns: kept.cloned().collect(),
+            row,
+            schemas,
+            parsed: HashMap::new(),
+            keyed: Vec::new(),
+            upstream: None,
+        }
+    }
+
+    /// The table of the record that was read last.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.upstream.as_ref()
+    }
+
+    /// Notes the table of a record of this value and key.
+    pub fn note(&mut self, value: Option<&Text>, key: Option<&Text>) {
+        let Some(row) = value.and_then(|text| text.upstream.as_ref()) else {
+            self.upstream = None;
+            return;
+        };
+        let Some(key) = key.map(|text| &text.fields) else {
+            self.upstream = Some(row.clone());
+            return;
+        };
+        let same = |k: &&Keyed| Arc::ptr_eq(&k.row, row) && Arc::ptr_eq(&k.key, key);
+        let known = self.keyed.iter().find(same).map(|keyed| keyed.whole.clone());
+        self.upstream = Some(known.unwrap_or_else(|| {
+            let columns = row.columns.clone();
+            let whole = Arc::new(Upstream { columns, key: Some(key.to_vec()) });
+            self.keyed.push(Keyed { row: row.clone(), key: key.clone(), whole: whole.clone() });
+            whole
+        }));
     }
 
     /// What stands in a frame. The reason of a refusal quotes nothing of it.
@@ -68,7 +116,10 @@ impl Avro {
         let mut json = String::with_capacity(content.len() * 2);
         let read = cursor.value(parsed.schema.root(), &mut json).and_then(|()| cursor.finish());
         match read {
-            Ok(()) => Ok(Text { json, encodings: parsed.encodings.clone() }),
+            Ok(()) => {
+                let (encodings, fields) = (parsed.encodings.clone(), parsed.fields.clone());
+                Ok(Text { json, encodings, upstream: parsed.upstream.clone(), fields })
+            }
             Err(why) => {
                 let at = cursor.at;
                 Err(format!("not Avro of schema {id}: byte {at} after the frame: {why}"))
@@ -88,11 +139,16 @@ impl Avro {
         let parsed = match Schema::parse(&texts) {
             Ok(schema) => {
                 // A key is the row's beginning itself.
-                let row = self.row.and_then(|name| schema.field(schema.root(), name));
-                let row = row.unwrap_or(schema.root());
+                let found = self.row.and_then(|name| schema.field(schema.root(), name));
+                let row = found.unwrap_or(schema.root());
                 let encodings = self.columns.iter().map(|column| of_column(&schema, row, column));
                 let encodings = encodings.collect();
-                Ok(Arc::new(Parsed { schema, encodings }))
+                let has_rows = self.row.is_none() || found.is_some();
+                let columns = schema.columns(row).filter(|columns| has_rows && !columns.is_empty());
+                let upstream = columns.map(|columns| Arc::new(Upstream { columns, key: None }));
+                let fields = schema.columns(schema.root()).into_iter().flatten();
+                let fields = fields.map(|column| column.name).collect();
+                Ok(Arc::new(Parsed { schema, encodings, upstream, fields }))
             }
             Err(why) => Err(format!("schema {id} is none of Avro: {why}")),
         };

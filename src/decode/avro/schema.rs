@@ -10,8 +10,12 @@
 //! `connect.parameters`).
 
 use crate::{
-    catalog::{Encoding, Unit},
-    decode::{encoding::of_semantic_type, text::quote},
+    catalog::{Encoding, PgType, Unit, drift::UpstreamColumn},
+    decode::{
+        encoding::of_semantic_type,
+        text::quote,
+        upstream::{decimal, is_added_by_flattening, natural},
+    },
 };
 use serde_json::Value;
 use std::collections::HashMap;
@@ -20,6 +24,8 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub struct Schema {
     types: Vec<(Type, Encoding)>,
+    /// By place, where its attributes name another type than its values have.
+    natural: HashMap<usize, PgType>,
     root: usize,
 }
 
@@ -55,6 +61,7 @@ pub struct Field {
 /// Reads one schema after the other.
 struct Parser {
     types: Vec<(Type, Encoding)>,
+    natural: HashMap<usize, PgType>,
     /// By full name.
     names: HashMap<String, usize>,
 }
@@ -62,14 +69,15 @@ struct Parser {
 impl Schema {
     /// Of the last of these texts; those before it are what it refers to.
     pub fn parse(texts: &[String]) -> Result<Self, String> {
-        let mut parser = Parser { types: Vec::new(), names: HashMap::new() };
+        let mut parser =
+            Parser { types: Vec::new(), natural: HashMap::new(), names: HashMap::new() };
         let mut root = None;
         for text in texts {
             let value: Value = serde_json::from_str(text).map_err(|e| format!("no JSON: {e}"))?;
             root = Some(parser.read(&value, "")?);
         }
         let root = root.ok_or("nothing at all")?;
-        Ok(Self { types: parser.types, root })
+        Ok(Self { types: parser.types, natural: parser.natural, root })
     }
 
     pub fn root(&self) -> usize {
@@ -88,6 +96,28 @@ impl Schema {
     pub fn field(&self, place: usize, name: &str) -> Option<usize> {
         let Type::Record(fields) = self.at(self.value_of(place)) else { return None };
         fields.iter().find(|field| field.name == name).map(|field| field.place)
+    }
+
+    /// The fields of a record as columns of a table; None: it is no record.
+    pub fn columns(&self, place: usize) -> Option<Vec<UpstreamColumn>> {
+        let Type::Record(fields) = self.at(self.value_of(place)) else { return None };
+        let columns = fields.iter().filter(|field| !is_added_by_flattening(&field.name));
+        let column = |field: &Field| {
+            let place = self.value_of(field.place);
+            let pg = self.natural.get(&place).copied().unwrap_or_else(|| match self.at(place) {
+                Type::Boolean => PgType::Boolean,
+                Type::Int => PgType::Integer,
+                Type::Long => PgType::BigInt,
+                Type::Float => PgType::Real,
+                Type::Double => PgType::Double,
+                Type::Bytes | Type::Fixed(_) => PgType::Bytea,
+                Type::Uuid => PgType::Uuid,
+                Type::Null | Type::String | Type::Enum(_) => PgType::Text,
+                Type::Array(_) | Type::Map(_) | Type::Union(_) | Type::Record(_) => PgType::Jsonb,
+            });
+            UpstreamColumn { name: field.name.clone(), pg }
+        };
+        Some(columns.map(column).collect())
     }
 
     /// What a union with null holds beside it.
@@ -141,7 +171,9 @@ impl Parser {
                 return found.copied().ok_or_else(|| format!("an unknown type `{name}`"));
             }
         };
-        Ok(self.put(kind, encoding(value)))
+        let place = self.put(kind, encoding(value));
+        self.natural.extend(named_type(value).map(|pg| (place, pg)));
+        Ok(place)
     }
 
     fn complex(&mut self, kind: &str, value: &Value, namespace: &str) -> Result<usize, String> {
@@ -167,6 +199,7 @@ impl Parser {
         // Names in it are of its namespace.
         let namespace = full.rsplit_once('.').map_or("", |(space, _)| space).to_owned();
         let place = self.put(Type::Null, encoding(value));
+        self.natural.extend(named_type(value).map(|pg| (place, pg)));
         if self.names.insert(full.clone(), place).is_some() {
             return Err(format!("two types of the name `{full}`"));
         }
@@ -232,6 +265,36 @@ fn encoding(value: &Value) -> Encoding {
         "timestamp-micros" | "local-timestamp-micros" => Encoding::Instant(Unit::Micros),
         "timestamp-nanos" | "local-timestamp-nanos" => Encoding::Instant(Unit::Nanos),
         _ => Encoding::Plain,
+    }
+}
+
+/// The type that attributes name; None: the values' own.
+fn named_type(value: &Value) -> Option<PgType> {
+    let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let parameters = &value["connect.parameters"];
+    let scale = number(&value["scale"]).or_else(|| number(&parameters["scale"]));
+    let precision = number(&value["precision"]);
+    let precision = precision.or_else(|| number(&parameters["connect.decimal.precision"]));
+    let digits = (
+        precision.and_then(|precision| u8::try_from(precision).ok()),
+        scale.and_then(|scale| i8::try_from(scale).ok()),
+    );
+    let connect = value["connect.name"].as_str().unwrap_or_default();
+    let semantic = natural("", connect, digits);
+    // What it does not know is text to it.
+    if semantic != PgType::Text || connect.starts_with("io.debezium.time.") {
+        return Some(semantic);
+    }
+    match value["logicalType"].as_str().unwrap_or_default() {
+        "decimal" => Some(decimal(digits)),
+        "date" => Some(PgType::Date),
+        "time-millis" | "time-micros" => Some(PgType::Text),
+        "uuid" => Some(PgType::Uuid),
+        timestamp if timestamp.contains("timestamp-") => Some(PgType::Timestamptz),
+        _ => match value["connect.type"].as_str() {
+            Some("int8" | "int16") => Some(PgType::SmallInt),
+            _ => None,
+        },
     }
 }
 

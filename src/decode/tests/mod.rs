@@ -14,7 +14,7 @@ mod types;
 
 use super::{Decoded, Decoder, RejectClass, Secret};
 use crate::{
-    catalog::{Encoding, Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
+    catalog::{Drift, Encoding, Format, PgType, Pii, Topic, TopicColumn, types::timestamp},
     record::{EventTime, Partition, RawRecord},
 };
 use arrow::{
@@ -77,6 +77,8 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         changes: None,
         csv: None,
         registry: None,
+        drift: Drift::Off,
+        additions: Vec::new(),
         schema: Arc::new(Schema::new(fields)),
     }
 }

@@ -73,7 +73,7 @@ async fn retry_all(
     places: &[Place],
     dry_run: bool,
 ) -> Result<Tally> {
-    let (warehouse, store) = run::open(catalog, config).await?;
+    let (warehouse, store, catalog) = run::open(catalog, config).await?;
     let mut tally = Tally::default();
     let before = warehouse.now().await?;
     for topic in catalog.topics.values() {

@@ -63,13 +63,14 @@ pub fn demo(mut config: Config, keep: bool) -> Result<()> {
     let runtime = run::runtime()?;
     metrics::install(config.memory)?;
     let catalog = super::load(&config)?;
-    let (warehouse, store) = runtime.block_on(run::open(&catalog, &config))?;
+    let (warehouse, store, catalog) = runtime.block_on(run::open(&catalog, &config))?;
     let running = Instant::now();
     let handle = runtime.handle().clone();
     let resources = Resources {
         warehouse: warehouse.clone(),
         store: store.clone(),
         references: References::default(),
+        known: std::collections::BTreeMap::new(),
     };
     let mut service = Service::start(&catalog, &config, resources, true, &handle)?;
     let waited = runtime.block_on(wait(&mut service));

@@ -169,7 +169,7 @@ impl Rebuild {
         topic.broken |= contents.len() < cut.len();
         let mut batches = Vec::new();
         for (file, bytes) in contents {
-            match reader::rows(&file.path, bytes, &topic.topic.schema) {
+            match reader::rows(&file.path, bytes, &topic.topic) {
                 Ok(rows) => {
                     let found: usize = rows.iter().map(RecordBatch::num_rows).sum();
                     if found as u64 != file.rows {
@@ -579,6 +579,8 @@ fn decoded(topic: &Topic, rows: RecordBatch) -> Decoded {
         empty: Vec::new(),
         before: None,
         unknown_fields: 0,
+        met: Vec::new(),
+        untold: None,
     }
 }
 

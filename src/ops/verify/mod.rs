@@ -18,7 +18,10 @@
 mod deep;
 mod shallow;
 
-use super::{load, run::runtime};
+use super::{
+    load,
+    run::{runtime, with_additions},
+};
 use crate::{
     catalog::Catalog,
     config::Config,
@@ -101,6 +104,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
     let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
     warehouse.migrate().await?;
+    let catalog = &with_additions(catalog, &warehouse).await?;
     let store = match &config.lake {
         Some(url) => Some(Store::open(url, &config.store_options)?),
         None => None,

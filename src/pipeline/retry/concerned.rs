@@ -47,6 +47,8 @@ impl<'a> Concerned<'a> {
             empty: Vec::new(),
             before: None,
             unknown_fields: 0,
+            met: Vec::new(),
+            untold: None,
         };
         Ok(Self { letters, decoded, before, output })
     }

@@ -5,7 +5,7 @@
 use super::{
     Mode, Worker,
     lane::{Flight, Hold, Pending},
-    port::{Effect, Moment},
+    port::{Effect, Moment, Ticket},
 };
 use crate::{
     error::Kind,
@@ -13,6 +13,16 @@ use crate::{
 };
 
 impl Worker {
+    /// Its next cut and claim: whoever goes on in its place counts from there, so that no late answer
+    /// to it is taken for one to itself.
+    pub fn numbers(&self) -> (u64, Ticket) {
+        (self.next_cut, self.next_ticket)
+    }
+
+    pub fn number_from(&mut self, (cut, ticket): (u64, Ticket)) {
+        (self.next_cut, self.next_ticket) = (cut, ticket);
+    }
+
     pub(super) fn failed(&mut self, lane: Lane, cut: u64, kind: Kind, why: String) {
         let state = self.lane(lane);
         let sealed = matches!(&state.flight, Flight::Commit(sealed) if sealed.cut == cut);

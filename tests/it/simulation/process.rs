@@ -217,7 +217,7 @@ impl World {
                 }
                 Input::Lost(partitions(&list))
             }
-            News::Taken { lane, ticket, taken: Taken { marks, gaps, advances }, memory } => {
+            News::Taken { lane, ticket, taken: Taken { marks, gaps, advances, .. }, memory } => {
                 p.memory = memory;
                 self.decide(p, Input::Taken { lane, ticket, marks, gaps, advances }, &[])?;
                 return self.give_up_contested(p);

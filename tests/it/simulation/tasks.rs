@@ -728,7 +728,7 @@ impl Tasks {
 }
 
 fn tell_taken(p: &mut Process, take: Take) {
-    let Take { lane, ticket, taken: Taken { marks, gaps, advances }, .. } = take;
+    let Take { lane, ticket, taken: Taken { marks, gaps, advances, .. }, .. } = take;
     tell(p, Input::Taken { lane, ticket, marks, gaps, advances });
 }
 
