@@ -91,12 +91,12 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         warehouse.migrate().await?;
         let marks = warehouse.marks(None).await?;
         let watermarks = warehouse.watermarks(None).await?;
-        let held = held(&warehouse, &catalog).await?;
         let (_, rows) = warehouse.query_text(UPLOADS).await?;
         let uploads: Vec<Uploads> = rows.into_iter().map(uploads).collect();
-        Ok((marks, watermarks, held, uploads, http::ask(config.listen).await))
+        let held = held(&warehouse, &catalog).await?;
+        Ok((marks, watermarks, uploads, held, http::ask(config.listen).await))
     });
-    let (marks, watermarks, held, uploads, service) = read?;
+    let (marks, watermarks, uploads, held, service) = read?;
     let logs = logs(config, &catalog, &marks);
     let ends = logs.iter().map(|(key, log)| (key.clone(), log.end)).collect();
     let gaps = gaps(&catalog, &marks, &logs);
@@ -127,6 +127,18 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         println!("\n{}", told(config, service.as_ref()));
     }
     Ok(())
+}
+
+/// By model: which snapshot of its source waits for a person.
+async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
+    let mut held = BTreeMap::new();
+    for model in catalog.models.values() {
+        let rows = warehouse.snapshots_of(model).await?;
+        let told = newest(&rows)
+            .and_then(|row| row.sentence(catalog.topics.get(&model.topic)?, &model.name));
+        held.extend(told.map(|told| (Output::Model(model.name.clone()), told)));
+    }
+    Ok(held)
 }
 
 const UPLOADS: &str = include_str!("../../sql/queries/unfinished_uploads.sql");
@@ -174,18 +186,6 @@ fn render_uploads(uploads: &[Uploads]) -> String {
     }
     let head = ["topic", "files not visible yet", "uploads under way", "since"];
     format!("\n{}", table::render(&head, &rows))
-}
-
-/// By model: which snapshot of its source waits for a person.
-async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
-    let mut held = BTreeMap::new();
-    for model in catalog.models.values() {
-        let rows = warehouse.snapshots_of(model).await?;
-        let told = newest(&rows)
-            .and_then(|row| row.sentence(catalog.topics.get(&model.topic)?, &model.name));
-        held.extend(told.map(|told| (Output::Model(model.name.clone()), told)));
-    }
-    Ok(held)
 }
 
 /// Where the logs of declared topics end, as far as Kafka tells.

@@ -172,6 +172,11 @@ impl Swap {
         kept: &Following,
         rebuilt: &Following,
     ) -> Result<bool> {
+        let sql = "SELECT to_regclass($1::text) IS NOT NULL";
+        let name = quoted(&kept.swap.shapes[0].table);
+        if !session.query(doing, sql, &[&name]).await?[0].get::<_, bool>(0) {
+            return Ok(true);
+        }
         let rows = kept.swap.read(session, doing).await?;
         for row in &rows {
             rebuilt.swap.note(session, doing, row).await?;
