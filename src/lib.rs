@@ -84,6 +84,7 @@
 //! | dead letter | a reject as it is stored, with the whole record |
 //! | change | an operation on a row of a source's table, as a connector tells it |
 //! | image | the row as a change tells it: whole, or without what did not change |
+//! | surrogate key | a number made of the values that name a thing, by which facts find their dimensions |
 //! | orphan | an update that brings no whole image of a row that is not there |
 //! | refusal | that an output counts a record as dead; its letter holds the record |
 //! | retry | dead letters decoded again and taken by the outputs that had refused them |
@@ -109,6 +110,7 @@
 //! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/model.rs`, `judge`; the oracle of `compute/tests` | |
 //! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `warehouse/sessions.rs`, under the lock of W-8 |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
+//! | M-4 | a surrogate key is of its values alone, in every model and for good; no two lists of values are written alike | `catalog/surrogate_key.rs`; `compute/tests/expressions.rs` | `tests/it/star.rs`: PostgreSQL makes the same |
 //! | F-1 | a change counts only if it is later than what is stored of its row; what is deleted is remembered | `compute/changes/fold.rs`, `is_old`; the reference of `compute/tests/changes.rs` | `warehouse/following.rs`; `tests/it/mirrored.rs`, where a connector that was killed sends again |
 //! | F-2 | folding the changes of any cuts gives what folding them one by one gives | `cuts_of_any_size_fold_to_what_one_by_one_gives` | `warehouse/tests/following.rs`; `lock_models.sql`: what is read is what is written over |
 //! | F-3 | a value that an image does not hold is never overwritten | the same tests | the same |

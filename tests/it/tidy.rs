@@ -151,13 +151,23 @@ fn only_an_edge_names_its_outside_system() {
 }
 
 #[test]
-fn every_sql_file_is_used_by_the_binary() {
+fn every_sql_file_is_used_by_the_binary_and_what_is_for_users_by_a_test() {
     let sources: String = files("src", ".rs").iter().map(|p| read(p)).collect();
+    let tests: String = files("tests", ".rs").iter().map(|p| read(p)).collect();
+    for path in files("topics", ".toml").iter().chain(&files("sql/models", ".sql")) {
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        let named = [&sources, &tests].iter().any(|text| text.contains(&format!("\"{name}\"")));
+        assert!(named || sources.contains(&format!("/{name}.")), "nothing runs {}", path.display());
+    }
     for path in files("sql", ".sql") {
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
         let folder = path.parent().and_then(Path::file_name).expect("a folder");
-        // Models are found by reading their folder; a test of the catalog loads them all.
         if folder == "models" {
+            continue;
+        }
+        if folder == "queries" {
+            let asked = sources.contains(&name) || tests.contains(&name);
+            assert!(asked, "nothing asks {}", path.display());
             continue;
         }
         // Migrations are listed without their ending.
