@@ -5,6 +5,7 @@ mod dead_letters;
 mod faults;
 mod fencing;
 mod following;
+mod fuzz;
 mod gaps;
 mod http;
 mod lake;
