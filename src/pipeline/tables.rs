@@ -14,13 +14,15 @@ use crate::{
     decode::{Decoded, Reject},
     error::Result,
     record::{EventTime, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
-    source::kafka::Fetched,
 };
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
 };
+
+/// Of a record, in order.
+pub type Headers = Vec<(String, Option<Bytes>)>;
 
 /// The newest version of each reference. A cut looks up in what was the newest when it began.
 #[derive(Clone, Default)]
@@ -182,9 +184,10 @@ impl TablesLane {
         }
     }
 
+    /// `headers`: of the record with this index; only of those that become dead letters.
     pub fn admit(
         &mut self,
-        fetched: &Fetched,
+        headers: impl Fn(usize) -> Headers,
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
@@ -195,7 +198,7 @@ impl TablesLane {
             (Some(_), None) | (None, _) => Vec::new(),
         };
         for refusal in self.tables.admit(records, decoded, from, &duplicates)? {
-            let letter = dead_letter(fetched, records, refusal, self.keep_raw);
+            let letter = dead_letter(&headers, records, refusal, self.keep_raw);
             self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
         }
@@ -289,7 +292,7 @@ impl Job {
 }
 
 fn dead_letter(
-    fetched: &Fetched,
+    headers: &impl Fn(usize) -> Headers,
     records: &[RawRecord<'_>],
     refusal: Refusal,
     keep_raw: bool,
@@ -298,7 +301,7 @@ fn dead_letter(
     let raw = || Raw {
         key: record.key.map(Bytes::copy_from_slice),
         value: record.value.map(Bytes::copy_from_slice),
-        headers: fetched.headers(refusal.record),
+        headers: headers(refusal.record),
     };
     DeadLetter {
         raw: keep_raw.then(raw),

@@ -46,7 +46,7 @@ mod commit;
 mod compare;
 mod dead_letters;
 mod differences;
-mod finality;
+pub mod finality;
 mod following;
 pub mod gaps;
 mod keyed;

@@ -12,7 +12,7 @@ use std::{
 use targets::{Target, altered, corpus, names};
 
 /// The same ones every time; more of them for as long as `HIGHWATER_TEST_FUZZ` says, in seconds.
-const INPUTS: usize = 4_000;
+const INPUTS: usize = 1_500;
 
 fn inputs(name: &str) -> Vec<(String, Vec<u8>)> {
     let files = std::fs::read_dir(corpus(name)).expect("a corpus").flatten();

@@ -151,9 +151,10 @@ fn only_an_edge_names_its_outside_system() {
 }
 
 #[test]
-fn every_sql_file_is_used_by_the_binary_and_what_is_for_users_by_a_test() {
+fn every_sql_file_is_used_by_the_binary_or_told_of_and_every_topic_and_model_run() {
     let sources: String = files("src", ".rs").iter().map(|p| read(p)).collect();
     let tests: String = files("tests", ".rs").iter().map(|p| read(p)).collect();
+    let readme = read(&root().join("README.md"));
     for path in files("topics", ".toml").iter().chain(&files("sql/models", ".sql")) {
         let name = path.file_stem().expect("a name").to_string_lossy();
         let named = [&sources, &tests].iter().any(|text| text.contains(&format!("\"{name}\"")));
@@ -165,9 +166,8 @@ fn every_sql_file_is_used_by_the_binary_and_what_is_for_users_by_a_test() {
         if folder == "models" {
             continue;
         }
-        if folder == "queries" {
-            let asked = sources.contains(&name) || tests.contains(&name);
-            assert!(asked, "nothing asks {}", path.display());
+        // Queries are for operators, too.
+        if folder == "queries" && readme.contains(&name) {
             continue;
         }
         // Migrations are listed without their ending.
