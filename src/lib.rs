@@ -87,6 +87,7 @@
 //! | image | the row as a change tells it: whole, or without what did not change |
 //! | snapshot | of a source: all rows of a table as a connector reads them, at one position |
 //! | swap | the transaction that folds a snapshot that waited, and takes the rows that it does not hold |
+//! | surrogate key | a number made of the values that name a thing, by which facts find their dimensions |
 //! | orphan | an update that brings no whole image of a row that is not there |
 //! | refusal | that an output counts a record as dead; its letter holds the record |
 //! | retry | dead letters decoded again and taken by the outputs that had refused them |
@@ -101,7 +102,7 @@
 //! | I-1 | an offset is always the next one to read | [`record::Offset::after`], the only `+ 1` | `insert_marks.sql` begins at the oldest offset |
 //! | I-2 | a span is half open; spans of an output and partition follow each other without gap | [`record::Span::new`] | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | I-3 | each offset of a span has exactly one fate | `warehouse/commit.rs`, before anything is sent | `0001_marks.sql`: `CHECK each_offset_has_one_fate`; `insert_refusals.sql`: primary key; `change_fates.sql`; `proof.sql` |
-//! | D-1 | each record is one row, or one reject, or says nothing about a row; in order | `decode/rows.rs`; its oracle in `decode/tests` | |
+//! | D-1 | each record is one row, or one reject, or says nothing about a row; in order | `decode/rows.rs`; its oracle in `decode/tests`; `tests/it/fuzz.rs`, any bytes | |
 //! | D-2 | no number is wrapped or rounded in silence, no code loses its zeros | `decode/number.rs`; the oracle | |
 //! | D-3 | the same records and topic decode to the same | no clock and no randomness below `decode` | |
 //! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
@@ -112,6 +113,7 @@
 //! | M-1 | a row's fate in a model depends on the records before it in its partition, and on the judge's verdict where there is one | `compute/model.rs`, `judge`; the oracle of `compute/tests` | |
 //! | M-2 | merged deltas of any split of the records give the table of all | the oracle of `compute/tests`; `tests/it/oyster.rs`, against results made elsewhere | merging against an oracle in `warehouse/tests/merging.rs` and `warehouse/tests/sessions.rs`; `warehouse/sessions.rs`, under the lock of W-8 |
 //! | M-3 | an expression that fails on a row costs that row in that model, no more | `compute/plan.rs`; `compute/tests/expressions.rs` | |
+//! | M-4 | a surrogate key is of its values alone, in every model and for good; no two lists of values are written alike | `catalog/surrogate_key.rs`; `compute/tests/expressions.rs` | `tests/it/star.rs`: PostgreSQL makes the same |
 //! | F-1 | a change counts only if it is later than what is stored of its row; what is deleted is remembered | `compute/changes/fold.rs`, `is_old`; the reference of `compute/tests/changes.rs` | `warehouse/following.rs`; `tests/it/mirrored.rs`, where a connector that was killed sends again |
 //! | F-2 | folding the changes of any cuts gives what folding them one by one gives | `cuts_of_any_size_fold_to_what_one_by_one_gives` | `warehouse/tests/following.rs`; `lock_models.sql`: what is read is what is written over |
 //! | F-3 | a value that an image does not hold is never overwritten | the same tests | the same |

@@ -9,7 +9,7 @@
 //! ```text
 //! topics/NAME.toml ─► topic_file ─► Topic ─┐
 //!                                          ├─► decompose ─► Model      each with all mistakes
-//! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's
+//! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's; surrogate_key is ours
 //!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
 //!                                                ├ folding    models over changes
 //!                                                ├ window     what windows there are
@@ -39,6 +39,7 @@ mod parts;
 mod reference;
 mod scalar;
 mod sql;
+mod surrogate_key;
 #[cfg(test)]
 mod tests;
 mod toml_table;

@@ -17,6 +17,7 @@ use super::{
     calls::{has_aggregate, has_window, refused},
     mistake::{Page, unknown},
     sql::line_of,
+    surrogate_key,
     topic_file::Draft,
 };
 use arrow::{
@@ -48,7 +49,9 @@ pub fn scalar_context() -> SessionContext {
     let parser = &mut config.options_mut().sql_parser;
     parser.parse_float_as_decimal = true;
     parser.map_string_types_to_utf8view = false;
-    SessionContext::new_with_config(config)
+    let context = SessionContext::new_with_config(config);
+    context.register_udf(surrogate_key::function());
+    context
 }
 
 /// An expression over a topic's columns, with its type.
@@ -194,6 +197,12 @@ impl<'t> Scalars<'t> {
             .create_logical_expr_from_sql_expr(named, &self.schema)
             .map_err(|e| reason(ast, &e))?;
         only_deterministic(&expr)?;
+        if surrogate_key::is_of_jsonb(&expr, |name| self.kept(name)) {
+            return Err(format!(
+                "`{ast}`: a jsonb is kept as its producer wrote it, so equal values would have different keys. Allowed: \
+                 columns of its members"
+            ));
+        }
         let column = match &expr {
             Expr::Column(column) => Some(column.name().to_owned()),
             _ => None,
@@ -272,6 +281,7 @@ fn reason(ast: &Ast, error: &DataFusionError) -> String {
         "Execution error: ",
         "SQL error: ",
         "type_coercion caused by ",
+        "Function 'surrogate_key' user-defined coercion failed with: ",
         "Error during planning: ",
     ] {
         line = line.strip_prefix(heading).unwrap_or(&line).to_owned();

@@ -108,12 +108,25 @@ fn the_repositorys_own_topics_and_models_have_no_mistake() {
     assert_eq!(
         names,
         [
+            "covid_counties_daily",
+            "covid_counties_to_date",
+            "dim_devices",
+            "dim_users",
+            "edw_sample_current",
+            "edw_sample_history",
+            "fact_events",
+            "fact_transactions",
+            "fact_user_days",
+            "fact_users",
             "latest_tap_by_device",
+            "orders_by_tenant",
+            "orders_current",
+            "orders_history",
             "oyster_hourly_by_kind",
             "oyster_product_daily",
             "oyster_stop_15m",
             "taps_by_mode",
-            "taps_by_stop_5m"
+            "taps_by_stop_5m",
         ]
     );
     let text = describe(&catalog);

@@ -273,6 +273,10 @@ fn every_query_of_the_repository_answers() {
     world.run_until_caught_up();
     for entry in std::fs::read_dir(root().join("sql/queries")).expect("queries").flatten() {
         let sql = std::fs::read_to_string(entry.path()).expect("a query");
+        // Those of a star are asked where one is: in `star.rs`.
+        if sql.contains(" fact_") {
+            continue;
+        }
         assert!(!world.query(&sql).is_empty(), "{} is empty", entry.path().display());
     }
 }

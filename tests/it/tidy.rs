@@ -151,13 +151,18 @@ fn only_an_edge_names_its_outside_system() {
 }
 
 #[test]
-fn every_sql_file_is_used_by_the_binary_or_told_of() {
+fn every_sql_file_is_used_by_the_binary_or_told_of_and_every_topic_and_model_run() {
     let sources: String = files("src", ".rs").iter().map(|p| read(p)).collect();
+    let tests: String = files("tests", ".rs").iter().map(|p| read(p)).collect();
     let readme = read(&root().join("README.md"));
+    for path in files("topics", ".toml").iter().chain(&files("sql/models", ".sql")) {
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        let named = [&sources, &tests].iter().any(|text| text.contains(&format!("\"{name}\"")));
+        assert!(named || sources.contains(&format!("/{name}.")), "nothing runs {}", path.display());
+    }
     for path in files("sql", ".sql") {
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
         let folder = path.parent().and_then(Path::file_name).expect("a folder");
-        // Models are found by reading their folder; a test of the catalog loads them all.
         if folder == "models" {
             continue;
         }

@@ -440,6 +440,28 @@ fn every_mistake_around_the_select_has_its_line() {
 }
 
 #[test]
+fn what_makes_no_surrogate_key_is_refused_with_what_to_write_instead() {
+    let of = |arguments: &str| {
+        view(&format!("SELECT name,\nsurrogate_key({arguments}) AS x FROM events"))
+    };
+    assert_each(
+        [
+            (of("name, ratio"), 3, "a cast to numeric(p,s) or text does"),
+            (of("single"), 3, "a real or double precision has no one way to be written"),
+            (of("doc"), 3, "a jsonb is kept as its producer wrote it"),
+            (of("name, 1 + n, doc"), 3, "a jsonb is kept"),
+            (of("interval '1 day'"), 3, "makes no key"),
+            (of(""), 3, "surrogate_key"),
+        ],
+        model_mistakes,
+    );
+    let good = of(
+        "name, n, small, big, amount, wide, flag, id, day, at, card, _offset, doc::text, ratio::text",
+    );
+    assert_eq!(model_mistakes(&good), [""; 0]);
+}
+
+#[test]
 fn the_mistakes_of_one_statement_are_told_together() {
     let told = model_mistakes(
         "CREATE MATERIALIZED VIEW m WITH (late = 'x') AS

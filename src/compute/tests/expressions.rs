@@ -93,6 +93,63 @@ fn what_fits_is_computed() {
     }
 }
 
+/// Each made by `hashlib.sha256(text.encode()).digest()[:8]` of Python's, big-endian and signed. Keys are
+/// stored: a change here means that every star has to be built anew.
+#[test]
+fn a_surrogate_key_is_what_it_always_was() {
+    let values = r#""k": "ab", "txt": "", "small": 7, "n": 7, "big": -7, "amount": "1.50", "flag": true,
+        "wide": "120", "day": "2024-03-01", "raw": "\\x00ff""#;
+    for (arguments, text, key) in [
+        ("k, n, id", "t2:abn1:7-", -903158279217280422_i64),
+        ("'ab', 7, NULL", "t2:abn1:7-", -903158279217280422),
+        ("k, small, doc::text", "t2:abn1:7-", -903158279217280422),
+        ("k, big * -1, single::text", "t2:abn1:7-", -903158279217280422),
+        ("k, 7.00, NULL", "t2:abn1:7-", -903158279217280422),
+        ("txt", "t0:", -5163410747113608),
+        ("id", "-", 4139898923029504249),
+        ("NULL", "-", 4139898923029504249),
+        ("'abc'", "t3:abc", -3872706202462961695),
+        ("'a', 'bc'", "t1:at2:bc", -1905330385125104428),
+        ("k, 'c'", "t2:abt1:c", 7186224653328582730),
+        ("wide / 10", "n2:12", 4323202444778071424),
+        ("'12'", "t2:12", 1241796370739699834),
+        ("amount", "n3:1.5", 7549742057018240195),
+        ("amount::numeric(30,10)", "n3:1.5", 7549742057018240195),
+        ("big", "n2:-7", 5493686442086841613),
+        ("(amount - 2)::numeric(5,4)", "n4:-0.5", -3410700081242625112),
+        ("amount - amount", "n1:0", -7088532876460924467),
+        ("flag", "b4:true", -720258410886676531),
+        ("NOT flag", "b5:false", -5281211139101862828),
+        ("day", "d5:19783", -2369347746267304488),
+        (
+            "day::timestamptz + interval '8 hours 1 microsecond'",
+            "i16:1709280000000001",
+            -2464924439931959212,
+        ),
+        ("raw", "x4:00ff", -4338543187705219739),
+        ("'Zoë 🔥'", "t9:Zoë 🔥", 8569366152480475776),
+    ] {
+        let made = computed(&format!("surrogate_key({arguments})"), values);
+        assert_eq!(made, Ok(key.to_string()), "{arguments}, written {text}");
+    }
+}
+
+#[test]
+fn no_two_lists_of_values_have_the_same_surrogate_key() {
+    let m = declared(&["m AS SELECT k, txt, surrogate_key(k, txt) AS x FROM events"]);
+    let letters = ["", "t", "1", ":", "-", "t1:", "t0:", "1:t", "-t0:", "t1:t"];
+    let texts = || letters.iter().flat_map(|a| letters.iter().map(move |b| format!("\"{a}{b}\"")));
+    let texts: std::collections::BTreeSet<String> = texts().chain(["null".to_owned()]).collect();
+    let pairs = texts.iter().flat_map(|k| texts.iter().map(move |txt| (k, txt)));
+    let events: Vec<_> =
+        pairs.map(|(k, txt)| event(0, &format!("\"k\": {k}, \"txt\": {txt}"))).collect();
+    let rows = m.cut(&events).rows();
+    let keys: std::collections::BTreeSet<_> =
+        rows.iter().map(|row| row.split(' ').nth_back(4)).collect();
+    assert!(rows.len() > 5_000);
+    assert_eq!(keys.len(), rows.len(), "{:?}", &rows[..3]);
+}
+
 #[test]
 fn one_event_of_five_thousand_that_fails_takes_no_other_with_it() {
     let m =
