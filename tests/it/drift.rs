@@ -166,7 +166,7 @@ fn lake(world: &World, select: &str) -> Vec<String> {
     for (nth, file) in files(world).iter().enumerate() {
         let rows = batches(file);
         let one = arrow::compute::concat_batches(&rows[0].schema(), &rows).expect("one schema");
-        context.register_batch(&format!("f{nth}"), one).expect("a table");
+        context.register_batch(format!("f{nth}"), one).expect("a table");
         parts.push(format!("SELECT * FROM f{nth}"));
     }
     let sql = format!("SELECT {select} FROM ({})", parts.join(" UNION ALL BY NAME "));
