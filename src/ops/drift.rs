@@ -75,7 +75,8 @@ async fn told(config: &Config, catalog: &Catalog, request: &Request) -> Result<V
     let wanted = |name: &str| request.topic.as_ref().is_none_or(|topic| topic == name);
     for topic in catalog.topics.values().filter(|topic| wanted(&topic.name)) {
         let places = warehouse.upstream_places(&topic.name).await?;
-        all.push(of_topic(&catalog, topic, &versions, &places.into_values().collect::<Vec<_>>()));
+        let tables: Vec<Upstream> = places.into_values().map(|(_, table)| table).collect();
+        all.push(of_topic(&catalog, topic, &versions, &tables));
     }
     Ok(all)
 }

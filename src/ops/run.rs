@@ -192,7 +192,8 @@ impl Progress {
             |p: &crate::pipeline::PartitionStatus| p.end.map_or(0, |end| (end - p.fetched).max(0));
         let remaining: i64 = topics.iter().flat_map(|t| &t.partitions).map(behind).sum();
         let rate = match self.shown {
-            Some((at, before)) => (records - before) as f64 / (now - at).as_secs_f64(),
+            // A topic that begins anew counts anew.
+            Some((at, before)) => records.saturating_sub(before) as f64 / (now - at).as_secs_f64(),
             None => 0.0,
         };
         self.shown = Some((now, records));

@@ -11,7 +11,7 @@
 use super::parts::{Context, Lasting, News};
 use crate::{
     catalog::{
-        Addition, Catalog, Drift, Mistake, Model, Topic,
+        Addition, Catalog, Drift, Mistake, Model, Topic, Upstream,
         drift::{Finding, What, compare, diff},
     },
     decode::Met,
@@ -36,8 +36,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     versions: BTreeMap<String, Verdict>,
-    /// The table that each partition's records came of last.
-    places: BTreeMap<Partition, crate::catalog::Upstream>,
+    /// The table that each partition's records came of last, and from which offset on.
+    places: BTreeMap<Partition, (i64, Upstream)>,
 }
 
 impl Known {
@@ -88,7 +88,7 @@ pub struct Watch {
 
 impl Watch {
     pub fn new(topic: &Arc<Topic>, known: Known, catalog: &Catalog) -> Self {
-        let columns = outstanding(topic, known.places.values());
+        let columns = outstanding(topic, known.places.values().map(|(_, table)| table));
         let told = sentences(catalog, topic, &columns);
         for sentence in &told {
             tracing::warn!(topic = %topic.name, "{sentence}");
@@ -184,7 +184,9 @@ impl Watch {
         let before = match verdict {
             // A table that was there before may come again: a connector that starts anew sends it.
             Some(Verdict::Known | Verdict::Accepted) => Some(&**upstream),
-            Some(Verdict::Refused) | None => self.known.places.get(partition),
+            Some(Verdict::Refused) | None => {
+                self.known.places.get(partition).map(|(_, table)| table)
+            }
         };
         let findings = compare(&self.topic, before, upstream);
         let sighting = Sighting {
@@ -210,10 +212,12 @@ impl Watch {
     /// would be compared with the one before.
     fn pass(&mut self, sighting: Sighting, context: &Context) {
         let last = self.known.places.get(&sighting.partition);
-        if last == Some(&*sighting.upstream) {
+        // A lane that stands behind reads again what came before it.
+        if last.is_some_and(|(from, u)| *from >= sighting.offset || *u == *sighting.upstream) {
             return;
         }
-        self.known.places.insert(sighting.partition, (*sighting.upstream).clone());
+        let place = (sighting.offset, (*sighting.upstream).clone());
+        self.known.places.insert(sighting.partition, place);
         let warehouse = context.warehouse.clone();
         context.runtime.spawn(async move {
             if let Err(error) = warehouse.meet(&sighting, Verdict::Known).await {
@@ -370,10 +374,7 @@ async fn again(topic: &Topic, lasting: &Lasting) -> Result<Next> {
 }
 
 /// What tables of a source have beside what the topic declares, each once.
-pub fn outstanding<'a>(
-    topic: &Topic,
-    tables: impl Iterator<Item = &'a crate::catalog::Upstream>,
-) -> Vec<Finding> {
+pub fn outstanding<'a>(topic: &Topic, tables: impl Iterator<Item = &'a Upstream>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for finding in tables.flat_map(|table| compare(topic, Some(table), table)) {
         if !found.iter().any(|other| other.column == finding.column) {

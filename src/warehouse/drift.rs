@@ -78,11 +78,15 @@ impl Warehouse {
         rows.iter().map(version_row).collect()
     }
 
-    /// The table that each partition's records came of last.
-    pub async fn upstream_places(&self, topic: &str) -> Result<BTreeMap<Partition, Upstream>> {
+    /// The table that each partition's records came of last, and from which offset on.
+    pub async fn upstream_places(
+        &self,
+        topic: &str,
+    ) -> Result<BTreeMap<Partition, (i64, Upstream)>> {
         let sql = include_str!("../../sql/warehouse/read_upstream_places.sql");
         let rows = self.read("read the tables of partitions", sql, &[&topic]).await?;
-        rows.iter().map(|row| Ok((Partition(row.get(0)), upstream(row.get(2))?))).collect()
+        let place = |row: &Row| Ok((Partition(row.get(0)), (row.get(1), upstream(row.get(2))?)));
+        rows.iter().map(place).collect()
     }
 
     /// What was added to topics; of one, or of all.

@@ -299,8 +299,10 @@ fn a_column_counts_from_where_all_outputs_stand_when_a_topic_begins_to_follow() 
     let mut service = world.follow(&QUICKLY);
     let tables = "SELECT coalesce(min(next_offset), 0) FROM highwater.marks WHERE output <> 'lake'";
     eventually("the tables are ahead", || world.number(tables) == 40);
-    let told = service.status()["topics"][0]["drift"].to_string();
-    assert!(told.contains("column note (text) of the source is not declared"), "{told}");
+    eventually("it is told", || {
+        let told = service.status()["topics"][0]["drift"].to_string();
+        told.contains("column note (text) of the source is not declared")
+    });
     service.signal(libc::SIGKILL);
     service.wait();
     let refused = world.number("SELECT count(*) FROM highwater.dead_letters");
@@ -389,8 +391,8 @@ fn another_table_stops_its_topic_with_a_diff_before_its_first_record_and_others_
         let told = service.get("/readyz").1;
         assert!(told.contains(what) && told.contains("@20 on"), "{told}");
         assert!(told.contains("highwater drift changes --accept"), "{told}");
-        let marks = "SELECT min(next_offset), max(next_offset) FROM highwater.marks WHERE topic = 'changes'";
-        assert_eq!(world.query(marks), [text(&["20", "20"])]);
+        let marks = "SELECT max(next_offset) FROM highwater.marks WHERE topic = 'changes'";
+        assert_eq!(world.number(marks), 20);
         let record = [("1".to_owned(), "{\"id\":1}".to_owned())];
         crate::support::produce(&world.services.kafka, &other, record);
         let others =
@@ -406,7 +408,9 @@ fn another_table_stops_its_topic_with_a_diff_before_its_first_record_and_others_
         assert!(world.run(&["drift", "changes"]).contains(what));
         world.run(&["drift", "changes", "--accept"]);
         world.run_until_caught_up();
-        assert_eq!(world.query(marks), [text(&["30", "30"])]);
+        let behind =
+            "SELECT count(*) FROM highwater.marks WHERE topic = 'changes' AND next_offset < 30";
+        assert_eq!(world.number(behind), 0);
         let notes = world.number("SELECT count(note) FROM orders");
         assert_eq!(notes, if table == Table::Without { 0 } else { 5 });
         deep(&world);
