@@ -157,7 +157,7 @@
 //! | X-1 | the first record of a table of the source that is not known is admitted by nobody before the table is recorded, with what follows from it | `pipeline/drift.rs`, `look`; `tests/it/drift.rs` | `0035_upstream_versions.sql` |
 //! | X-2 | a table is compared with the one before it in its partition, across restarts | `catalog/drift.rs`, `compare`; `catalog/tests/drift.rs` | `0036_upstream_places.sql` |
 //! | X-3 | a record is decoded by the additions recorded before its offset, whoever reads it and when; none of them begins below a mark of when it was recorded | `catalog/widened.rs`, `decode/layers.rs`; `tests/it/drift.rs` | `start_addition.sql`, under `lock_all_marks.sql` |
-//! | X-4 | who does not know of an addition commits nothing behind where it begins | `pipeline/driver.rs`: what a take tells | `fence_topic.sql`, `count_additions.sql` |
+//! | X-4 | who does not know of an addition commits nothing behind where it begins | `pipeline/driver.rs`: what a take tells | `fence_topic.sql`, `bump_epochs.sql` |
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |

@@ -92,6 +92,11 @@ impl Topic {
         (self.additions.len() as i64, since.map(|since| since.0).sum())
     }
 
+    /// Whether these are all; None: nobody told.
+    pub fn has_all(&self, additions: Option<(i64, i64)>) -> bool {
+        additions.is_none_or(|additions| additions == self.additions_mark())
+    }
+
     /// How many of the additions a record at this place is decoded by.
     pub fn layer_at(&self, partition: Partition, offset: i64) -> usize {
         let began = |a: &&Addition| a.since.get(&partition).is_none_or(|since| since.0 <= offset);

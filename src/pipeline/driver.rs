@@ -237,7 +237,7 @@ impl Driver {
             }
             News::Worker(input) => self.note(input),
             // whoever learns of an addition begins anew with it.
-            News::Taken { taken, .. } if taken.additions != self.topic.additions_mark() => {
+            News::Taken { taken, .. } if !self.topic.has_all(taken.additions) => {
                 self.watch.begin_anew();
                 Input::Drain
             }

@@ -14,7 +14,6 @@
 use super::{
     Claim, Taken, Warehouse,
     dead_letters::add_dead_letters,
-    drift,
     encode::Instant,
     following::Followed,
     merge::{Merged, Way, merge},
@@ -115,7 +114,7 @@ impl Warehouse {
             }
             Lane::Lake => Vec::new(),
         };
-        let additions = drift::added(&session, &doing, topic).await?;
+        let additions = rows.first().map(|row| (row.get(14), row.get(15)));
         session.commit(&doing).await?;
 
         let mut taken = Vec::with_capacity(rows.len());

@@ -111,8 +111,8 @@ pub struct Taken {
     pub gaps: Vec<Gap>,
     /// What moved event time without a record from the marks on.
     pub advances: Vec<IdleAdvance>,
-    /// how many additions the topic has, and the sum of where they begin.
-    pub additions: (i64, i64),
+    /// how many additions the topic has, and the sum of where they begin; None: nothing was taken.
+    pub additions: Option<(i64, i64)>,
 }
 
 /// A row of `highwater.watermarks`.

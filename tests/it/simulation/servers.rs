@@ -264,7 +264,7 @@ impl Warehouse {
         let whole = |p: i32| gaps.iter().all(|gap: &Gap| gap.partition.0 != p);
         let taken_of: Vec<i32> = partitions.iter().map(|(p, _)| *p).filter(|p| whole(*p)).collect();
         let advances = self.advances_for(outputs, lane, &taken_of);
-        Taken { marks: taken, gaps, advances, additions: (0, 0) }
+        Taken { marks: taken, gaps, advances, additions: None }
     }
 
     /// What `highwater accept-gap` does, and nothing else ever passes an offset unread.
