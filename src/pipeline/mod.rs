@@ -7,7 +7,7 @@
 //! worker runs under seeded faults in one thread. Both know two *lanes* (the tables, and the
 //! lake), which fail, recover and commit independently of each other over one reader.
 //!
-//! Beside the flow: [`retry`] takes dead letters after all, `forward` sends them on to Kafka.
+//! Beside the flow: [`rebuild`] makes an output anew, [`retry`] takes dead letters after all, `forward` sends them on to Kafka.
 //!
 //! P-1  At most one commit is in flight per lane, so per output.
 //! P-2  A lane admits each offset once, in order, from its mark.
@@ -23,6 +23,7 @@
 
 pub mod driver;
 pub mod owed;
+pub mod rebuild;
 pub mod retry;
 pub mod worker;
 

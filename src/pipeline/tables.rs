@@ -14,7 +14,6 @@ use crate::{
     decode::{Decoded, Reject},
     error::Result,
     record::{EventTime, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
-    source::kafka::Fetched,
 };
 use bytes::Bytes;
 use std::{
@@ -37,6 +36,9 @@ impl References {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
+
+/// Headers of the record with this index among those that are admitted.
+pub type HeadersOf<'a> = dyn Fn(usize) -> Vec<(String, Option<Bytes>)> + 'a;
 
 pub struct TablesLane {
     topic: Arc<str>,
@@ -129,7 +131,7 @@ impl TablesLane {
     }
 
     /// Between two cuts.
-    fn renew_references(&mut self) {
+    pub fn renew_references(&mut self) {
         for version in self.references.newest() {
             self.tables.look_up_in(&version);
         }
@@ -184,22 +186,53 @@ impl TablesLane {
 
     pub fn admit(
         &mut self,
-        fetched: &Fetched,
+        headers: &HeadersOf<'_>,
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
     ) -> Result<()> {
         counting::add(&mut self.records, records, from);
-        let duplicates = match (&mut self.judge, &self.hashing) {
-            (Some(judge), Some(hashing)) => judge.judge(hashing, decoded, from)?,
-            (Some(_), None) | (None, _) => Vec::new(),
-        };
-        for refusal in self.tables.admit(records, decoded, from, &duplicates)? {
-            let letter = dead_letter(fetched, records, refusal, self.keep_raw);
+        let duplicates = self.verdicts(decoded, from)?;
+        let refusals = self.tables.admit(records, decoded, from, &duplicates)?;
+        self.keep_letters(headers, records, refusals);
+        Ok(())
+    }
+
+    /// Good records that were taken by a retry when they came first: each is judged by the event time given
+    /// for it, and raises no watermark.
+    pub fn admit_retried(
+        &mut self,
+        headers: &HeadersOf<'_>,
+        records: &[RawRecord<'_>],
+        decoded: &Decoded,
+        before: &[Option<EventTime>],
+        from: &[(Partition, Offset)],
+    ) -> Result<()> {
+        counting::add(&mut self.records, records, from);
+        let duplicates = self.verdicts(decoded, from)?;
+        let refusals = self.tables.admit_retried(decoded, before, &duplicates)?;
+        self.keep_letters(headers, records, refusals);
+        Ok(())
+    }
+
+    fn verdicts(&mut self, decoded: &Decoded, from: &[(Partition, Offset)]) -> Result<Vec<bool>> {
+        match (&mut self.judge, &self.hashing) {
+            (Some(judge), Some(hashing)) => judge.judge(hashing, decoded, from),
+            (Some(_), None) | (None, _) => Ok(Vec::new()),
+        }
+    }
+
+    fn keep_letters(
+        &mut self,
+        headers: &HeadersOf<'_>,
+        records: &[RawRecord<'_>],
+        refusals: Vec<Refusal>,
+    ) {
+        for refusal in refusals {
+            let letter = dead_letter(headers, records, refusal, self.keep_raw);
             self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
         }
-        Ok(())
     }
 
     /// The open cut, ended.
@@ -289,7 +322,7 @@ impl Job {
 }
 
 fn dead_letter(
-    fetched: &Fetched,
+    headers: &HeadersOf<'_>,
     records: &[RawRecord<'_>],
     refusal: Refusal,
     keep_raw: bool,
@@ -298,7 +331,7 @@ fn dead_letter(
     let raw = || Raw {
         key: record.key.map(Bytes::copy_from_slice),
         value: record.value.map(Bytes::copy_from_slice),
-        headers: fetched.headers(refusal.record),
+        headers: headers(refusal.record),
     };
     DeadLetter {
         raw: keep_raw.then(raw),

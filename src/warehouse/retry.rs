@@ -213,6 +213,9 @@ impl Warehouse {
             keys.map(|key| key.partition.0).collect::<BTreeSet<_>>().into_iter().collect();
         let sql = include_str!("../../sql/warehouse/lock_partitions.sql");
         let marks = session.query(doing, sql, &[&topic, &partitions]).await?;
+        let outputs: Vec<Output> =
+            retry.tables.iter().map(|(model, _)| Output::Model(model.clone())).collect();
+        self.refuse_other_definitions(session, doing, outputs.iter()).await?;
         if let Some(files) = &retry.files {
             let (partition, epoch) = files.noted_for;
             let owned = |row: &Row| {

@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 18] = migrations![
+static MIGRATIONS: [Migration; 19] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -57,6 +57,7 @@ static MIGRATIONS: [Migration; 18] = migrations![
     "0022_reference_uses"
     "0030_generations"
     "0031_gaps"
+    "0038_rebuilds"
 ];
 
 impl Migration {
@@ -139,16 +140,26 @@ impl Warehouse {
     /// # Errors
     /// `Config`: a table is not what its model keeps, or does not belong to its marks.
     pub async fn ensure_tables(&self, models: &[Arc<Model>]) -> Result<()> {
+        let views: Vec<_> = models.iter().filter_map(|model| FinalView::of(model)).collect();
+        self.ensure(models, &views).await
+    }
+
+    /// The same of a rebuild, which nobody reads: it has no view.
+    pub(super) async fn ensure_rebuild_tables(&self, shadow: &Arc<Model>) -> Result<()> {
+        self.ensure(std::slice::from_ref(shadow), &[]).await
+    }
+
+    async fn ensure(&self, models: &[Arc<Model>], views: &[FinalView]) -> Result<()> {
         let tables: Vec<_> = models.iter().map(|model| Table::new(model)).collect();
         let doing = "make the tables of models";
         self.within(doing, async {
             let session = self.begin(doing).await?;
             lock(&session, doing).await?;
-            for (table, model) in tables.iter().zip(models) {
+            for table in &tables {
                 ensure(&session, table).await?;
-                if let Some(view) = FinalView::of(model) {
-                    view.ensure(&session).await?;
-                }
+            }
+            for view in views {
+                view.ensure(&session).await?;
             }
             session.commit(doing).await
         })

@@ -14,6 +14,7 @@ mod oyster;
 mod proxy;
 mod references;
 mod refusing;
+mod replay;
 mod retention;
 mod schemas;
 mod simulation;

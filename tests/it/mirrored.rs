@@ -332,6 +332,7 @@ fn tables_equal_a_source_under_load_whatever_is_killed() {
     let (code, text) = Running::start(world.command(&["verify", "--deep"])).wait();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("6 tables rebuilt"), "{text}");
+    crate::replay::assert_made_anew(&world);
 }
 
 #[test]

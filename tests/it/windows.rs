@@ -229,6 +229,7 @@ fn windows_that_overlap_hold_what_each_of_them_should() {
         "some are late for some windows only: {late} {held}"
     );
     assert_verified(&world, 3);
+    crate::replay::assert_made_anew(&world);
 }
 
 /// The sessions of a Sunday's taps: (key, first, last), taps, fares, least of the other column.
@@ -314,4 +315,5 @@ fn sessions_of_the_oyster_sunday_are_those_of_a_slow_look() {
         assert_eq!(found.into_iter().collect::<Sessions>(), wanted, "{model}");
     }
     assert_verified(&world, 2);
+    crate::replay::assert_made_anew(&world);
 }
