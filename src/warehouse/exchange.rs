@@ -9,8 +9,17 @@
 
 use super::tables::{Shape, list, quoted};
 
-/// Adds what the shadow has and the table has not, then removes what the shadow has not.
-pub fn exchange(live: &Shape, shadow: &Shape) -> [String; 2] {
+/// The steps, in order.
+pub struct Exchange {
+    /// What the shadow has and the table has not.
+    pub add: String,
+    /// Whether both have as many rows now: then they have the same, and there is nothing to remove.
+    pub is_done: String,
+    /// What the shadow has not.
+    pub remove: String,
+}
+
+pub fn exchange(live: &Shape, shadow: &Shape) -> Exchange {
     let stored: Vec<&str> =
         live.wanted.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect();
     let columns = list(&stored, |name| quoted(name));
@@ -26,21 +35,24 @@ pub fn exchange(live: &Shape, shadow: &Shape) -> [String; 2] {
         format!("jsonb_build_array({key})")
     };
     let (table, beside) = (quoted(&live.table), quoted(&shadow.table));
-    [
-        format!(
+    Exchange {
+        add: format!(
             "INSERT INTO {table} ({columns})
              SELECT {columns} FROM (SELECT {columns} FROM {beside} EXCEPT SELECT {columns} FROM {table}) AS fresh
              ORDER BY {key}
              ON CONFLICT ({key}) {conflict}"
         ),
-        format!(
+        is_done: format!(
+            "SELECT (SELECT count(*) FROM {table}) = (SELECT count(*) FROM {beside})"
+        ),
+        remove: format!(
             "DELETE FROM {table} AS t
              USING (SELECT {key} FROM {table} EXCEPT SELECT {key} FROM {beside}) AS gone
              WHERE {} = {}",
             of("t"),
             of("gone")
         ),
-    ]
+    }
 }
 
 #[cfg(test)]
@@ -54,13 +66,13 @@ mod tests {
     #[test]
     fn computed_columns_are_left_to_postgresql_and_keys_are_not_written_over() {
         let (live, shadow) = (Table::new(&aggregate("taps_5m")), Table::new(&aggregate("other")));
-        let [add, remove] = exchange(&live.shape, &shadow.shape);
+        let Exchange { add, remove, .. } = exchange(&live.shape, &shadow.shape);
         assert!(add.contains("\"fare\" = excluded.\"fare\""), "{add}");
         assert!(!add.contains("\"mean\""), "{add}");
         assert!(!add.contains("\"stop_id\" = excluded"), "{add}");
         let gone = "jsonb_build_array(t.\"window_start\", t.\"stop_id\")";
         assert!(remove.contains(gone), "{remove}");
         let appended = Table::new(&append("raw"));
-        assert!(exchange(&appended.shape, &appended.shape)[0].contains("_offset"));
+        assert!(exchange(&appended.shape, &appended.shape).add.contains("_offset"));
     }
 }

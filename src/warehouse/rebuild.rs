@@ -26,7 +26,7 @@ use super::{
     MarkRow, Warehouse,
     commit::advance,
     encode::Instant,
-    exchange::exchange,
+    exchange::{Exchange, exchange},
     finality::FinalView,
     listing,
     postgres::{Row, Session},
@@ -497,9 +497,11 @@ async fn exchange_rows(
 ) -> Result<Swapped> {
     let mut swapped = Swapped::default();
     for (kept, rebuilt) in live.shapes().zip(beside.shapes()) {
-        let [add, remove] = exchange(kept, rebuilt);
+        let Exchange { add, is_done, remove } = exchange(kept, rebuilt);
         swapped.rows_written += session.execute(doing, &add, &[]).await?;
-        swapped.rows_removed += session.execute(doing, &remove, &[]).await?;
+        if !session.query(doing, &is_done, &[]).await?[0].get::<_, bool>(0) {
+            swapped.rows_removed += session.execute(doing, &remove, &[]).await?;
+        }
     }
     drop_tables(session, doing, &beside.model).await?;
     Ok(swapped)

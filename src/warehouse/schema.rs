@@ -272,10 +272,9 @@ async fn compare(
     if comment.as_ref().is_some_and(|c| *c != table.definition) {
         return Err(Error::config(format!(
             "the definition of model {model} ({}) has changed since its table was filled: going on \
-             would mix rows of both. {} Or give the changed model a new name, which keeps the old \
-             table as it is.",
-            table.file,
-            rebuild(table)
+             would mix rows of both. `highwater run --apply` makes it anew beside the old one. Or give the \
+             changed model a new name, which keeps the old table as it is.",
+            table.file
         )));
     }
     Ok(())
