@@ -66,6 +66,17 @@ enum Command {
     },
     /// Topics and models, offline: every mistake with its place, or what each model keeps.
     Check,
+    /// How one model is computed and kept, offline: expressions, deltas, tables, statements.
+    Explain {
+        /// As its file is named.
+        model: String,
+    },
+    /// Models against the events and rows of their NAME.test.toml, offline; exit code 1 on any difference.
+    #[cfg(feature = "embedded")]
+    Test {
+        /// Only of these models.
+        model: Vec<String>,
+    },
     /// The proof: gaps, overlaps, orphans, missing or altered files; exit code 1 on any.
     Verify {
         /// Read every row, and rebuild the tables from the lake to compare them.
@@ -168,11 +179,12 @@ fn dispatch(cli: Cli) -> Result<()> {
     let filter = match &cli.command {
         // The demo prints its own story.
         #[cfg(feature = "embedded")]
-        Command::Demo { .. } => {
+        Command::Demo { .. } | Command::Test { .. } => {
             "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool_postgres=off".to_owned()
         }
         Command::Run { .. } => config.log_level.clone(),
         Command::Check
+        | Command::Explain { .. }
         | Command::Status { .. }
         | Command::Sweep { .. }
         | Command::Verify { .. }
@@ -192,6 +204,9 @@ fn dispatch(cli: Cli) -> Result<()> {
             ops::replay::replay(&config, &request)
         }
         Command::Check => ops::check::check(&config),
+        Command::Explain { model } => ops::explain::explain(&config, &model),
+        #[cfg(feature = "embedded")]
+        Command::Test { model } => ops::model_tests::test(&config, &model),
         Command::Verify { deep, json } => ops::verify::verify(&config, deep, json),
         Command::AcceptGap { topic, partition, dry_run, json } => {
             let request = ops::accept_gap::Request { topic, partitions: partition, dry_run, json };

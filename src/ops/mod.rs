@@ -5,6 +5,7 @@
 pub mod accept_gap;
 pub mod check;
 pub mod dead_letters;
+pub mod explain;
 pub mod http;
 pub mod metrics;
 pub mod plan;
@@ -17,12 +18,16 @@ pub mod verify;
 
 #[cfg(feature = "embedded")]
 pub mod demo;
+#[cfg(feature = "embedded")]
+pub mod model_tests;
 
+#[cfg(feature = "embedded")]
+mod scratch;
 mod service;
 mod table;
 
 use crate::{
-    catalog::{self, Catalog, Model, Topic},
+    catalog::{self, Catalog, Mistake, Model, Topic},
     config::Config,
     error::{Error, Result},
 };
@@ -31,13 +36,7 @@ use crate::{
 pub fn load(config: &Config) -> Result<Catalog> {
     let mut catalog = match catalog::load(&config.topics, &config.models) {
         Ok(catalog) => catalog,
-        Err(mistakes) => {
-            for mistake in &mistakes {
-                eprintln!("{mistake}");
-            }
-            let plural = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
-            return Err(Error::config(format!("{} {plural} in topics and models", mistakes.len())));
-        }
+        Err(mistakes) => return Err(told(mistakes, "topics and models")),
     };
     let registry = config.registry.as_deref().map(catalog::check_registry).transpose();
     let registry = registry.map_err(|why| Error::config(format!("registry: {why}")))?;
@@ -61,6 +60,16 @@ pub fn load(config: &Config) -> Result<Catalog> {
         });
     }
     Ok(catalog)
+}
+
+/// Prints every mistake, in order; the error counts them.
+fn told(mut mistakes: Vec<Mistake>, of: &str) -> Error {
+    mistakes.sort();
+    for mistake in &mistakes {
+        eprintln!("{mistake}");
+    }
+    let plural = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
+    Error::config(format!("{} {plural} in {of}", mistakes.len()))
 }
 
 /// Records that refer to schemas need to have them.

@@ -118,7 +118,15 @@ async fn load(
             }
         }
     };
-    let rows = decoded(reference, &reference.rows, &lines)?;
+    let (version, content) = version_of(reference, &lines)?;
+    let count = version.rows.num_rows();
+    warehouse.keep_reference(&reference.name, &version.id, count, content.as_bytes()).await?;
+    Ok(version)
+}
+
+/// From rows as JSON objects, with the content that it is known by.
+pub fn version_of(reference: &Arc<Reference>, lines: &[String]) -> Result<(Version, String)> {
+    let rows = decoded(reference, &reference.rows, lines)?;
     let pg = |name: &str| reference.kept(name);
     let mut lines = lines_of(&rows, pg);
     lines.sort_unstable();
@@ -133,10 +141,7 @@ async fn load(
     }
     let id = reader::checksum(content.as_bytes());
     // Made from the content, as it will be when it is needed again.
-    let version = Version::restored(reference, &id, content.as_bytes())?;
-    let count = version.rows.num_rows();
-    warehouse.keep_reference(&reference.name, &id, count, content.as_bytes()).await?;
-    Ok(version)
+    Ok((Version::restored(reference, &id, content.as_bytes())?, content))
 }
 
 /// Each row by the names of the header; an empty field is NULL.

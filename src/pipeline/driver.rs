@@ -426,8 +426,8 @@ impl Driver {
                 let batch = batch.expect("records are admitted only as they arrive");
                 match (lane, &mut self.lake) {
                     (Lane::Tables, _) => {
-                        let headers = |record: usize| batch.fetched.headers(record);
-                        self.tables.admit(&headers, &batch.records, &batch.decoded, &from)?;
+                        let headers = |record| batch.fetched.headers(record);
+                        self.tables.admit(headers, &batch.records, &batch.decoded, &from)?;
                     }
                     (Lane::Lake, Some(lake)) => {
                         lake.admit(&batch.records, &batch.decoded, &from)?

@@ -37,4 +37,4 @@ mod requests;
 mod tables;
 
 pub use report::{PartitionStatus, TopicStatus};
-pub use tables::References;
+pub use tables::{References, TablesLane};

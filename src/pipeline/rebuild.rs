@@ -409,7 +409,7 @@ impl Rebuilder {
         if !usual.records.is_empty() {
             let headers = |record: usize| fetched.headers(usual.indexes[record]);
             let decoded = self.decoder.decode(&usual.records);
-            self.lane.admit(&headers, &usual.records, &decoded, &from)?;
+            self.lane.admit(headers, &usual.records, &decoded, &from)?;
         }
         if !again.is_empty() {
             again.sort_by_key(|(record, ..)| (record.partition, record.offset));
@@ -417,7 +417,7 @@ impl Rebuilder {
             let before: Vec<_> = again.iter().map(|(.., before)| *before).collect();
             let headers = |record: usize| fetched.headers(again[record].1);
             let decoded = self.decoder.decode(&records);
-            self.lane.admit_retried(&headers, &records, &decoded, &before, &from)?;
+            self.lane.admit_retried(headers, &records, &decoded, &before, &from)?;
         }
         for (partition, next) in reached {
             let Some(bound) = bounds.get(&partition) else { continue };

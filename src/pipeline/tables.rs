@@ -21,6 +21,9 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+/// Of a record, in order.
+pub type Headers = Vec<(String, Option<Bytes>)>;
+
 /// The newest version of each reference. A cut looks up in what was the newest when it began.
 #[derive(Clone, Default)]
 pub struct References(Arc<RwLock<BTreeMap<Arc<str>, Arc<Version>>>>);
@@ -36,9 +39,6 @@ impl References {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
-
-/// Headers of the record with this index among those that are admitted.
-pub type HeadersOf<'a> = dyn Fn(usize) -> Vec<(String, Option<Bytes>)> + 'a;
 
 pub struct TablesLane {
     topic: Arc<str>,
@@ -184,9 +184,10 @@ impl TablesLane {
         }
     }
 
+    /// `headers`: of the record with this index; only of those that become dead letters.
     pub fn admit(
         &mut self,
-        headers: &HeadersOf<'_>,
+        headers: impl Fn(usize) -> Headers,
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         from: &[(Partition, Offset)],
@@ -194,7 +195,7 @@ impl TablesLane {
         counting::add(&mut self.records, records, from);
         let duplicates = self.verdicts(decoded, from)?;
         let refusals = self.tables.admit(records, decoded, from, &duplicates)?;
-        self.keep_letters(headers, records, refusals);
+        self.keep_letters(&headers, records, refusals);
         Ok(())
     }
 
@@ -202,7 +203,7 @@ impl TablesLane {
     /// for it, and raises no watermark.
     pub fn admit_retried(
         &mut self,
-        headers: &HeadersOf<'_>,
+        headers: impl Fn(usize) -> Headers,
         records: &[RawRecord<'_>],
         decoded: &Decoded,
         before: &[Option<EventTime>],
@@ -211,7 +212,7 @@ impl TablesLane {
         counting::add(&mut self.records, records, from);
         let duplicates = self.verdicts(decoded, from)?;
         let refusals = self.tables.admit_retried(decoded, before, &duplicates)?;
-        self.keep_letters(headers, records, refusals);
+        self.keep_letters(&headers, records, refusals);
         Ok(())
     }
 
@@ -224,7 +225,7 @@ impl TablesLane {
 
     fn keep_letters(
         &mut self,
-        headers: &HeadersOf<'_>,
+        headers: &impl Fn(usize) -> Headers,
         records: &[RawRecord<'_>],
         refusals: Vec<Refusal>,
     ) {
@@ -322,7 +323,7 @@ impl Job {
 }
 
 fn dead_letter(
-    headers: &HeadersOf<'_>,
+    headers: &impl Fn(usize) -> Headers,
     records: &[RawRecord<'_>],
     refusal: Refusal,
     keep_raw: bool,

@@ -24,6 +24,11 @@ pub struct FinalView {
 }
 
 impl FinalView {
+    /// The statement that makes it.
+    pub fn create(&self) -> &str {
+        &self.create
+    }
+
     /// None: the model has no windows.
     pub fn of(model: &Model) -> Option<Self> {
         let window = model.window()?;
@@ -60,7 +65,7 @@ impl FinalView {
     }
 
     /// Whether a view of ours has this name.
-    pub async fn is_there(session: &Session, doing: &str, name: &str) -> Result<bool> {
+    pub(super) async fn is_there(session: &Session, doing: &str, name: &str) -> Result<bool> {
         let sql = include_str!("../../sql/warehouse/read_relation.sql");
         let found = session.query(doing, sql, &[&name]).await?;
         let is_ours = |kind: &str, comment: &str| kind == "v" && comment.starts_with(OURS);
@@ -68,7 +73,7 @@ impl FinalView {
     }
 
     /// Makes the view where it is absent or says something else than its comment.
-    pub async fn ensure(&self, session: &Session) -> Result<()> {
+    pub(super) async fn ensure(&self, session: &Session) -> Result<()> {
         let doing = format!("make the view of final windows, model={}", self.model);
         let sql = include_str!("../../sql/warehouse/read_relation.sql");
         let found = session.query(&doing, sql, &[&self.name]).await?;

@@ -48,7 +48,7 @@ mod compare;
 mod dead_letters;
 mod differences;
 mod exchange;
-mod finality;
+pub mod finality;
 mod following;
 pub mod gaps;
 mod keyed;

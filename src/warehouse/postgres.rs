@@ -166,6 +166,25 @@ impl Warehouse {
         .await
     }
 
+    /// Leaves nothing but the schema of an embedded database that is thrown away.
+    ///
+    /// # Errors
+    /// `Halt`: it is a server's, of whose tables nobody knows what else they are for.
+    #[cfg(feature = "embedded")]
+    pub async fn empty(&self) -> Result<()> {
+        let doing = "empty the database of tests";
+        if self.embedded.is_none() {
+            return Err(Error::halt(format!("{doing}: it is not embedded")));
+        }
+        self.within(doing, async {
+            let session = self.session().await?;
+            session.batch(doing, include_str!("../../sql/warehouse/empty.sql")).await?;
+            session.give_back();
+            Ok(())
+        })
+        .await
+    }
+
     /// Ends all connections and, where it is the last clone, the embedded database: its directory
     /// can then be opened again.
     pub async fn close(self) {

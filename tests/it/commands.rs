@@ -6,12 +6,12 @@ use crate::{
 };
 use std::process::{Command, Output};
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Insists on the exit code and on each of the words on standard error.
-fn assert_refused(output: &Output, code: i32, words: &[&str]) {
+pub fn assert_refused(output: &Output, code: i32, words: &[&str]) {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{said}");
     for word in words {
@@ -20,7 +20,7 @@ fn assert_refused(output: &Output, code: i32, words: &[&str]) {
 }
 
 /// The binary without any service variable.
-fn offline(arguments: &[&str]) -> Command {
+pub fn offline(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
     command.args(arguments).current_dir(root());
     for (name, _) in std::env::vars() {
@@ -39,6 +39,23 @@ fn check_needs_no_service_and_prints_what_each_model_keeps() {
     for word in ["topic taps", "topic oyster_taps", "taps_by_stop_5m", "latest_tap_by_device"] {
         assert!(printed.contains(word), "{word} is not in:\n{printed}");
     }
+}
+
+#[test]
+fn explain_tells_expressions_deltas_and_statements() {
+    let output = offline(&["explain", "taps_by_stop_5m"]).output().expect("explain");
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for words in [
+        "belongs to stop_id = stop_id",
+        "adds to fare_cents_max: max(fare_cents)",
+        "CREATE TABLE",
+        "taps_by_stop_5m_final",
+        "ON CONFLICT",
+    ] {
+        assert!(printed.contains(words), "{words} is not in:\n{printed}");
+    }
+    assert_refused(&offline(&["explain", "tap"]).output().expect("explain"), 2, &["taps_by_mode"]);
 }
 
 #[test]
@@ -215,6 +232,17 @@ fn status_tells_marks_and_lag_while_the_service_is_down() {
     // Then the watermarks: a head, the dead letters and two models.
     assert!(lines.next().is_some_and(|head| head.contains("held back by")), "{table}");
     assert_eq!(lines.count(), 3, "{table}");
+}
+
+#[test]
+fn every_query_of_the_repository_answers() {
+    let Some(world) = taps::world("queries", 2, Lake::Local) else { return };
+    world.produce(records(0..500).chain([("broken".to_owned(), "{".to_owned())]));
+    world.run_until_caught_up();
+    for entry in std::fs::read_dir(root().join("sql/queries")).expect("queries").flatten() {
+        let sql = std::fs::read_to_string(entry.path()).expect("a query");
+        assert!(!world.query(&sql).is_empty(), "{} is empty", entry.path().display());
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod gaps;
 mod http;
 mod lake;
 mod mirrored;
+mod model_tests;
 mod outages;
 mod oyster;
 mod proxy;

@@ -5,6 +5,7 @@ mod taps;
 
 use super::{
     metrics, run,
+    scratch::Scratch,
     service::{Resources, Service},
     table,
 };
@@ -17,7 +18,7 @@ use crate::{
     warehouse::postgres::Warehouse,
 };
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -39,9 +40,9 @@ const FILES: [(&str, &str); 4] = [
 /// Generates taps, runs topics and models to the end, prints what came out and the proof.
 pub fn demo(mut config: Config, keep: bool) -> Result<()> {
     let begun = Instant::now();
-    let home = Home::new(keep)?;
+    let home = Scratch::new("highwater-demo", keep)?;
     if !config.topics.join("taps.toml").exists() {
-        home.write_files()?;
+        write_files(&home.path)?;
         config.topics = home.path.join("topics");
         config.models = home.path.join("sql/models");
     }
@@ -182,36 +183,13 @@ async fn prove(warehouse: &Warehouse, produced: usize) -> Result<()> {
     }
 }
 
-/// A folder of its own, gone afterwards.
-struct Home {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Home {
-    fn new(keep: bool) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("highwater-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .map_err(|e| Error::config(format!("make {}", path.display())).because(e))?;
-        Ok(Self { path, keep })
+fn write_files(home: &Path) -> Result<()> {
+    for (name, text) in FILES {
+        let path = home.join(name);
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&path, text))
+            .map_err(|e| Error::config(format!("write {}", path.display())).because(e))?;
     }
-
-    fn write_files(&self) -> Result<()> {
-        for (name, text) in FILES {
-            let path = self.path.join(name);
-            let folder = path.parent().unwrap_or(Path::new("."));
-            std::fs::create_dir_all(folder)
-                .and_then(|()| std::fs::write(&path, text))
-                .map_err(|e| Error::config(format!("write {}", path.display())).because(e))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        if !self.keep {
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-    }
+    Ok(())
 }
