@@ -182,7 +182,10 @@ impl Rebuilder {
         self.seek(&positions, &bounds);
         let mut first: Option<Instant> = None;
         let started = Instant::now();
-        while started.elapsed() < limit && positions.iter().any(|(p, at)| *at < bounds[p]) {
+        while started.elapsed() < limit
+            && self.lane.memory() < self.memory
+            && positions.iter().any(|(p, at)| *at < bounds[p])
+        {
             self.kafka.serve(Duration::ZERO)?;
             let fetched = self.reader.poll(FETCH_RECORDS, FETCH_WAIT)?;
             if !fetched.is_empty() {
@@ -249,7 +252,11 @@ impl Rebuilder {
             let row = standing.of(&self.rebuild.beside()).find(|m| m.partition == partition);
             let Some(row) = row else { continue };
             let (next, topic_id) = (row.mark.next, row.topic_id);
-            if let Some(reason) = gap::judge(next, topic_id, &log) {
+            // Nor may it end below the live mark, up to which it is to be read.
+            let live = standing.of(&self.rebuild.output()).find(|m| m.partition == partition);
+            let to = live.map_or(next, |live| live.mark.next);
+            let reason = gap::judge(next, topic_id, &log).or(gap::judge(to, topic_id, &log));
+            if let Some(reason) = reason {
                 let output = self.rebuild.output();
                 gaps.push(Gap { output, partition, reason, next, topic_id, log });
             }

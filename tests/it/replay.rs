@@ -19,6 +19,10 @@ type Rows = Vec<Vec<Option<String>>>;
 const HURRY: [(&str, &str); 2] =
     [("HIGHWATER_COMMIT_INTERVAL", "50ms"), ("HIGHWATER_CATCH_UP_INTERVAL", "80ms")];
 
+/// A cut per fetch.
+const AT_ONCE: [(&str, &str); 2] =
+    [("HIGHWATER_COMMIT_INTERVAL", "1ms"), ("HIGHWATER_CATCH_UP_INTERVAL", "1ms")];
+
 fn first_column(rows: Rows) -> Vec<String> {
     rows.into_iter().filter_map(|mut row| row.swap_remove(0)).collect()
 }
@@ -239,8 +243,8 @@ fn a_replay_beside_live_traffic_changes_nothing_whoever_is_killed() {
             let mut random = SmallRng::seed_from_u64(13);
             let mut sent = TAPS / 2;
             while sent < TAPS || !over.load(Ordering::Relaxed) {
-                world.produce(disordered(sent..sent + 200, &mut random));
-                sent += 200;
+                world.produce(disordered(sent..sent + 100, &mut random));
+                sent += 100;
             }
             sent
         });
@@ -318,7 +322,7 @@ fn a_rebuild_that_is_given_up_leaves_no_trace_and_one_that_is_killed_goes_on() {
     let before = everything(&world);
     slowly(&world);
     let begin = |model| {
-        let replay = replaying(&world, model, &[("HIGHWATER_CATCH_UP_INTERVAL", "1ms")]);
+        let replay = replaying(&world, model, &AT_ONCE);
         eventually("some of it", || half_done(&world) > 0);
         replay.signal(libc::SIGKILL);
         replay.wait();
@@ -341,16 +345,15 @@ fn a_rebuild_that_is_given_up_leaves_no_trace_and_one_that_is_killed_goes_on() {
 
     let done = begin("by_stop");
     assert!(done < TAPS);
-    let said = world.run(&["replay", "by_stop", "--json"]);
-    let told: serde_json::Value =
-        serde_json::from_str(&said[said.find("{\n").expect("JSON")..]).expect("JSON");
+    let told = world.output(&["replay", "by_stop", "--json"]);
+    let said = String::from_utf8_lossy(&told.stderr);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect(&said);
     assert_eq!(told["offsets"], TAPS - done, "{said}");
     assert_eq!(told["rows_written"], 0, "{said}");
     assert_same(&everything(&world), &before);
 
     // Two at the same time: the one that came last goes on.
-    let slowly = [("HIGHWATER_CATCH_UP_INTERVAL", "1ms")];
-    let first = replaying(&world, "each", &slowly);
+    let first = replaying(&world, "each", &AT_ONCE);
     eventually("some of it", || half_done(&world) > 0);
     let second = replaying(&world, "each", &[]);
     let ((one, said), (other, told)) = (first.wait(), second.wait());
@@ -396,10 +399,11 @@ fn a_changed_model_is_rebuilt_beside_the_old_one_and_old_processes_are_kept_from
     let Some(world) = taps::world("replay_changed", 3, Lake::Local) else { return };
     let topic = taps::TOPIC.replace("[lake]", "[lake]\nroll = { age = \"300ms\" }");
     world.declare("taps", &topic);
-    let mut old = world.follow(&HURRY);
+    let old = world.follow(&HURRY);
     world.produce(records(0..9_000));
     eventually("the first of it", || world.has_passed(OUTPUTS, 9_000));
-    world.query("CREATE ROLE reader_of_replay_changed; GRANT SELECT ON by_stop, by_stop_final TO reader_of_replay_changed");
+    let role = format!("reader_of_{}", world.database);
+    world.query(&format!("CREATE ROLE {role}; GRANT SELECT ON by_stop, by_stop_final TO {role}"));
 
     let said = world.run(&["plan"]);
     assert!(said.contains("unchanged") && !said.contains(" changed"), "{said}");
@@ -431,14 +435,13 @@ fn a_changed_model_is_rebuilt_beside_the_old_one_and_old_processes_are_kept_from
     let mut command = world.command(&["run", "--apply"]);
     command.envs(HURRY);
     let new = Running::start(command);
-    // The old one is fenced by the swap, takes anew, and finds that the table is another one's.
-    eventually("the old one stops", || {
-        old.status()["topics"][0]["stopped"]
-            .as_str()
-            .is_some_and(|why| why.contains("another definition"))
-    });
-    drop(old);
+    let rebuilt = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'by_stop' AND column_name = 'modes'";
+    eventually("the swap", || world.number(rebuilt) == 1);
     world.produce(records(12_000..15_000));
+    // What it has still of the partitions is fenced; it takes anew, and finds that the table is another one's.
+    let (code, said) = old.wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("another definition"), "{said}");
     eventually("all of it", || world.has_passed(OUTPUTS + 1, 15_000));
     new.stop();
     let expected = taps(0..15_000).filter(|tap| tap.stop() != "S00").count() as i64;
@@ -449,9 +452,11 @@ fn a_changed_model_is_rebuilt_beside_the_old_one_and_old_processes_are_kept_from
         world.number("SELECT sum(taps) FROM paid_by_mode")
     );
     assert_no_trace(&world);
-    let grants = "SELECT count(*) FROM information_schema.table_privileges WHERE grantee = 'reader_of_replay_changed'";
-    assert_eq!(world.number(grants), 2);
-    world.query("DROP OWNED BY reader_of_replay_changed; DROP ROLE reader_of_replay_changed");
+    let grants = format!(
+        "SELECT count(*) FROM information_schema.table_privileges WHERE grantee = '{role}'"
+    );
+    assert_eq!(world.number(&grants), 2);
+    world.query(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     assert_verified(&world);
     let said = world.run(&["plan"]);
     assert!(!said.contains(" changed"), "{said}");

@@ -229,7 +229,12 @@ fn windows_that_overlap_hold_what_each_of_them_should() {
         "some are late for some windows only: {late} {held}"
     );
     assert_verified(&world, 3);
-    crate::replay::assert_made_anew(&world);
+    // Doubles and sketches are of the order in which cuts were merged: near, as the proof has it.
+    for model in ["sliding", "dropping", "uneven"] {
+        world.query(&format!("DELETE FROM {model} AS t WHERE hashtext(t::text) % 3 = 0"));
+        world.run(&["replay", model]);
+    }
+    assert_verified(&world, 3);
 }
 
 /// The sessions of a Sunday's taps: (key, first, last), taps, fares, least of the other column.
