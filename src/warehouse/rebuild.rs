@@ -83,14 +83,14 @@ pub struct RebuildRow {
     pub topic: Arc<str>,
     pub output: Output,
     pub definition: String,
-    /// Records that the live output had taken by a retry when it began, and has now.
+    /// Records that a retry had offered to the live output when it began, and has by now.
     pub retried: i64,
     pub retried_now: i64,
     /// Microseconds since 1970.
     pub started_at: i64,
 }
 
-/// Records that the live output took by a retry, with the event time that judges each.
+/// Records that a retry offered to the live output, with the event time that judges each.
 pub type RetriedPlaces = BTreeMap<(Partition, i64), Option<EventTime>>;
 
 /// Where a rebuild stands, and what is recorded of the live output; of one moment or later.
@@ -347,6 +347,7 @@ impl Warehouse {
         for sql in [
             include_str!("../../sql/warehouse/swap_letters.sql"),
             include_str!("../../sql/warehouse/refresh_swapped_letters.sql"),
+            include_str!("../../sql/warehouse/follow_refusals.sql"),
             include_str!("../../sql/warehouse/drop_swapped_refusals.sql"),
             include_str!("../../sql/warehouse/swap_refusals.sql"),
         ] {
