@@ -188,6 +188,18 @@ fn tables_of_every_kind_are_made_anew_as_they_were() {
     assert!(world.number(refused) > 0);
     let late = "SELECT sum(late)::bigint FROM highwater.marks WHERE output = 'model:strictly'";
     assert!(world.number(late) > 0);
+    // Rows that nothing ever gave.
+    let before = everything(&world);
+    world.query(
+        "INSERT INTO paid_by_mode (mode, taps) VALUES ('boat', 3), (NULL, 1);
+         INSERT INTO strictly (window_start, window_end, taps, stops) VALUES ('1999-01-01', '1999-01-02', 1, 1);
+         UPDATE latest SET tap_id = 'none' WHERE stop_id = 'S01'",
+    );
+    for model in ["paid_by_mode", "strictly", "latest"] {
+        let said = world.run(&["replay", model]);
+        assert!(said.contains("rows are others now"), "{said}");
+    }
+    assert_same(&everything(&world), &before);
     assert_made_anew(&world);
 }
 
