@@ -86,6 +86,9 @@ pub struct Progress {
     pub all: u64,
 }
 
+/// What is read in one version of a reference, if there is one: how far in each partition.
+type Segment = (Option<Arc<Version>>, BTreeMap<Partition, Offset>);
+
 /// What is open: by partition, from where the mark stands to where it was read.
 struct Open {
     epochs: BTreeMap<Partition, Epoch>,
@@ -305,7 +308,7 @@ impl Rebuilder {
         uses: &BTreeMap<(Partition, Offset), Arc<Version>>,
         positions: &BTreeMap<Partition, Offset>,
         bounds: &BTreeMap<Partition, Offset>,
-    ) -> Option<(Option<Arc<Version>>, BTreeMap<Partition, Offset>)> {
+    ) -> Option<Segment> {
         let version_at = |p: Partition, at: Offset| {
             let before = uses.range((p, Offset(i64::MIN))..=(p, at)).next_back();
             before.map(|(_, version)| version).or(self.newest.as_ref()).cloned()
