@@ -1,4 +1,5 @@
-//! ⇄ HTTP: `/metrics`, `/livez`, `/readyz`, `/status` and a page for people at `/`.
+//! ⇄ HTTP: `/metrics`, `/livez`, `/readyz`, `/status` and a page for people at `/`; and asking another
+//! process for its `/status`.
 
 use super::{
     metrics::{self, Process},
@@ -13,7 +14,10 @@ use axum::{
     routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// Of a process of this machine.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 struct Site {
@@ -45,6 +49,14 @@ pub async fn serve(
         }
     });
     Ok(bound)
+}
+
+/// `/status` of the process that listens there; None: none does, or it is something else.
+pub async fn ask(address: SocketAddr) -> Option<serde_json::Value> {
+    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_WAIT).build().ok()?;
+    let answer = client.get(format!("http://{address}/status")).send().await.ok()?;
+    let status = serde_json::from_slice(&answer.bytes().await.ok()?).ok();
+    status.filter(|status: &serde_json::Value| status["topics"].is_array())
 }
 
 async fn scrape(State(site): State<Site>) -> impl IntoResponse {

@@ -1,7 +1,8 @@
 //! `highwater status`: marks, lag and totals, read from PostgreSQL and Kafka; the service may be
-//! down.
+//! down. Where one answers at the address to listen on, what only it knows: what is fetched, why it
+//! is not ready.
 
-use super::{load, run::runtime, table};
+use super::{http, load, run::runtime, table};
 use crate::{
     catalog::Catalog,
     config::Config,
@@ -17,6 +18,7 @@ use crate::{
     },
 };
 use serde::Serialize;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -26,6 +28,26 @@ use std::{
 pub const KAFKA_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
+struct Whole {
+    outputs: Vec<Line>,
+    uploads: Vec<Uploads>,
+    /// The answer to `/status` of the process that listens here; None: there is none.
+    service: Option<Value>,
+}
+
+/// Files of a topic that nobody sees yet.
+#[derive(Serialize)]
+struct Uploads {
+    topic: String,
+    /// Their cut is committed.
+    not_visible: u64,
+    /// No cut has committed them: under way, or left by a crash.
+    uploads: u64,
+    /// As PostgreSQL writes it; None: there are none.
+    since: Option<String>,
+}
+
+#[derive(Serialize)]
 struct Line {
     output: String,
     topic: String,
@@ -33,6 +55,8 @@ struct Line {
     mark: i64,
     end: Option<i64>,
     lag_records: Option<i64>,
+    /// Not even read yet by the process that listens here; None: it does not read this partition.
+    unread_records: Option<i64>,
     event_time_max_us: Option<i64>,
     /// Of the output over all partitions and processes, and the partition that holds it back.
     watermark_us: Option<i64>,
@@ -53,7 +77,7 @@ struct Line {
     owner: String,
 }
 
-/// Prints a table, or with `json` an array of objects.
+/// Prints tables, or with `json` an object.
 pub fn status(config: &Config, json: bool) -> Result<()> {
     let catalog = load(config)?;
     let runtime = runtime()?;
@@ -62,9 +86,13 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
     let read: Result<_> = runtime.block_on(async {
         let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
         warehouse.migrate().await?;
-        Ok((warehouse.marks(None).await?, warehouse.watermarks(None).await?))
+        let marks = warehouse.marks(None).await?;
+        let watermarks = warehouse.watermarks(None).await?;
+        let (_, rows) = warehouse.query_text(UPLOADS).await?;
+        let uploads: Vec<Uploads> = rows.into_iter().map(uploads).collect();
+        Ok((marks, watermarks, uploads, http::ask(config.listen).await))
     });
-    let (marks, watermarks) = read?;
+    let (marks, watermarks, uploads, service) = read?;
     let logs = logs(config, &catalog, &marks);
     let ends = logs.iter().map(|(key, log)| (key.clone(), log.end)).collect();
     let gaps = gaps(&catalog, &marks, &logs);
@@ -73,19 +101,73 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         let own = gaps.iter().any(|gap| gap.output == row.output);
         own.then(|| gap::sentence(&row.topic, gaps))
     };
-    let line = |row| Line { gap: sentence(row), ..line(row, &ends, &watermarks) };
-    let lines: Vec<Line> = marks.iter().map(line).collect();
+    let line = |row| Line {
+        gap: sentence(row),
+        unread_records: service.as_ref().and_then(|service| unread(service, row)),
+        ..line(row, &ends, &watermarks)
+    };
+    let outputs: Vec<Line> = marks.iter().map(line).collect();
     if json {
-        let text = serde_json::to_string_pretty(&lines).expect("numbers and texts");
+        let whole = Whole { outputs, uploads, service };
+        let text = serde_json::to_string_pretty(&whole).expect("numbers and texts");
         println!("{text}");
     } else {
-        print!("{}", render(&lines));
+        print!("{}", render(&outputs));
         for ((topic, _), gaps) in &gaps {
             println!("{}", gap::sentence(topic, gaps));
         }
         print!("{}", render_watermarks(&watermarks));
+        print!("{}", render_uploads(&uploads));
+        println!("\n{}", told(config, service.as_ref()));
     }
     Ok(())
+}
+
+const UPLOADS: &str = include_str!("../../sql/queries/unfinished_uploads.sql");
+
+fn uploads(row: Vec<Option<String>>) -> Uploads {
+    let [topic, not_visible, uploads, since] =
+        <[Option<String>; 4]>::try_from(row).expect("four columns");
+    let count = |text: Option<String>| text.and_then(|t| t.parse().ok()).unwrap_or_default();
+    let topic = topic.unwrap_or_default();
+    Uploads { topic, not_visible: count(not_visible), uploads: count(uploads), since }
+}
+
+/// Records of the partition between its end and where the service has read to.
+fn unread(service: &Value, row: &MarkRow) -> Option<i64> {
+    let topics = service["topics"].as_array()?;
+    let topic = topics.iter().find(|topic| topic["topic"] == *row.topic)?;
+    let partitions = topic["partitions"].as_array()?;
+    let own = partitions.iter().find(|p| p["partition"] == row.partition.0)?;
+    Some((own["end"].as_i64()? - own["fetched"].as_i64()?).max(0))
+}
+
+/// A sentence on the process that listens here.
+fn told(config: &Config, service: Option<&Value>) -> String {
+    let Some(service) = service else {
+        return format!("no service answers at {}", config.listen);
+    };
+    let seconds = service["uptime_seconds"].as_u64().unwrap_or_default();
+    let begun = format!("the service at {} runs for {seconds} s and is", config.listen);
+    match service["not_ready"].as_str() {
+        None => format!("{begun} ready"),
+        Some(why) => format!("{begun} not ready: {why}"),
+    }
+}
+
+/// Topics with files that nobody sees yet; empty: there are none.
+fn render_uploads(uploads: &[Uploads]) -> String {
+    let waiting = uploads.iter().filter(|of| of.not_visible + of.uploads > 0);
+    let row = |of: &Uploads| {
+        let since = of.since.clone().unwrap_or_default();
+        vec![of.topic.clone(), of.not_visible.to_string(), of.uploads.to_string(), since]
+    };
+    let rows: Vec<_> = waiting.map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = ["topic", "files not visible yet", "uploads under way", "since"];
+    format!("\n{}", table::render(&head, &rows))
 }
 
 /// Where the logs of declared topics end, as far as Kafka tells.
@@ -172,6 +254,7 @@ fn line(row: &MarkRow, ends: &Ends, watermarks: &[WatermarkRow]) -> Line {
         mark: row.mark.next.0,
         end,
         lag_records: end.map(|end| (end - row.mark.next.0).max(0)),
+        unread_records: None,
         event_time_max_us: row.mark.event_time_max.map(|t| t.0),
         watermark_us: own.and_then(|w| w.watermark).map(|t| t.0),
         held_back_by: own.map(|w| w.held_back_by.0),
@@ -214,6 +297,14 @@ fn render_watermarks(watermarks: &[WatermarkRow]) -> String {
     format!("\n{}", table::render(&head, &watermarks.iter().map(row).collect::<Vec<_>>()))
 }
 
+/// The host, and enough of the name of its life.
+fn short(owner: &str) -> String {
+    match owner.rsplit_once('/') {
+        Some((host, life)) => format!("{host}/{}", life.chars().take(8).collect::<String>()),
+        None => owner.to_owned(),
+    }
+}
+
 fn render(lines: &[Line]) -> String {
     let head = [
         "topic",
@@ -221,6 +312,7 @@ fn render(lines: &[Line]) -> String {
         "output",
         "mark",
         "lag",
+        "unread",
         "accepted",
         "filtered",
         "late",
@@ -231,6 +323,7 @@ fn render(lines: &[Line]) -> String {
         "newest event",
         "committed",
         "epoch",
+        "owner",
     ];
     let row = |l: &Line| {
         vec![
@@ -239,6 +332,7 @@ fn render(lines: &[Line]) -> String {
             l.output.clone(),
             l.mark.to_string(),
             l.lag_records.map_or(String::new(), |lag| lag.to_string()),
+            l.unread_records.map_or(String::new(), |unread| unread.to_string()),
             l.accepted.to_string(),
             l.filtered.to_string(),
             l.late.to_string(),
@@ -249,6 +343,7 @@ fn render(lines: &[Line]) -> String {
             time(l.event_time_max_us),
             time(l.committed_at_us),
             l.epoch.to_string(),
+            short(&l.owner),
         ]
     };
     table::render(&head, &lines.iter().map(row).collect::<Vec<_>>())

@@ -1,7 +1,7 @@
 //! What a person types: exit codes, the sentence that goes with them, `check`, `status`, `demo`.
 
 use crate::{
-    support::{Lake, World, create_topic, root, unique},
+    support::{Lake, World, create_topic, eventually, root, unique},
     taps::{self, OUTPUTS, records},
 };
 use std::process::{Command, Output};
@@ -187,6 +187,11 @@ fn everything_may_stand_in_a_file_and_secrets_in_files_of_their_own() {
 }
 
 fn status(world: &World, brokers: Option<&str>) -> Vec<serde_json::Value> {
+    let whole = whole_status(world, brokers);
+    whole["outputs"].as_array().expect("outputs").clone()
+}
+
+fn whole_status(world: &World, brokers: Option<&str>) -> serde_json::Value {
     let mut command = world.command(&["status", "--json"]);
     command.envs(brokers.map(|b| ("HIGHWATER_BROKERS", b)));
     let output = command.output().expect("status");
@@ -231,7 +236,34 @@ fn status_tells_marks_and_lag_while_the_service_is_down() {
     assert_eq!(marks, 3 * OUTPUTS, "{table}");
     // Then the watermarks: a head, the dead letters and two models.
     assert!(lines.next().is_some_and(|head| head.contains("held back by")), "{table}");
-    assert_eq!(lines.count(), 3, "{table}");
+    let marks = lines.by_ref().take_while(|line| !line.is_empty()).count();
+    assert_eq!(marks, 3, "{table}");
+    assert!(lines.next().is_some_and(|line| line.starts_with("no service answers")), "{table}");
+    assert_eq!(lines.next(), None, "all that is committed is visible: {table}");
+}
+
+#[test]
+fn status_asks_the_service_that_listens_here() {
+    let Some(world) = taps::world("status_running", 2, Lake::Local) else { return };
+    let mut service = world.follow(&[]);
+    world.produce(records(0..300));
+    eventually("all of it", || world.has_passed(OUTPUTS, 300));
+    let address = service.address();
+    let told = |arguments: &[&str]| {
+        let mut command = world.command(&[&["status"], arguments].concat());
+        let output = command.env("HIGHWATER_LISTEN", &address).output().expect("status");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let ready = format!("the service at {address} runs for ");
+    let table = told(&[]);
+    assert!(table.contains(&ready) && table.contains(" and is ready"), "{table}");
+    let whole: serde_json::Value = serde_json::from_str(&told(&["--json"])).expect("JSON");
+    assert_eq!(whole["service"]["topics"][0]["topic"], "taps", "{whole}");
+    let lines = whole["outputs"].as_array().expect("outputs");
+    assert_eq!(sum(lines, "lake", "unread_records"), 0);
+    assert_eq!(whole["uploads"][0]["not_visible"], 0, "{whole}");
+    service.stop();
 }
 
 #[test]

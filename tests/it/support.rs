@@ -407,7 +407,7 @@ impl Running {
         serde_json::from_str(&body).expect("JSON")
     }
 
-    fn address(&mut self) -> String {
+    pub fn address(&mut self) -> String {
         let said = "serving http://";
         let mut address = None;
         eventually("an address", || {

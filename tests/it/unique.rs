@@ -351,7 +351,7 @@ fn what_the_clock_has_forgotten_is_taken_again_and_may_be_late_and_all_of_it_is_
     assert_eq!(totals(&world, "duplicate"), one(6));
     let status: serde_json::Value =
         serde_json::from_str(&world.run(&["status", "--json"])).expect("JSON");
-    let lines = status.as_array().expect("lines");
+    let lines = status["outputs"].as_array().expect("lines");
     assert!(lines.len() == 4 && lines.iter().all(|line| line["duplicate"] == 6), "{status}");
     let rows = world.query("SELECT id, zone FROM placed ORDER BY at, id");
     let rows: Vec<_> = rows.into_iter().map(|row| row.into_iter().flatten().collect()).collect();
