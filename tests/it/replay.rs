@@ -292,10 +292,10 @@ fn a_replay_beside_live_traffic_changes_nothing_whoever_is_killed() {
         for (model, _) in KINDS {
             // Killed at any time, beside a service that is.
             for _ in 0..2 {
-                let mut replay = replaying(&world, model, &HURRY);
-                let until = half_done(&world) + random.random_range(1..TAPS / 4);
+                let mut replay = replaying(world, model, &HURRY);
+                let until = half_done(world) + random.random_range(1..TAPS / 4);
                 eventually("some of it, or all", || {
-                    half_done(&world) >= until || !replay.is_running()
+                    half_done(world) >= until || !replay.is_running()
                 });
                 if random.random_ratio(1, 2) {
                     let killed: Running = service.take().expect("it runs");
