@@ -90,6 +90,7 @@
 //! | surrogate key | a number made of the values that name a thing, by which facts find their dimensions |
 //! | orphan | an update that brings no whole image of a row that is not there |
 //! | refusal | that an output counts a record as dead; its letter holds the record |
+//! | rebuild | an output made anew beside the live one, under the name `_rebuild_NAME`, until its swap |
 //! | retry | dead letters decoded again and taken by the outputs that had refused them |
 //!
 //! # Invariants
@@ -158,6 +159,10 @@
 //! | X-2 | a table is compared with the one before it in its partition, across restarts | `catalog/drift.rs`, `compare`; `catalog/tests/drift.rs` | `0036_upstream_places.sql` |
 //! | X-3 | a record is decoded by the additions recorded before its offset, whoever reads it and when; none of them begins below a mark of when it was recorded | `catalog/widened.rs`, `decode/layers.rs`; `tests/it/drift.rs` | `start_addition.sql`, under `lock_all_marks.sql` |
 //! | X-4 | who does not know of an addition commits nothing behind where it begins | `pipeline/driver.rs`: what a take tells | `fence_topic.sql`, `bump_epochs.sql` |
+//! | B-1 | a rebuild begins where the live output began, and goes on from marks of its own, whoever is killed | `pipeline/rebuild.rs`; `tests/it/replay.rs` | `insert_rebuild_marks.sql`; `bump_rebuild_epochs.sql`; primary key of `0038_rebuilds.sql` |
+//! | B-2 | the live output's tables, marks and owner are untouched until the swap, and the other way round | `pipeline/rebuild.rs` reads outside of the group; `tests/it/replay.rs`: given up it leaves no trace | `lock_lane.sql`, `bump_epochs.sql`: `NOT LIKE 'model:\_%'` |
+//! | B-3 | a swap is one transaction, where both marks stand at the same offset of the same generation everywhere; an owner that holds anything else than what stands there then is fenced, and one of another definition takes nothing | `warehouse/rebuild.rs`; `tests/it/replay.rs`, a reader that polls | `unequal_marks.sql`; `swap_marks.sql`; `read_definitions.sql` |
+//! | B-4 | a rebuild follows what is recorded: verdicts, advances, versions, retries; and reads nothing above the live marks | `pipeline/rebuild.rs`, `bounds`; `tests/it/replay.rs`, `assert_made_anew` in the tests of each | `read_rebuilds.sql` counts retries |
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |

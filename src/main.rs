@@ -36,6 +36,33 @@ enum Command {
         /// End when all that was in the topics at the start is committed.
         #[arg(long)]
         until_caught_up: bool,
+        /// First rebuild models whose definition is another one than filled their tables.
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Topics and models held against what the tables were filled by: new, changed, unchanged.
+    Plan {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a model's table anew from Kafka, beside the live one, and swap it in; the service may run.
+    Replay {
+        /// `model:NAME`, or its name.
+        #[arg(value_name = "OUTPUT")]
+        output: String,
+        /// Where from: `beginning`.
+        #[arg(long, default_value = "beginning")]
+        from: String,
+        /// Say what would be read and replaced, and how long it takes; change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Drop a rebuild that is half done.
+        #[arg(long, conflicts_with = "dry_run")]
+        abort: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Topics and models, offline: every mistake with its place, or what each model keeps.
     Check,
@@ -200,13 +227,20 @@ fn dispatch(cli: Cli) -> Result<()> {
         | Command::Snapshot { .. }
         | Command::AcceptDeletes { .. }
         | Command::Drift { .. }
+        | Command::Plan { .. }
+        | Command::Replay { .. }
         | Command::DeadLetters { .. } => "warn".to_owned(),
     };
     log(config.log, &filter)?;
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo { keep } => ops::demo::demo(config, keep),
-        Command::Run { until_caught_up } => ops::run::run(&config, until_caught_up),
+        Command::Run { until_caught_up, apply } => ops::run::run(&config, until_caught_up, apply),
+        Command::Plan { json } => ops::plan::plan(&config, json),
+        Command::Replay { output, from, dry_run, abort, json } => {
+            let request = ops::replay::Request { output, from, dry_run, abort, json };
+            ops::replay::replay(&config, &request)
+        }
         Command::Check => ops::check::check(&config),
         Command::Explain { model } => ops::explain::explain(&config, &model),
         #[cfg(feature = "embedded")]

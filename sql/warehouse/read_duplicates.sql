@@ -8,7 +8,7 @@ FROM (SELECT w.partition, j.generation,
       FROM unnest($2::integer[], $3::bigint[]) AS w (partition, oldest)
       LEFT JOIN highwater.marks j ON j.topic = $1 AND j.partition = w.partition AND j.output = 'dead_letters'
       LEFT JOIN highwater.marks m ON m.topic = $1 AND m.partition = w.partition
-           AND m.generation = coalesce(j.generation, m.generation)
+           AND m.generation = coalesce(j.generation, m.generation) AND m.output NOT LIKE 'model:\_%'
       GROUP BY w.partition, w.oldest, j.generation) f
 CROSS JOIN LATERAL (
     SELECT array_agg(d."offset" ORDER BY d."offset") AS offsets FROM highwater.duplicates d

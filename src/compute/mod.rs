@@ -268,11 +268,13 @@ impl Tables {
 
     /// Adds rows that were refused in their place, each with the highest event time that its
     /// partition had there: its lateness is judged by that, and it raises no watermark. Rows are
-    /// sorted by partition and offset; all of them count, wherever the marks stand.
+    /// sorted by partition and offset; all of them count, wherever the marks stand. Duplicates (empty: none
+    /// is one) are counted as such.
     pub fn admit_retried(
         &mut self,
         decoded: &Decoded,
         before: &[Option<EventTime>],
+        duplicates: &[bool],
     ) -> Result<Vec<Refusal>> {
         assert_eq!(decoded.event_times.len(), before.len(), "each row has its judge");
         let partitions: BTreeSet<i32> = partitions(&decoded.rows).iter().copied().collect();
@@ -280,7 +282,7 @@ impl Tables {
         let runs = runs(&decoded.rows, &from);
         let mut refusals = Vec::new();
         for state in &mut self.models {
-            for (row, class, reason) in state.admit(decoded, &runs, &[], Some(before))? {
+            for (row, class, reason) in state.admit(decoded, &runs, duplicates, Some(before))? {
                 let record = record_of(row, decoded);
                 refusals.push(Refusal::by_model(
                     state.output(),

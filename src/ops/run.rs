@@ -1,7 +1,7 @@
 //! `highwater run`: the always-on service.
 
 use super::{
-    http, load, metrics, references, require_registry, require_secret,
+    http, load, metrics, plan, references, require_registry, require_secret,
     service::{Health, Resources, Service},
     sweep,
 };
@@ -28,14 +28,20 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Runs until a signal, or until what was there at the start is committed.
-pub fn run(config: &Config, until_caught_up: bool) -> Result<()> {
+/// Runs until a signal, or until what was there at the start is committed. With `apply` what has changed
+/// is rebuilt first.
+pub fn run(config: &Config, until_caught_up: bool, apply: bool) -> Result<()> {
     let catalog = load(config)?;
     require_secret(&catalog, config)?;
     require_registry(&catalog)?;
     let runtime = runtime()?;
     let prometheus = metrics::install(config.memory)?;
-    let (warehouse, store, catalog) = runtime.block_on(open(&catalog, config))?;
+    let (warehouse, store, catalog) = runtime.block_on(async {
+        let warehouse = connect(config).await?;
+        let catalog = with_additions(&catalog, &warehouse).await?;
+        plan::apply(config, &catalog, &warehouse, apply).await?;
+        make_ready(warehouse, catalog, config).await
+    })?;
     let known = runtime.block_on(known(&catalog, &warehouse))?;
     let handle = runtime.handle().clone();
     // Before the first partition is taken: from then on a signal is answered in good order.
@@ -91,11 +97,25 @@ pub async fn open(
     catalog: &Catalog,
     config: &Config,
 ) -> Result<(Warehouse, Option<Store>, Catalog)> {
+    let warehouse = connect(config).await?;
+    let catalog = with_additions(catalog, &warehouse).await?;
+    make_ready(warehouse, catalog, config).await
+}
+
+/// The warehouse, at this version's migrations.
+pub async fn connect(config: &Config) -> Result<Warehouse> {
     let settings =
         WarehouseSettings { ca_file: config.warehouse_ca.clone(), ..WarehouseSettings::default() };
     let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
     warehouse.migrate().await?;
-    let catalog = with_additions(catalog, &warehouse).await?;
+    Ok(warehouse)
+}
+
+async fn make_ready(
+    warehouse: Warehouse,
+    catalog: Catalog,
+    config: &Config,
+) -> Result<(Warehouse, Option<Store>, Catalog)> {
     warehouse.declare_topics(catalog.topics.values()).await?;
     let models: Vec<_> = catalog.models.values().cloned().collect();
     warehouse.ensure_tables(&models).await?;

@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-const KAFKA_WAIT: Duration = Duration::from_secs(3);
+pub const KAFKA_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
 struct Whole {

@@ -8,8 +8,8 @@
 //! lake), which fail, recover and commit independently of each other over one reader.
 //!
 //! A topic whose source gets another table ends, notes what it met, and begins anew in its place ([`drift`]).
-//! Beside the flow: [`retry`] takes dead letters after all, `forward` sends them on to Kafka, `snapshots` has
-//! snapshots of a source swapped in when they have ended.
+//! Beside the flow: [`rebuild`] makes an output anew, [`retry`] takes dead letters after all, `forward` sends
+//! them on to Kafka, `snapshots` has snapshots of a source swapped in when they have ended.
 //!
 //! P-1  At most one commit is in flight per lane, so per output.
 //! P-2  A lane admits each offset once, in order, from its mark.
@@ -30,6 +30,7 @@ pub mod drift;
 pub mod driver;
 pub mod owed;
 pub mod parts;
+pub mod rebuild;
 pub mod retry;
 pub mod worker;
 

@@ -131,7 +131,7 @@ impl TablesLane {
     }
 
     /// Between two cuts.
-    fn renew_references(&mut self) {
+    pub fn renew_references(&mut self) {
         for version in self.references.newest() {
             self.tables.look_up_in(&version);
         }
@@ -193,16 +193,47 @@ impl TablesLane {
         from: &[(Partition, Offset)],
     ) -> Result<()> {
         counting::add(&mut self.records, records, from);
-        let duplicates = match (&mut self.judge, &self.hashing) {
-            (Some(judge), Some(hashing)) => judge.judge(hashing, decoded, from)?,
-            (Some(_), None) | (None, _) => Vec::new(),
-        };
-        for refusal in self.tables.admit(records, decoded, from, &duplicates)? {
-            let letter = dead_letter(&headers, records, refusal, self.keep_raw);
+        let duplicates = self.verdicts(decoded, from)?;
+        let refusals = self.tables.admit(records, decoded, from, &duplicates)?;
+        self.keep_letters(&headers, records, refusals);
+        Ok(())
+    }
+
+    /// Good records that were taken by a retry when they came first: each is judged by the event time given
+    /// for it, and raises no watermark.
+    pub fn admit_retried(
+        &mut self,
+        headers: impl Fn(usize) -> Headers,
+        records: &[RawRecord<'_>],
+        decoded: &Decoded,
+        before: &[Option<EventTime>],
+        from: &[(Partition, Offset)],
+    ) -> Result<()> {
+        counting::add(&mut self.records, records, from);
+        let duplicates = self.verdicts(decoded, from)?;
+        let refusals = self.tables.admit_retried(decoded, before, &duplicates)?;
+        self.keep_letters(&headers, records, refusals);
+        Ok(())
+    }
+
+    fn verdicts(&mut self, decoded: &Decoded, from: &[(Partition, Offset)]) -> Result<Vec<bool>> {
+        match (&mut self.judge, &self.hashing) {
+            (Some(judge), Some(hashing)) => judge.judge(hashing, decoded, from),
+            (Some(_), None) | (None, _) => Ok(Vec::new()),
+        }
+    }
+
+    fn keep_letters(
+        &mut self,
+        headers: &impl Fn(usize) -> Headers,
+        records: &[RawRecord<'_>],
+        refusals: Vec<Refusal>,
+    ) {
+        for refusal in refusals {
+            let letter = dead_letter(headers, records, refusal, self.keep_raw);
             self.dead_bytes += letter.memory();
             self.dead_letters.push(letter);
         }
-        Ok(())
     }
 
     /// The open cut, ended.

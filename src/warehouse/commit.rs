@@ -98,6 +98,7 @@ impl Warehouse {
             .await?;
         let sql = include_str!("../../sql/warehouse/lock_lane.sql");
         let found = session.query(&doing, sql, &[&topic, &partitions, &is_lake]).await?;
+        self.refuse_other_definitions(&session, &doing, claim.outputs.iter()).await?;
         let gaps = found.iter().map(|row| judged(claim, row)).filter_map(Result::transpose);
         let gaps = gaps.collect::<Result<Vec<_>>>()?;
         // What cannot go on keeps its owner: nobody reads it.

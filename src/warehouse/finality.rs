@@ -64,6 +64,14 @@ impl FinalView {
         Some(Self { model: model.name.clone(), name, create, comment })
     }
 
+    /// Whether a view of ours has this name.
+    pub(super) async fn is_there(session: &Session, doing: &str, name: &str) -> Result<bool> {
+        let sql = include_str!("../../sql/warehouse/read_relation.sql");
+        let found = session.query(doing, sql, &[&name]).await?;
+        let is_ours = |kind: &str, comment: &str| kind == "v" && comment.starts_with(OURS);
+        Ok(found.first().is_some_and(|row| is_ours(row.get(0), row.get(1))))
+    }
+
     /// Makes the view where it is absent or says something else than its comment.
     pub(super) async fn ensure(&self, session: &Session) -> Result<()> {
         let doing = format!("make the view of final windows, model={}", self.model);

@@ -27,6 +27,7 @@
 //! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `following` | a cut's changes folded into the source's rows, and the model's table after them |
 //! | `swap` | snapshots of the source: what waits for their end, and the transaction that swaps them in |
+//! | `rebuild` | an output made anew beside the live one, and the swap |
 //! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
@@ -35,7 +36,7 @@
 //! | `unique` | keys and duplicates of topics with `unique` |
 //! | `references` | versions of references, and who was looked up in which |
 //! | `snapshot` | reads for `verify`: everything of one moment, tables rebuilt beside the kept ones |
-//! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `encode`, `stored`, `sqlstate` | pure: statements, bytes, what an error means |
+//! | `tables`, `sets`, `differences`, `sketches`, `keyed`, `merging`, `compare`, `exchange`, `encode`, `stored`, `sqlstate` | pure: statements, bytes, what an error means |
 
 pub mod encode;
 pub mod merging;
@@ -48,6 +49,7 @@ mod compare;
 mod dead_letters;
 mod differences;
 pub mod drift;
+mod exchange;
 pub mod finality;
 mod following;
 pub mod gaps;
@@ -55,6 +57,7 @@ mod keyed;
 mod listing;
 mod manifest;
 mod merge;
+pub mod rebuild;
 pub mod references;
 pub mod retry;
 mod schema;

@@ -221,6 +221,9 @@ impl Warehouse {
                 "{topic} has got a column meanwhile (drift = \"apply\"): run it again"
             )));
         }
+        let outputs: Vec<Output> =
+            retry.tables.iter().map(|(model, _)| Output::Model(model.clone())).collect();
+        self.refuse_other_definitions(session, doing, outputs.iter()).await?;
         if let Some(files) = &retry.files {
             let (partition, epoch) = files.noted_for;
             let owned = |row: &Row| {

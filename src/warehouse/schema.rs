@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 22] = migrations![
+static MIGRATIONS: [Migration; 23] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -61,6 +61,7 @@ static MIGRATIONS: [Migration; 22] = migrations![
     "0035_upstream_versions"
     "0036_upstream_places"
     "0037_added_columns"
+    "0038_rebuilds"
 ];
 
 impl Migration {
@@ -143,16 +144,26 @@ impl Warehouse {
     /// # Errors
     /// `Config`: a table is not what its model keeps, or does not belong to its marks.
     pub async fn ensure_tables(&self, models: &[Arc<Model>]) -> Result<()> {
+        let views: Vec<_> = models.iter().filter_map(|model| FinalView::of(model)).collect();
+        self.ensure(models, &views).await
+    }
+
+    /// The same of a rebuild, which nobody reads: it has no view.
+    pub(super) async fn ensure_rebuild_tables(&self, shadow: &Arc<Model>) -> Result<()> {
+        self.ensure(std::slice::from_ref(shadow), &[]).await
+    }
+
+    async fn ensure(&self, models: &[Arc<Model>], views: &[FinalView]) -> Result<()> {
         let tables: Vec<_> = models.iter().map(|model| Table::new(model)).collect();
         let doing = "make the tables of models";
         self.within(doing, async {
             let session = self.begin(doing).await?;
             lock(&session, doing).await?;
-            for (table, model) in tables.iter().zip(models) {
+            for table in &tables {
                 ensure(&session, table).await?;
-                if let Some(view) = FinalView::of(model) {
-                    view.ensure(&session).await?;
-                }
+            }
+            for view in views {
+                view.ensure(&session).await?;
             }
             session.commit(doing).await
         })
@@ -265,10 +276,9 @@ async fn compare(
     if comment.as_ref().is_some_and(|c| *c != table.definition) {
         return Err(Error::config(format!(
             "the definition of model {model} ({}) has changed since its table was filled: going on \
-             would mix rows of both. {} Or give the changed model a new name, which keeps the old \
-             table as it is.",
-            table.file,
-            rebuild(table)
+             would mix rows of both. `highwater run --apply` makes it anew beside the old one. Or give the \
+             changed model a new name, which keeps the old table as it is.",
+            table.file
         )));
     }
     Ok(())

@@ -17,6 +17,7 @@ mod oyster;
 mod proxy;
 mod references;
 mod refusing;
+mod replay;
 mod retention;
 mod samples;
 mod schemas;

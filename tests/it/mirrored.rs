@@ -330,6 +330,10 @@ fn tables_equal_a_source_under_load_whatever_is_killed() {
     let (code, text) = Running::start(world.command(&["verify", "--deep"])).wait();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("6 tables rebuilt"), "{text}");
+    let refused = world.output(&["replay", "model:orders_now"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("it holds a snapshot of the source"), "{said}");
 }
 
 #[test]

@@ -174,6 +174,7 @@ fn a_table_that_changes_is_used_from_then_on_and_what_was_made_before_is_proven_
     assert_eq!(world.number("SELECT (sum(due) * 100)::bigint FROM again"), all(1_000));
     assert_eq!(world.number("SELECT (sum(due) * 100)::bigint FROM by_zone"), due);
     assert_eq!(world.number(versions), 2, "the same content is the same version");
+    crate::replay::assert_made_anew(&world);
 }
 
 #[test]
@@ -202,6 +203,7 @@ fn a_retried_record_is_looked_up_in_the_version_of_its_place() {
     by_zone(taps(1_000..2_000).filter(|tap| tap.0 % 5 == 0), dearer, &mut expected);
     assert_by_zone(&world, &expected);
     assert_proven(&world);
+    crate::replay::assert_made_anew(&world);
 }
 
 #[test]

@@ -123,6 +123,7 @@ fn assert_a_replay_decides_alike(world: &World) {
     let proof = world.run(&["verify", "--deep"]);
     assert!(proof.contains("6 tables rebuilt: everything holds"), "{proof}");
     world.assert_proof();
+    crate::replay::assert_made_anew(world);
 }
 
 #[test]

@@ -136,6 +136,7 @@ fn each_key_counts_once_in_any_partition_and_whoever_is_killed() {
     let counts = world.query(both);
     assert_eq!(counts[0][0], counts[0][1], "{counts:?}");
     assert_exact(&world, 3);
+    crate::replay::assert_made_anew(&world);
 }
 
 /// Of one partition: which records are taken, by the definition.
@@ -376,4 +377,5 @@ fn what_the_clock_has_forgotten_is_taken_again_and_may_be_late_and_all_of_it_is_
     assert_eq!(world.number("SELECT count(*) FROM highwater.dead_letters"), 2);
     assert_eq!(totals(&world, "duplicate"), one(6));
     assert_exact(&world, 3);
+    crate::replay::assert_made_anew(&world);
 }

@@ -58,7 +58,7 @@ proptest! {
             .map(|((index, _), text)| record(0, *index as i64, text))
             .collect();
         let seen: Vec<_> = refused.iter().map(|(_, seen)| *seen).collect();
-        tables.admit_retried(&declared.decode(&retried), &seen).expect("admitted");
+        tables.admit_retried(&declared.decode(&retried), &seen, &[]).expect("admitted");
         let counted = tables.seal().expect("sealed").counts[&(output, Partition(0))];
         let late = refused.iter().filter(|(index, _)| {
             let end = events[*index].0.div_euclid(10) * 10 + 10;

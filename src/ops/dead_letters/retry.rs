@@ -10,10 +10,13 @@ use crate::{
     config::Config,
     decode::Secret,
     error::{Error, Kind, Result},
-    ops::{load, require_registry, require_secret, run, table},
+    ops::{load, replay, require_registry, require_secret, run, table},
     pipeline::retry::{Outcome, Plan, Retrier},
     source::kafka::KafkaSettings,
-    warehouse::retry::{LetterKey, Retried, RetryFilter},
+    warehouse::{
+        Warehouse,
+        retry::{LetterKey, Retried, RetryFilter},
+    },
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -101,7 +104,7 @@ async fn retry_all(
         let store = topic.lake.as_ref().and(store.clone());
         let retrier =
             Retrier::new(topic.clone(), &models, secret, warehouse.clone(), store, kafka)?;
-        retry_topic(topic, retrier, &filter, dry_run, &mut tally).await?;
+        retry_topic(topic, &warehouse, retrier, &filter, dry_run, &mut tally).await?;
     }
     warehouse.close().await;
     Ok(tally)
@@ -109,11 +112,18 @@ async fn retry_all(
 
 async fn retry_topic(
     topic: &Arc<Topic>,
+    warehouse: &Warehouse,
     mut retrier: Retrier,
     filter: &RetryFilter,
     dry_run: bool,
     tally: &mut Tally,
 ) -> Result<()> {
+    if let Some(output) = replay::under_way(warehouse, &topic.name).await? {
+        return Err(Error::retry(format!(
+            "{output} is being rebuilt, and reads what is retried: wait for it (`highwater replay {output}` goes on with \
+             it, --abort drops it), then retry"
+        )));
+    }
     if !dry_run {
         retrier.tidy().await?;
     }

@@ -494,7 +494,7 @@ impl RebuildModel {
             self.retried.get(&(place_of(*p, &self.stands), *o)).copied().flatten()
         };
         let before: Vec<_> = partitions.iter().zip(offsets).map(before).collect();
-        self.tables.admit_retried(&decoded(topic, rows), &before).map(drop)
+        self.tables.admit_retried(&decoded(topic, rows), &before, &[]).map(drop)
     }
 
     /// Between the rows the duplicates, which are not there, raise the watermark.

@@ -91,7 +91,7 @@ impl<'a> Concerned<'a> {
         alone.adopt(&marks, &[]);
         let mut failures = Vec::new();
         if versions.is_empty() {
-            let refusals = alone.admit_retried(&self.decoded, &self.before)?;
+            let refusals = alone.admit_retried(&self.decoded, &self.before, &[])?;
             failures.extend(refusals.into_iter().map(|r| (r.record, r.class, r.reason)));
         }
         let mut start = 0;
@@ -104,7 +104,7 @@ impl<'a> Concerned<'a> {
                 event_times: event_times[start..end].to_vec(),
                 ..self.decoded.clone()
             };
-            let refusals = alone.admit_retried(&piece, &self.before[start..end])?;
+            let refusals = alone.admit_retried(&piece, &self.before[start..end], &[])?;
             failures.extend(refusals.into_iter().map(|r| (start + r.record, r.class, r.reason)));
             start = end;
         }

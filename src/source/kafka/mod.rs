@@ -331,6 +331,22 @@ impl Kafka {
             .map_err(|e| Error::config("subscribe to the topics").because(e))
     }
 
+    /// Reads these partitions outside of the group, instead of [`Self::subscribe`]: nobody takes them away,
+    /// and nobody else is kept from them. `serve` is to be called meanwhile. From these offsets, since an
+    /// end that is still being asked for would come after the first seek and undo it.
+    pub fn assign(&self, topic: &str, partitions: &[(Partition, Offset)]) -> Result<()> {
+        let context = || format!("read {topic} outside of the group");
+        let mut list = TopicPartitionList::new();
+        for (partition, from) in partitions {
+            list.add_partition_offset(topic, partition.0, KafkaOffset::Offset(from.0))
+                .map_err(|e| Error::halt(context()).because(e))?;
+        }
+        self.consumer.assign(&list).map_err(|e| Error::halt(context()).because(e))?;
+        let partitions: Vec<Partition> = partitions.iter().map(|(p, _)| *p).collect();
+        self.consumer.context().forward(&self.consumer, topic, &partitions);
+        Ok(())
+    }
+
     /// Serves the group's news once, for at most `timeout`. To be called without pause by one
     /// thread; an error says why the client can not go on.
     pub fn serve(&self, timeout: Duration) -> Result<()> {

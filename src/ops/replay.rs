@@ -1,0 +1,443 @@
+//! `highwater replay`: an output made anew beside the live one, and swapped in when it has caught up;
+//! the service may run meanwhile.
+//!
+//! Owns: when to swap, doing it again after a failure, what is told. Does not own: what a rebuild reads
+//! (`pipeline::rebuild`), its tables and the swap (`warehouse::rebuild`).
+
+use super::{load, references, require_registry, require_secret, run, service::hostname, table};
+use crate::{
+    catalog::{Catalog, Drift, Model, ModelKind, Topic},
+    config::Config,
+    decode::Secret,
+    error::{Error, Kind, Result},
+    lake::store::Store,
+    pipeline::rebuild::{Parts, Progress, Rebuilder},
+    record::{Fates, Output, quantity::show_duration},
+    source::kafka::{Kafka, KafkaSettings, Listener},
+    warehouse::{
+        Warehouse,
+        rebuild::{Filled, Halt, Rebuild, Swapped, is_rebuild},
+    },
+};
+use serde_json::json;
+use std::{
+    collections::HashMap,
+    io::{IsTerminal, Write},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What is left to read is read in less: then the live output is halted for it.
+const NEAR: Duration = Duration::from_secs(2);
+/// The rebuild finds the live output where it stands itself, without halting it; so often it is tried.
+const TRIES_BESIDE: u32 = 3;
+/// Failures in a row without an offset passed between them.
+const ATTEMPTS: u32 = 8;
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A dry run reads for so long to say how long all of it would take.
+const SAMPLE: Duration = Duration::from_secs(3);
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Bytes of librdkafka's that wait to be decoded.
+const FETCH_BYTES: usize = 32 << 20;
+
+/// What was typed.
+#[derive(Debug)]
+pub struct Request {
+    pub output: String,
+    pub from: String,
+    pub dry_run: bool,
+    pub abort: bool,
+    pub json: bool,
+}
+
+pub fn replay(config: &Config, request: &Request) -> Result<()> {
+    let name = model_name(&request.output)?;
+    let catalog = load(config)?;
+    let runtime = run::runtime()?;
+    runtime.block_on(async {
+        let warehouse = run::connect(config).await?;
+        if request.abort {
+            return abort(&warehouse, name, request.json).await;
+        }
+        let catalog = run::with_additions(&catalog, &warehouse).await?;
+        let model = catalog.models.get(name).ok_or_else(|| {
+            let known: Vec<&str> = catalog.models.keys().map(|name| &**name).collect();
+            Error::config(format!(
+                "replay {}: there is no such model. Declared: {}",
+                request.output,
+                known.join(", ")
+            ))
+        })?;
+        from_the_beginning(&request.from, model)?;
+        require_secret(&catalog, config)?;
+        require_registry(&catalog)?;
+        match warehouse.filled(std::slice::from_ref(model)).await?.first() {
+            Some(Filled::Same) => {}
+            Some(Filled::Other) => {
+                return Err(Error::config(format!(
+                    "the definition of model {name} ({}) has changed since its table was filled: `highwater plan` says \
+                     what is to be rebuilt, `highwater run --apply` rebuilds it",
+                    model.file.display()
+                )));
+            }
+            Some(Filled::Absent) | None => {
+                return Err(Error::config(format!(
+                    "model {name} has no table yet, so there is nothing to make anew: `highwater run` fills it"
+                )));
+            }
+        }
+        let mut replay = Replay::new(config, &catalog, &warehouse, model, false).await?;
+        match request.dry_run {
+            true => replay.dry_run(request.json).await,
+            false => {
+                let began = Instant::now();
+                let (swapped, passed) = replay.to_the_swap().await?;
+                tell_done(name, &swapped, passed, began.elapsed(), request.json);
+                Ok(())
+            }
+        }
+    })
+}
+
+fn model_name(output: &str) -> Result<&str> {
+    match output.strip_prefix("model:").unwrap_or(output) {
+        "lake" | "dead_letters" => Err(Error::config(format!(
+            "replay {output}: only models are made anew. What files hold never changes, and letters are put back with \
+             `highwater dead-letters retry`"
+        ))),
+        name => Ok(name),
+    }
+}
+
+/// Why nothing but the beginning will do.
+fn from_the_beginning(from: &str, model: &Model) -> Result<()> {
+    if from == "beginning" {
+        return Ok(());
+    }
+    let why = match &model.kind {
+        ModelKind::Aggregate(aggregate) if aggregate.window.is_some() => {
+            "its windows are made anew all together"
+        }
+        ModelKind::Aggregate(_) => {
+            "its totals have no window: each holds what came before any offset or time, and cannot be taken apart"
+        }
+        ModelKind::Rows(_) => "the latest row of a key may be of before",
+    };
+    Err(Error::config(format!(
+        "replay model:{} --from {from}: {why}. Allowed: --from beginning",
+        model.name
+    )))
+}
+
+/// What a rebuild beside the live table does not follow.
+async fn can_be_made_anew(topic: &Topic, model: &Model, warehouse: &Warehouse) -> Result<()> {
+    let why = if topic.drift == Drift::Apply {
+        "its topic gets columns from the source while it runs (drift = \"apply\")"
+    } else if !warehouse.snapshots_of(model).await?.is_empty() {
+        "it holds a snapshot of the source, which is swapped in when it has ended"
+    } else {
+        return Ok(());
+    };
+    Err(Error::config(format!(
+        "model {} cannot be made anew beside its table: {why}. Allowed: the model under a new name, which keeps this \
+         table as it is",
+        model.name
+    )))
+}
+
+async fn abort(warehouse: &Warehouse, name: &str, json: bool) -> Result<()> {
+    let output = Output::Model(name.into());
+    let rebuilds = warehouse.rebuilds(None).await?;
+    let under_way = rebuilds.iter().find(|row| row.output == output);
+    let dropped = match under_way {
+        Some(row) => warehouse.abort_rebuild(&row.topic, name).await?,
+        None => false,
+    };
+    match (json, dropped) {
+        (true, _) => println!("{}", json!({ "output": output.to_string(), "aborted": dropped })),
+        (false, true) => {
+            println!("the rebuild of {output} is dropped; its live table is as it was")
+        }
+        (false, false) => println!("no rebuild of {output} is under way"),
+    }
+    Ok(())
+}
+
+/// One output's way from nothing to the swap.
+pub struct Replay {
+    rebuild: Rebuild,
+    rebuilder: Rebuilder,
+    warehouse: Warehouse,
+    /// By another definition than filled the live tables.
+    changed: bool,
+}
+
+impl Replay {
+    pub async fn new(
+        config: &Config,
+        catalog: &Catalog,
+        warehouse: &Warehouse,
+        model: &Arc<Model>,
+        changed: bool,
+    ) -> Result<Self> {
+        let topic = catalog.topics[&model.topic].clone();
+        can_be_made_anew(&topic, model, warehouse).await?;
+        let mut joined = catalog.clone();
+        let reference = model.join.as_ref().map(|join| join.reference.name.clone());
+        joined.references.retain(|name, _| Some(name) == reference.as_ref());
+        let store = match &config.lake {
+            Some(url) if reference.is_some() => Some(Store::open(url, &config.store_options)?),
+            Some(_) | None => None,
+        };
+        let references = references::load_all(&joined, warehouse, store.as_ref()).await?;
+        let settings = KafkaSettings {
+            brokers: config.brokers.clone(),
+            topic_ids: config.topic_ids,
+            group: config.group.clone(),
+            properties: config.kafka_properties.clone(),
+            fetch_bytes: FETCH_BYTES.min(config.memory / 8),
+        };
+        // Outside of the group: nothing is heard.
+        let nobody: Listener = Box::new(|_| {});
+        let listeners = HashMap::from([(topic.kafka_topic.clone(), nobody)]);
+        let kafka = Kafka::new(&settings, listeners, Duration::ZERO)?;
+        let rebuild = Rebuild::of(model);
+        let rebuilder = Rebuilder::new(Parts {
+            topic,
+            rebuild: rebuild.clone(),
+            references,
+            secret: config.pii_secret.clone().map(Secret),
+            warehouse: warehouse.clone(),
+            kafka,
+            owner: format!("{}/replay/{}", hostname(), uuid::Uuid::new_v4()),
+            memory: config.memory / 4,
+            interval: config.catch_up_interval.max(config.commit_interval),
+        })?;
+        Ok(Self { rebuild, rebuilder, warehouse: warehouse.clone(), changed })
+    }
+
+    /// Rebuilds and swaps, however often a service goes away meanwhile; and how many offsets were passed.
+    pub async fn to_the_swap(&mut self) -> Result<(Swapped, u64)> {
+        self.warehouse.begin_rebuild(&self.rebuild).await?;
+        let mut shown = Shown::new(&self.rebuild.output());
+        let mut failures = 0;
+        loop {
+            let before = shown.passed;
+            let done = self.attempt(&mut shown).await;
+            shown.end();
+            let error = match done {
+                Ok(swapped) => return Ok((swapped, shown.passed)),
+                Err(error) => error,
+            };
+            match error.kind {
+                Kind::Unknown if self.is_over().await? => {
+                    tracing::warn!("the answer to the swap was lost; it was done: {error}");
+                    return Ok((
+                        Swapped { replaced: self.changed, ..Swapped::default() },
+                        shown.passed,
+                    ));
+                }
+                Kind::Retry | Kind::Unknown => {}
+                Kind::Fenced | Kind::Halt | Kind::Config => return Err(error),
+            }
+            failures = if shown.passed > before { 1 } else { failures + 1 };
+            if failures > ATTEMPTS {
+                return Err(Error::retry(format!(
+                    "{error}; tried {ATTEMPTS} times. What is rebuilt stays: run it again to go on, or with --abort to \
+                     drop it"
+                )));
+            }
+            tracing::warn!("tried again: {error}");
+            let wait = Duration::from_millis(200) * 2u32.pow(failures);
+            tokio::time::sleep(wait.min(BACKOFF_MAX)).await;
+        }
+    }
+
+    async fn is_over(&self) -> Result<bool> {
+        let rebuilds = self.warehouse.rebuilds(Some(&*self.rebuild.model.topic)).await?;
+        Ok(rebuilds.iter().all(|row| row.output != self.rebuild.output()))
+    }
+
+    async fn attempt(&mut self, shown: &mut Shown) -> Result<Swapped> {
+        loop {
+            let began = Instant::now();
+            let passed = self.rebuilder.catch_up(&mut |now| shown.tell(now)).await?;
+            if passed == 0 || began.elapsed() < NEAR {
+                break;
+            }
+        }
+        for _ in 0..TRIES_BESIDE {
+            let halt = self.warehouse.halt(&self.rebuild).await?;
+            if stands_there(&halt, &self.rebuild) {
+                return self.warehouse.swap_rebuild(halt, &self.rebuild, self.changed).await;
+            }
+            drop(halt);
+            self.rebuilder.catch_up(&mut |now| shown.tell(now)).await?;
+        }
+        // Its owner commits between any two looks: it waits for what little is left.
+        let halt = self.warehouse.halt(&self.rebuild).await?;
+        self.rebuilder.catch_up(&mut |now| shown.tell(now)).await?;
+        self.warehouse.swap_rebuild(halt, &self.rebuild, self.changed).await
+    }
+
+    async fn dry_run(&mut self, json: bool) -> Result<()> {
+        let standing = self.warehouse.look_at_rebuild(&self.rebuild).await?;
+        let spans = self.rebuilder.spans(&standing)?;
+        let rate = self.rebuilder.sample(&standing, SAMPLE)?;
+        let tables = self.warehouse.table_rows(&self.rebuild.model).await?;
+        let all: u64 = spans.values().map(|span| span.len()).sum();
+        let seconds = rate.map(|rate| all as f64 / rate);
+        let topic = &self.rebuild.model.topic;
+        if json {
+            let spans: Vec<_> = spans
+                .iter()
+                .map(|(p, span)| {
+                    json!({ "topic": topic, "partition": p.0, "from": span.from.0, "to": span.to.0 })
+                })
+                .collect();
+            let tables: Vec<_> =
+                tables.iter().map(|(t, rows)| json!({ "table": t, "rows": rows })).collect();
+            let printed = json!({
+                "output": self.rebuild.output().to_string(), "spans": spans, "records_at_most": all,
+                "replaces": tables, "records_per_second": rate, "seconds": seconds,
+            });
+            println!("{}", serde_json::to_string_pretty(&printed).expect("texts and numbers"));
+            return Ok(());
+        }
+        let row = |(p, span): (&crate::record::Partition, &crate::record::Span)| {
+            vec![
+                format!("{topic}/{}", p.0),
+                span.from.0.to_string(),
+                span.to.0.to_string(),
+                span.len().to_string(),
+            ]
+        };
+        let rows: Vec<_> = spans.iter().map(row).collect();
+        print!("{}", table::render(&["partition", "from", "to", "offsets"], &rows));
+        println!("{all} offsets are read from Kafka");
+        for (table, rows) in tables {
+            println!("replaced: {rows} rows of {table}, where they differ");
+        }
+        match (rate, seconds) {
+            (Some(rate), Some(seconds)) => println!(
+                "about {}, at {rate:.0} records/s read and aggregated here just now; PostgreSQL's part comes on top",
+                whole_seconds(seconds)
+            ),
+            (_, _) => println!("nothing is there to read"),
+        }
+        Ok(())
+    }
+}
+
+/// Both marks at the same offsets.
+fn stands_there(halt: &Halt, rebuild: &Rebuild) -> bool {
+    let (live, beside) = (rebuild.output(), rebuild.beside());
+    let at = |output: &Output, partition| {
+        let row = halt.marks.iter().find(|m| m.output == *output && m.partition == partition);
+        row.map(|m| m.mark.next)
+    };
+    let mut of_live = halt.marks.iter().filter(|m| m.output == live);
+    of_live.all(|m| at(&beside, m.partition) == Some(m.mark.next))
+}
+
+fn whole_seconds(seconds: f64) -> String {
+    show_duration(Duration::from_secs(seconds.ceil().max(1.0) as u64))
+}
+
+fn tell_done(name: &str, swapped: &Swapped, passed: u64, took: Duration, json: bool) {
+    let Swapped { before, after, rows_written, rows_removed, replaced } = *swapped;
+    let rate = passed as f64 / took.as_secs_f64().max(0.001);
+    if json {
+        let fates = |f: Fates| {
+            json!({ "accepted": f.accepted, "filtered": f.filtered, "late": f.late, "dead": f.dead,
+                    "absent": f.absent, "duplicate": f.duplicate })
+        };
+        let printed = json!({
+            "output": format!("model:{name}"), "offsets": passed, "seconds": took.as_secs_f64(),
+            "rows_written": rows_written, "rows_removed": rows_removed, "replaced": replaced,
+            "before": fates(before), "after": fates(after),
+        });
+        println!("{}", serde_json::to_string_pretty(&printed).expect("texts and numbers"));
+        return;
+    }
+    println!(
+        "model:{name}: {passed} offsets in {} ({rate:.0}/s), swapped in",
+        whole_seconds(took.as_secs_f64())
+    );
+    match replaced {
+        true => println!("its tables are those of the new definition"),
+        false if rows_written + rows_removed == 0 => println!("every row is as it was"),
+        false => println!("{rows_written} rows are others now, {rows_removed} are gone"),
+    }
+    for (fate, was, is) in [
+        ("accepted", before.accepted, after.accepted),
+        ("filtered", before.filtered, after.filtered),
+        ("late", before.late, after.late),
+        ("dead", before.dead, after.dead),
+        ("duplicate", before.duplicate, after.duplicate),
+    ] {
+        if was != is {
+            println!("{fate}: {was} before, {is} now");
+        }
+    }
+}
+
+/// One line on a terminal; elsewhere one every few seconds.
+struct Shown {
+    output: String,
+    began: Instant,
+    at_first: Option<u64>,
+    /// Since the beginning of this process.
+    passed: u64,
+    told: Option<Instant>,
+    terminal: bool,
+}
+
+impl Shown {
+    fn new(output: &Output) -> Self {
+        Self {
+            output: output.to_string(),
+            began: Instant::now(),
+            at_first: None,
+            passed: 0,
+            told: None,
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn tell(&mut self, now: Progress) {
+        let at_first = *self.at_first.get_or_insert(now.passed);
+        self.passed = self.passed.max(now.passed.saturating_sub(at_first));
+        let every = if self.terminal { Duration::from_millis(200) } else { TELL_EVERY };
+        if self.told.is_some_and(|at| at.elapsed() < every) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        let rate = self.passed as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        let left = now.all.saturating_sub(now.passed);
+        let time = match rate > 0.0 {
+            true => format!(", about {} left", whole_seconds(left as f64 / rate)),
+            false => String::new(),
+        };
+        let line =
+            format!("{}: {} of {} offsets, {rate:.0}/s{time}", self.output, now.passed, now.all);
+        match self.terminal {
+            true => eprint!("\r\x1b[K{line}"),
+            false => eprintln!("{line}"),
+        }
+        let _ = std::io::stderr().flush();
+    }
+
+    fn end(&self) {
+        if self.terminal {
+            eprintln!();
+        }
+    }
+}
+
+/// Who waits for a rebuild to be over.
+pub async fn under_way(warehouse: &Warehouse, topic: &str) -> Result<Option<Output>> {
+    let rebuilds = warehouse.rebuilds(Some(topic)).await?;
+    let outputs = rebuilds.into_iter().map(|row| row.output);
+    Ok(outputs.into_iter().find(|output| !is_rebuild(output)))
+}
