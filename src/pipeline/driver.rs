@@ -97,12 +97,13 @@ impl Driver {
             }
             (None, _) => None,
         };
-        let forward = topic.forward.clone();
-        let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
-        let swapper = Swapper::start(topic.clone(), &models, context.clone());
+        let forward = |to| Forwarder::start(topic.clone(), to, context.clone());
+        let forwarder = topic.forward.clone().map(forward);
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
         report::register(&topic, &models, lanes, &Kind::ALL.map(Kind::as_str));
+        // After its gauges were set to zero.
+        let swapper = Swapper::start(topic.clone(), &models, context.clone());
         let mut worker = Worker::new(worker, lanes);
         if let Some(numbers) = numbers {
             worker.number_from(numbers);
@@ -352,8 +353,7 @@ impl Driver {
         }
         let mut records = fetched.records();
         let mut decoded = self.decoder.decode(&records);
-        let breaker = self.breaker.as_mut();
-        let broken = breaker.and_then(|breaker| breaker.read(&records, &decoded.rejects));
+        let broken = self.breaker.as_mut().and_then(|b| b.read(&records, &decoded.rejects));
         let met = std::mem::take(&mut decoded.met);
         let drifted = self.watch.look(&met, decoded.untold, broken, &self.lasting);
         self.watch.hear_names(self.decoder.take_new_names());
