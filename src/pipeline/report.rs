@@ -405,8 +405,8 @@ pub fn register(topic: &Topic, models: &[Arc<Model>], lanes: &[Lane], kinds: &[&
     metrics::counter!("highwater_unknown_fields_total", "topic" => name()).absolute(0);
     metrics::counter!("highwater_dead_letters_forwarded_total", "topic" => name()).absolute(0);
     metrics::gauge!("highwater_dead_letters_unforwarded", "topic" => name()).set(0.0);
+    metrics::gauge!("highwater_snapshots_held", "topic" => name()).set(0.0);
     for model in models.iter().filter(|model| model.folding.is_some()) {
-        metrics::gauge!("highwater_snapshots_held", "topic" => name()).set(0.0);
         for outcome in [State::Applied, State::Held].map(State::as_str) {
             metrics::counter!("highwater_snapshots_total", "topic" => name(),
                 "model" => model.name.to_string(), "outcome" => outcome)
