@@ -142,10 +142,11 @@ impl Driver {
         };
         let forward = topic.forward.clone();
         let forwarder = forward.map(|to| Forwarder::start(topic.clone(), to, context.clone()));
-        let swapper = Swapper::start(topic.clone(), &models, context.clone());
         let lanes: &[Lane] =
             if lake.is_some() { &[Lane::Tables, Lane::Lake] } else { &[Lane::Tables] };
         report::register(&topic, &models, lanes, &Kind::ALL.map(Kind::as_str));
+        // After its gauges were set to zero.
+        let swapper = Swapper::start(topic.clone(), &models, context.clone());
         let mut worker = Worker::new(worker, lanes);
         if let Some(targets) = targets {
             worker.handle(Input::Targets(targets));
