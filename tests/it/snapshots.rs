@@ -1,5 +1,8 @@
 //! A source is read anew: rows that went untold go from the tables, at once and not before the end of the
 //! snapshot, whatever is killed; and a person is asked where that would be too much.
+//!
+//! Bugs that these tests were seen to find, planted one by one: a change of an open transaction taken for an old
+//! one; a discarded snapshot whose rows come in; no guard of what is deleted; refused records not counted.
 
 use crate::support::{Lake, Running, World, connect, eventually};
 use rdkafka::{

@@ -8,7 +8,8 @@
 //! begin again, and a transaction that was open meanwhile has changes behind it with positions before it.
 //!
 //! Bugs that these tests were seen to find, planted one by one: a tie of positions that the earlier
-//! offset wins; a deletion that forgets its position.
+//! offset wins; a deletion that forgets its position. Against PostgreSQL: a change of an open transaction taken for
+//! an old one; a swap that leaves what the snapshot does not hold; a whole snapshot forgotten for a later one.
 
 use crate::{
     catalog::{self, Keeps, Model, Topic},
