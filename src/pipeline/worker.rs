@@ -125,12 +125,14 @@ impl Worker {
         self.take_suspects();
     }
 
-    /// Whether to fetch: something is held, nothing is over its budget.
+    /// Whether to fetch: something is held, nothing is over its budget. Not while a lane is being taken: it
+    /// would have the reader go back, and a breaker that trips on the first records must find it open.
     pub fn wants_records(&self) -> bool {
         self.mode == Mode::Running
             && self.lanes.iter().any(LaneState::is_open)
             && !self.reached_targets()
             && !self.is_judge_away()
+            && !self.lanes.iter().any(LaneState::is_claimed)
             && self.lanes.iter().all(|lane| !self.is_full(lane))
     }
 
@@ -233,21 +235,19 @@ impl Worker {
         self.take_what_is_wanted();
     }
 
-    /// One claim at a time per lane; none before the wait of a recovery is over. The lake's after
-    /// that of the tables: a breaker that trips on the first records finds their lane open.
+    /// One claim at a time per lane; none before the wait of a recovery is over.
     fn take_what_is_wanted(&mut self) {
-        let mut behind_tables = false;
         for lane in &mut self.lanes {
-            let recovers = matches!(lane.flight, Flight::Backoff { .. });
-            let waits = behind_tables || recovers || lane.claim != Pending::None;
-            if !lane.wanted.is_empty() && !waits {
-                let partitions: Vec<_> = std::mem::take(&mut lane.wanted).into_iter().collect();
-                let ticket = self.next_ticket;
-                self.next_ticket += 1;
-                lane.claim = Pending::Awaited(ticket);
-                self.effects.push_back(Effect::Take { lane: lane.lane, ticket, partitions });
+            let waits =
+                lane.claim != Pending::None || matches!(lane.flight, Flight::Backoff { .. });
+            if lane.wanted.is_empty() || waits {
+                continue;
             }
-            behind_tables = lane.claim != Pending::None;
+            let partitions: Vec<_> = std::mem::take(&mut lane.wanted).into_iter().collect();
+            let ticket = self.next_ticket;
+            self.next_ticket += 1;
+            lane.claim = Pending::Awaited(ticket);
+            self.effects.push_back(Effect::Take { lane: lane.lane, ticket, partitions });
         }
     }
 

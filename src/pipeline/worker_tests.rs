@@ -167,21 +167,18 @@ fn nothing() -> Vec<String> {
 fn what_is_assigned_is_taken_in_each_lane_and_read_from_its_marks() {
     let mut desk = desk(BOTH);
     assert!(!desk.worker.wants_records());
-    assert_eq!(desk.assigned(&[0, 1]), ["take tables #1: 0 1"]);
+    assert_eq!(desk.assigned(&[0, 1]), ["take tables #1: 0 1", "take lake #2: 0 1"]);
     assert!(!desk.worker.wants_records(), "nothing is known of where to read");
     let marks = [own(Lane::Tables, 0, 10), own(Lane::Tables, 1, 7)];
-    let follows = [
-        "adopt tables: dead_letters 0@10, dead_letters 1@7",
-        "seek 0@10",
-        "seek 1@7",
-        "take lake #2: 0 1",
-    ];
-    assert_eq!(desk.taken(Lane::Tables, 1, &marks), follows, "the lake's after the tables'");
-    assert!(desk.worker.wants_records(), "one lane is enough");
+    let follows = ["adopt tables: dead_letters 0@10, dead_letters 1@7", "seek 0@10", "seek 1@7"];
+    assert_eq!(desk.taken(Lane::Tables, 1, &marks), follows);
+    assert!(!desk.worker.wants_records(), "the lake is about to read from the beginning");
     let positions = desk.worker.positions(Lane::Tables);
     assert_eq!(positions[0], (Partition(0), Offset(10), Offset(10)));
     assert_eq!(desk.worker.positions(Lane::Lake), []);
     assert_eq!(desk.worker.held(), 2);
+    desk.take_failed(Lane::Lake, 2, Kind::Retry);
+    assert!(desk.worker.wants_records(), "one lane is enough where the other is away");
 }
 
 #[test]
@@ -689,8 +686,8 @@ fn cuts_end_when_every_lane_is_at_its_targets() {
     assert!(!desk.worker.is_caught_up(), "its marks are not known");
     desk.taken(Lane::Tables, 1, &[own(Lane::Tables, 0, 0), own(Lane::Tables, 1, 0)]);
     desk.arrived(0, 5, 5);
-    assert!(desk.worker.wants_records(), "the lake is not there yet");
     desk.taken(Lane::Lake, 2, &[lake(0, 3, 0), lake(1, 0, 0)]);
+    assert!(desk.worker.wants_records(), "the lake is not there yet");
     let follows = [
         "open lake 2 number 1: 0@3 e1",
         "admit lake: 0@3",

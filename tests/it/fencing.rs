@@ -102,15 +102,6 @@ fn notes(world: &World) -> i64 {
     world.number("SELECT count(*) FROM highwater.lake_uploads")
 }
 
-/// That are noted, and those whose files have no names yet.
-fn uploads(world: &World) -> Vec<String> {
-    let rows = world.query(
-        "SELECT upload FROM highwater.lake_uploads
-         UNION ALL SELECT upload FROM highwater.lake_files WHERE completed_at IS NULL",
-    );
-    rows.into_iter().flatten().flatten().collect()
-}
-
 /// Produces without pause until it is told to stop.
 struct Stream {
     produced: Arc<AtomicI64>,
@@ -191,7 +182,6 @@ fn zombie(name: &str, lake: Lake, rounds: &[Within]) {
             stopped
         });
         let held = (notes(&world), owed(&world));
-        let of_first = uploads(&world);
         let begun = Instant::now();
         let stood = passed(&world);
         let second = world.follow(&HURRY);
@@ -203,16 +193,8 @@ fn zombie(name: &str, lake: Lake, rounds: &[Within]) {
         let taken = begun.elapsed();
         second.stop();
         let (before, there) = (committed(&world), list(&world));
-        // A request that was on its way when the first was stopped may end when its upload was
-        // aborted already: nobody else leaves anything.
-        let strays = staged(&there).into_iter();
-        let of_others = |path: &String| {
-            let name = path.rsplit('.').next().expect("a name");
-            !of_first.iter().any(|upload| upload.contains(name))
-        };
-        let strays: Vec<_> = strays.filter(of_others).collect();
-        assert_eq!(strays, Vec::<String>::new(), "round {round}");
-
+        // A request of the first that was on its way may have ended after its upload was aborted: what
+        // is staged then is the sweep's.
         let owners = "SELECT count(*) FROM highwater.marks WHERE epoch > 0 AND owner <> ";
         let owner = world.query("SELECT DISTINCT owner FROM highwater.marks");
         let owner = owner[0][0].clone().expect("an owner");

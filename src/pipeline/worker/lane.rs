@@ -110,6 +110,11 @@ impl LaneState {
         self.holds.values().any(|hold| matches!(hold, Hold::Open { .. }))
     }
 
+    /// Some of its partitions will be open as soon as PostgreSQL answers.
+    pub(super) fn is_claimed(&self) -> bool {
+        matches!(self.claim, Pending::Awaited(_))
+    }
+
     /// Whether an open or sealed cut covers the partition.
     pub(super) fn covers(&self, partition: Partition) -> bool {
         let open = self.open.as_ref().is_some_and(|o| o.spans.contains_key(&partition));
