@@ -8,7 +8,7 @@
 //! Sources: Canal's class FlatMessage; TiCDC's documentation, "TiCDC Canal-JSON Protocol".
 
 use super::{
-    change::{Change, Operation, Said, is_of, not_json, overlaid},
+    change::{Change, Operation, Said, before, is_of, micros, not_json},
     scan::{elements, members, plain},
 };
 use crate::catalog::{ChangeSpec, Order};
@@ -78,23 +78,13 @@ impl Canal {
                 (Some(row), old)
             }
         };
-        let before = match (operation, image) {
-            (Operation::Delete, Some(row)) if self.spec.before => Some(Cow::Borrowed(row)),
-            (Operation::Update, Some(row)) if self.spec.before => Some(overlaid(row, old)?),
-            (Operation::Update, _) => old.map(Cow::Borrowed),
-            _ => None,
-        };
-        let source_time = match envelope.millis {
-            None => None,
-            Some(raw) => {
-                let micros = raw.parse::<i64>().ok().and_then(|ms| ms.checked_mul(1_000));
-                Some(micros.ok_or("an `es` that is no whole number of milliseconds")?)
-            }
-        };
+        let read =
+            |raw| micros(raw, 1_000).ok_or("an `es` that is no whole number of milliseconds");
+        let source_time = envelope.millis.map(read).transpose()?;
         Ok(Said::Change(Change {
             operation,
             image: image.map(Cow::Borrowed),
-            before,
+            before: before(operation, image, old, self.spec.before)?,
             position: self.position(envelope.tidb)?,
             source_time,
             encodings: None,

@@ -75,8 +75,29 @@ pub fn not_json(what: &str, broken: Broken) -> String {
     format!("the {what} is not a JSON object: byte {}: {}", broken.at, broken.why)
 }
 
-/// The row as it was: `old` has the columns that changed. Of a repeated key the last one counts.
-pub fn overlaid<'a>(data: &'a str, old: Option<&'a str>) -> Result<Cow<'a, str>, String> {
+/// The row as it was, where a message has the row as it is (of a delete: as it went) and, in `old`,
+/// what its update changed. `whole`: the topic says that this makes a whole row.
+pub fn before<'a>(
+    operation: Operation,
+    row: Option<&'a str>,
+    old: Option<&'a str>,
+    whole: bool,
+) -> Result<Option<Cow<'a, str>>, String> {
+    match operation {
+        Operation::Update if whole => row.map(|row| overlaid(row, old)).transpose(),
+        Operation::Update => Ok(old.map(Cow::Borrowed)),
+        Operation::Delete if whole => Ok(row.map(Cow::Borrowed)),
+        Operation::Delete | Operation::Insert | Operation::Read | Operation::Truncate => Ok(None),
+    }
+}
+
+/// Microseconds of a whole number of units; None: it is none, or does not fit.
+pub fn micros(raw: &str, unit_us: i64) -> Option<i64> {
+    raw.parse::<i64>().ok()?.checked_mul(unit_us)
+}
+
+/// `old` has the columns that changed. Of a repeated key the last one counts.
+fn overlaid<'a>(data: &'a str, old: Option<&'a str>) -> Result<Cow<'a, str>, String> {
     let Some(old) = old else { return Ok(data.into()) };
     let mut any = false;
     members(old, |_, _| any = true).map_err(|broken| not_json("`old`", broken))?;

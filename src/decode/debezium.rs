@@ -8,7 +8,7 @@
 //! Debezium 3.5 and 3.7, which the tests read.
 
 use super::{
-    change::{Change, Operation, Said, not_json},
+    change::{Change, Operation, Said, micros, not_json},
     encoding::{field_schema, of_schema},
     scan::{Broken, members},
 };
@@ -150,7 +150,7 @@ impl Debezium {
             "__deleted" => deleted = raw.trim_matches('"') == "true",
             "__source_ts_us" | "__ts_us" => time_us = raw.parse().ok(),
             "__source_ts_ms" | "__ts_ms" if time_us.is_none() => {
-                time_us = raw.parse::<i64>().ok().and_then(|ms| ms.checked_mul(1000));
+                time_us = micros(raw, 1_000);
             }
             _ => {}
         };
@@ -232,14 +232,14 @@ impl<'a> Envelope<'a> {
         if let Some(source) = envelope.source {
             members(source, |name, raw| match name {
                 "ts_us" => envelope.time_us = raw.parse().ok(),
-                "ts_ms" => time_ms = raw.parse::<i64>().ok(),
+                "ts_ms" => time_ms = micros(raw, 1_000),
                 _ => {}
             })?;
         } else if emitted_ms.is_some() && envelope.op.is_none() && envelope.after.is_none() {
             // A heartbeat is a time and nothing else.
             envelope.other = true;
         }
-        envelope.time_us = envelope.time_us.or(time_ms.and_then(|ms| ms.checked_mul(1000)));
+        envelope.time_us = envelope.time_us.or(time_ms);
         Ok(envelope)
     }
 }

@@ -5,11 +5,10 @@
 //! Source: Maxwell's documentation, "Data Format" and "Bootstrapping".
 
 use super::{
-    change::{Change, Operation, Said, is_of, not_json, overlaid},
+    change::{Change, Operation, Said, before, is_of, micros, not_json},
     scan::{members, plain},
 };
 use crate::catalog::{ChangeSpec, Order};
-use std::borrow::Cow;
 
 /// Reads one topic's events.
 pub struct Maxwell {
@@ -64,23 +63,12 @@ impl Maxwell {
             _ => return Err("a `type` that Maxwell does not have".to_owned()),
         };
         let data = envelope.data.ok_or("an event of Maxwell's without `data`")?;
-        let before = match (operation, envelope.old) {
-            (Operation::Update, old) if self.spec.before => Some(overlaid(data, old)?),
-            (Operation::Update, old) => old.map(Cow::Borrowed),
-            (Operation::Delete, _) => self.spec.before.then_some(Cow::Borrowed(data)),
-            (Operation::Insert | Operation::Read | Operation::Truncate, _) => None,
-        };
-        let source_time = match envelope.seconds {
-            None => None,
-            Some(raw) => {
-                let micros = raw.parse::<i64>().ok().and_then(|ts| ts.checked_mul(1_000_000));
-                Some(micros.ok_or("a `ts` that is no whole number of seconds")?)
-            }
-        };
+        let read = |raw| micros(raw, 1_000_000).ok_or("a `ts` that is no whole number of seconds");
+        let source_time = envelope.seconds.map(read).transpose()?;
         Ok(Said::Change(Change {
             operation,
             image: Some(data.into()),
-            before,
+            before: before(operation, Some(data), envelope.old, self.spec.before)?,
             position: self.position(operation, envelope.position)?,
             source_time,
             encodings: None,

@@ -1,13 +1,8 @@
 //! The service that is always on: fresh tables, new partitions, new models, an orderly end.
 
 use crate::{
-    support::{Lake, Running, World, create_topic, eventually, produce, unique},
+    support::{Lake, Running, create_topic, eventually, produce, unique},
     taps::{self, OUTPUTS, assert_lake, assert_tables, records, taps},
-};
-use rdkafka::{
-    ClientConfig,
-    admin::{AdminClient, AdminOptions, NewPartitions},
-    client::DefaultClientContext,
 };
 use std::time::{Duration, Instant};
 
@@ -72,17 +67,6 @@ fn what_is_produced_while_running_is_in_the_tables_within_seconds() {
     world.assert_proof();
 }
 
-async fn add_partitions(world: &World, count: usize) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", &world.services.kafka)
-        .create()
-        .expect("admin");
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-    let more = NewPartitions::new(&world.kafka_topic, count);
-    let made = admin.create_partitions([&more], &options).await.expect("add partitions");
-    made[0].as_ref().expect("add partitions");
-}
-
 #[test]
 fn partitions_added_while_running_are_taken_up() {
     let Some(world) = taps::world("partitions", 2, Lake::Local) else { return };
@@ -91,7 +75,7 @@ fn partitions_added_while_running_are_taken_up() {
     let mut service = Running::start(command);
     world.produce(records(0..2000));
     eventually("the first two", || world.has_passed(OUTPUTS - 1, 2000));
-    world.runtime.block_on(add_partitions(&world, 5));
+    world.add_partitions(5);
     // A new producer knows of them; whether the service does already must not matter.
     world.produce(records(2000..6000));
     eventually("five partitions", || {

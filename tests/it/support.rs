@@ -4,7 +4,7 @@ pub mod servers;
 
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     producer::{BaseProducer, BaseRecord, Producer},
 };
@@ -252,6 +252,14 @@ impl World {
         produce(&self.services.kafka, &self.kafka_topic, records);
     }
 
+    /// More partitions for this world's topic: so many in all.
+    pub fn add_partitions(&self, count: usize) {
+        let (admin, options) = admin(&self.services.kafka);
+        let more = NewPartitions::new(&self.kafka_topic, count);
+        let made = self.runtime.block_on(admin.create_partitions([&more], &options));
+        made.expect("add partitions")[0].as_ref().expect("add partitions");
+    }
+
     /// `sql/queries/proof.sql`: every output's offsets add up.
     pub fn assert_proof(&self) {
         let sql = std::fs::read_to_string(root().join("sql/queries/proof.sql")).expect("proof.sql");
@@ -289,12 +297,15 @@ pub async fn create_topic(brokers: &str, topic: &str, partitions: i32) {
 }
 
 async fn create_replicated(brokers: &str, topic: &str, partitions: i32, replicas: i32) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("admin");
+    let (admin, options) = admin(brokers);
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas));
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
     let made = admin.create_topics([&new], &options).await.expect("create topic");
     made[0].as_ref().expect("create topic");
+}
+
+fn admin(brokers: &str) -> (AdminClient<DefaultClientContext>, AdminOptions) {
+    let client = ClientConfig::new().set("bootstrap.servers", brokers).create().expect("admin");
+    (client, AdminOptions::new().operation_timeout(Some(Duration::from_secs(30))))
 }
 
 pub fn produce<V: AsRef<[u8]>>(

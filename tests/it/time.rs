@@ -4,8 +4,6 @@
 use crate::support::{Lake, Running, World, eventually};
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewPartitions},
-    client::DefaultClientContext,
     producer::{BaseProducer, BaseRecord, Producer},
 };
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -251,7 +249,7 @@ fn a_partition_that_is_added_reopens_nothing() {
         world.number("SELECT count(*) FROM pg_views WHERE viewname = 'by_drop_final'") == 1
             && world.number(finals) == 2
     });
-    world.runtime.block_on(add_partition(&world, 3));
+    world.add_partitions(3);
     eventually("taken up", || held(&mut process).len() == 3);
     assert_eq!(world.number(finals), 2, "what is final stays final");
     let known = "SELECT count(*) FROM highwater.idle_advances WHERE partition = 2";
@@ -266,17 +264,6 @@ fn a_partition_that_is_added_reopens_nothing() {
     assert_eq!(world.number(finals), 2);
     process.stop();
     assert_a_replay_decides_alike(&world);
-}
-
-async fn add_partition(world: &World, count: usize) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", &world.services.kafka)
-        .create()
-        .expect("admin");
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-    let more = NewPartitions::new(&world.kafka_topic, count);
-    let made = admin.create_partitions([&more], &options).await.expect("add a partition");
-    made[0].as_ref().expect("add a partition");
 }
 
 /// 4:30 in the morning is still the service day of before, through both changes of the clocks.

@@ -6,18 +6,7 @@ REGISTRY_HOME=$SERVICES/registry-$REGISTRY_VERSION
 
 registry_present() { [ -d "$REGISTRY_HOME" ]; }
 
-registry_install() {
-  need java default-jre-headless
-  need mvn maven
-  local making=$REGISTRY_HOME.making
-  rm -rf "$making"
-  mkdir -p "$making"
-  mvn -B -q dependency:copy -DoutputDirectory="$making" \
-    -Dartifact="io.apicurio:apicurio-registry-app:$REGISTRY_VERSION:tar.gz:all"
-  tar xzf "$making"/*.tar.gz -C "$making"
-  rm "$making"/*.tar.gz
-  mv "$making" "$REGISTRY_HOME"
-}
+registry_install() { maven_archive "io.apicurio:apicurio-registry-app:$REGISTRY_VERSION:tar.gz:all" "$REGISTRY_HOME"; }
 
 registry_launch() {
   rm -rf "$RUN/registry"

@@ -39,6 +39,19 @@ need() {
   command -v "$1" > /dev/null || debian_install "$2"
 }
 
+# maven_archive COORDINATES FOLDER: a tar.gz of Maven Central, unpacked. Needs Java 17, as what is in it does.
+maven_archive() {
+  need java default-jre-headless
+  need mvn maven
+  local making=$2.making
+  rm -rf "$making"
+  mkdir -p "$making"
+  mvn -B -q dependency:copy -DoutputDirectory="$making" -Dartifact="$1"
+  tar xzf "$making"/*.tar.gz -C "$making"
+  rm "$making"/*.tar.gz
+  mv "$making" "$2"
+}
+
 debian_install() {
   command -v apt-get > /dev/null || die "$1 is missing and there is no apt-get: install it by hand"
   local root=()
