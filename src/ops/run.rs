@@ -8,7 +8,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     config::Config,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     lake::store::Store,
     pipeline::drift::{self, Known},
     warehouse::postgres::{Warehouse, WarehouseSettings},
@@ -169,25 +169,25 @@ async fn wait(service: &mut Service, mut signals: Signals, until_caught_up: bool
                 if service.is_over() || until_caught_up && service.has_stopped_topic() {
                     return Ok(());
                 }
-                if until_caught_up && let Some(why) = service.is_held_up() {
+                if until_caught_up && let Some(done) = caught_up(service).await {
                     progress.end();
-                    return Err(Error::halt(why));
-                }
-                if until_caught_up && caught_up(service).await {
-                    progress.end();
-                    return Ok(());
+                    return done;
                 }
             }
         }
     }
 }
 
-/// A database that is away now is waited for like in any other moment.
-async fn caught_up(service: &Service) -> bool {
-    service.is_caught_up().await.unwrap_or_else(|error| {
-        tracing::warn!("cannot read the marks: {error}");
-        false
-    })
+/// None: not yet. A database that is away now is waited for like in any other moment.
+async fn caught_up(service: &Service) -> Option<Result<()>> {
+    match service.is_caught_up().await {
+        Ok(done) => done.then_some(Ok(())),
+        Err(error) if error.kind == Kind::Halt => Some(Err(error)),
+        Err(error) => {
+            tracing::warn!("cannot read the marks: {error}");
+            None
+        }
+    }
 }
 
 /// One line on a terminal while catching up.

@@ -274,11 +274,19 @@ impl Service {
         self.topics.iter().any(|topic| topic.outcome.is_some())
     }
 
-    /// Everything that was in the topics at the start is committed, here or by another process.
+    /// Everything that was in the topics at the start is committed, here or by another process. An error:
+    /// partitions stand, or a snapshot waits for a person, and everything else is done: waiting is for nothing.
     pub async fn is_caught_up(&self) -> Result<bool> {
         let Some(targets) = &self.targets else { return Ok(false) };
-        if !self.health.topics().iter().all(|topic| topic.caught_up) {
+        let topics = self.health.topics();
+        if topics.len() < self.topics.len() || !topics.iter().all(|topic| topic.caught_up) {
             return Ok(false);
+        }
+        let waiting =
+            topics.into_iter().flat_map(|topic| topic.gaps.into_iter().chain(topic.snapshots));
+        let waiting: Vec<String> = waiting.collect();
+        if !waiting.is_empty() {
+            return Err(Error::halt(waiting.join("; ")));
         }
         let marks = self.warehouse.marks(None).await?;
         for topic in &self.topics {
@@ -299,16 +307,6 @@ impl Service {
             }
         }
         Ok(true)
-    }
-
-    /// Partitions stand, or a snapshot waits for a person, and everything else is done: waiting is for nothing.
-    pub fn is_held_up(&self) -> Option<String> {
-        let topics = self.health.topics();
-        let whole = topics.len() == self.topics.len() && topics.iter().all(|t| t.caught_up);
-        let told =
-            topics.into_iter().flat_map(|topic| topic.gaps.into_iter().chain(topic.snapshots));
-        let told: Vec<String> = told.collect();
-        (whole && !told.is_empty()).then(|| told.join("; "))
     }
 
     /// Commits what is held, leaves the group, and tells what went wrong; within `patience`.
