@@ -103,9 +103,10 @@
 //! | I-1 | an offset is always the next one to read | [`record::Offset::after`], the only `+ 1` | `insert_marks.sql` begins at the oldest offset |
 //! | I-2 | a span is half open; spans of an output and partition follow each other without gap | [`record::Span::new`] | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | I-3 | each offset of a span has exactly one fate | `warehouse/commit.rs`, before anything is sent | `0001_marks.sql`: `CHECK each_offset_has_one_fate`; `insert_refusals.sql`: primary key; `change_fates.sql`; `proof.sql` |
-//! | D-1 | each record is one row, or one reject, or says nothing about a row; in order | `decode/rows.rs`; its oracle in `decode/tests`; `tests/it/fuzz.rs`, any bytes | |
+//! | D-1 | each record is one row (of a `batched` topic: one or several), or one reject, or says nothing about a row; in order | `decode/rows.rs`; its oracle in `decode/tests`; `tests/it/fuzz.rs`, any bytes | |
 //! | D-2 | no number is wrapped or rounded in silence, no code loses its zeros | `decode/number.rs`; the oracle | |
 //! | D-3 | the same records and topic decode to the same | no clock and no randomness below `decode` | |
+//! | D-4 | the rows of a record stand or fall together, in decode and in each model | `decode/batched.rs`, `compute/model.rs`; property tests of both; `tests/it/batched.rs` | |
 //! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |

@@ -10,6 +10,7 @@ use super::{
     mistake::{Page, check_name, unknown},
     scalar::Scalars,
     sql::{Setting, Statement},
+    topic::INDEX,
     topic_file::stem,
 };
 use crate::record::quantity::{duration, show_duration};
@@ -254,6 +255,10 @@ fn rows(
         ("_offset", PgType::BigInt),
     ] {
         columns.push(Column { name: name.to_owned(), pg, role: Role::Position });
+    }
+    if primary_key.is_empty() && scalars.topic().batched {
+        let (name, role) = (INDEX.to_owned(), Role::Position);
+        columns.push(Column { name, pg: PgType::Integer, role });
     }
     Some((ModelKind::Rows(Rows { exprs, primary_key }), columns))
 }

@@ -226,6 +226,14 @@ fn rows(
         primary_key.extend(columns.iter().position(|column| column.name == name));
     }
     let keeps = keeps?;
+    if keeps == Keeps::Versions && scalars.topic().batched {
+        page.line(
+            statement.line,
+            "a version is known by the record that made it, and `batched` lets a record be several rows. Allowed: a \
+             topic without `batched`, or a model without history"
+                .to_owned(),
+        );
+    }
     let mut more = vec![
         ("_event_time", PgType::Timestamptz),
         ("_source_position", PgType::Text),

@@ -63,7 +63,7 @@ pub use model::{
 pub use reference::{FileKind, Join, Place, Reference};
 pub use scalar::scalar_context;
 pub use topic::{
-    Format, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
+    Format, INDEX, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
 };
 pub use topic_file::check_registry;
 pub use types::PgType;

@@ -137,7 +137,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
             ),
         ));
     }
-    let schema = schema_of(&columns, Format::Json, false);
+    let schema = schema_of(&columns, Format::Json, false, false);
     let kept = schema.fields().len() - KAFKAS;
     let own: SchemaRef = Arc::new(Schema::new(schema.fields()[..kept].to_vec()));
     let key = key(top, &columns, &own, &unsure, found);
@@ -146,6 +146,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         file: page.file.clone(),
         kafka_topic: String::new(),
         format: Format::Json,
+        batched: false,
         columns,
         event_time: None,
         service_day: None,

@@ -20,6 +20,9 @@ pub const FIELD_PG: &str = "pg";
 /// The event time's column in the schema where no column of the record is it.
 pub const EVENT_TIME: &str = "_event_time";
 
+/// The column of a row's place within its record, from 0.
+pub const INDEX: &str = "_index";
+
 /// One `topics/NAME.toml`.
 #[derive(Debug, Clone)]
 pub struct Topic {
@@ -29,6 +32,9 @@ pub struct Topic {
     /// The topic's name in Kafka.
     pub kafka_topic: String,
     pub format: Format,
+    /// Whether a record may be several rows: an array of events, of a message's rows. Each then has its place
+    /// within its record in [`INDEX`].
+    pub batched: bool,
     /// In order of the file.
     pub columns: Vec<TopicColumn>,
     /// Index of the event time's column in `schema`, never NULL; None: the Kafka timestamp.
@@ -62,7 +68,7 @@ pub struct Topic {
     /// Recorded by `drift = "apply"`, in order; `columns` has them.
     pub additions: Vec<Addition>,
     /// `columns` without the dropped ones; of changes the columns of [`CHANGE_COLUMNS`]; `_event_time`
-    /// if it is computed; then `_partition` int32, `_offset` int64, `_timestamp`.
+    /// if it is computed; `_index` int32 where a record may be several rows; then `_partition` int32, `_offset` int64, `_timestamp`.
     pub schema: SchemaRef,
 }
 
@@ -234,6 +240,15 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.as_str() == text)
     }
 
+    /// Whether one of its records may be several rows.
+    pub fn has_batches(self) -> bool {
+        match self {
+            Self::CloudEvents | Self::Canal => true,
+            Self::Json | Self::Csv | Self::Avro | Self::DebeziumJson | Self::DebeziumAvro => false,
+            Self::Maxwell | Self::Qlik => false,
+        }
+    }
+
     /// Whether its records refer to the schema they were written with.
     pub fn has_schemas(self) -> bool {
         match self {
@@ -273,6 +288,7 @@ impl Topic {
             "_partition" => Some(PgType::Integer),
             "_offset" => Some(PgType::BigInt),
             "_timestamp" => Some(PgType::Timestamptz),
+            INDEX if self.batched => Some(PgType::Integer),
             EVENT_TIME if self.service_day.is_some() => Some(PgType::Timestamptz),
             _ if self.changes.is_some() && CHANGE_COLUMNS.iter().any(|(n, ..)| *n == name) => {
                 CHANGE_COLUMNS.iter().find(|(n, ..)| *n == name).map(|(_, pg, _)| *pg)
@@ -309,6 +325,9 @@ impl Topic {
         if let Some(changes) = &self.changes {
             let _ = writeln!(out, "changes {changes:?}");
         }
+        if self.batched {
+            out.push_str("batched\n");
+        }
         if let Some(csv) = &self.csv {
             let _ = writeln!(out, "{csv:?}");
         }
@@ -324,12 +343,13 @@ impl Topic {
     }
 }
 
-/// The kept columns in order, of changes their own, `_event_time` if it is computed, then
-/// `_partition`, `_offset` and `_timestamp`.
+/// The kept columns in order, of changes their own, `_event_time` if it is computed, `_index` if records
+/// are `batched`, then `_partition`, `_offset` and `_timestamp`.
 pub(super) fn schema_of(
     columns: &[TopicColumn],
     format: Format,
     computed_event_time: bool,
+    batched: bool,
 ) -> SchemaRef {
     let field = |name: &str, data_type: DataType, pg: PgType, nullable: bool| {
         Field::new(name, data_type, nullable)
@@ -347,6 +367,9 @@ pub(super) fn schema_of(
     if format.is_change() {
         let own = CHANGE_COLUMNS.map(|(name, pg, null)| field(name, pg.arrow(), pg, null));
         fields.extend(own);
+    }
+    if batched {
+        fields.push(field(INDEX, DataType::Int32, PgType::Integer, false));
     }
     fields.push(field("_partition", DataType::Int32, PgType::Integer, false));
     fields.push(field("_offset", DataType::Int64, PgType::BigInt, false));

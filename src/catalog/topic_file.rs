@@ -18,9 +18,10 @@ use super::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use toml::de::{DeTable, DeValue};
 
-const TOP: [&str; 16] = [
+const TOP: [&str; 17] = [
     "topic",
     "format",
+    "batched",
     "registry",
     "drift",
     "changes",
@@ -128,7 +129,8 @@ fn draft(
     let changes = changes::read(top, format, csv.as_ref(), &columns, &unsure, found);
     let zone = top.parsed("time_zone", topic_time::zone, found);
     let time = topic_time::read(top, changes.is_some(), &columns, &unsure, found);
-    let schema = schema_of(&columns, format, time.service_day.is_some());
+    let batched = batched(top, format, found);
+    let schema = schema_of(&columns, format, time.service_day.is_some(), batched);
     let event_time = time.column.as_ref().and_then(|name| schema.index_of(name).ok());
     let service_day = time.service_day.as_ref().and_then(|(date, clock)| {
         Some(ServiceDay { date: schema.index_of(date).ok()?, clock: schema.index_of(clock).ok()? })
@@ -139,6 +141,7 @@ fn draft(
         kafka_topic: kafka_topic.unwrap_or_else(|| name.to_string()),
         name,
         format,
+        batched,
         columns,
         event_time,
         service_day,
@@ -164,6 +167,23 @@ fn draft(
     topic.lake = lake_file::read(top, &topic, &unsure, blind, found);
     topic_letters::read(top, &mut topic, found);
     Draft { topic, line, unsure, blind }
+}
+
+/// Whether a record may be several rows.
+fn batched(top: &Table<'_>, format: Format, found: &mut Found) -> bool {
+    let batched = top.boolean("batched", found).unwrap_or(false);
+    if batched && !format.has_batches() {
+        let format = format.as_str();
+        found.push((
+            top.byte("batched"),
+            format!(
+                "`batched` is of formats whose record may be several rows, cloudevents and canal; the format is \
+                 {format}. Allowed: to leave it out"
+            ),
+        ));
+        return false;
+    }
+    batched
 }
 
 /// Where the topic's own schemas are.

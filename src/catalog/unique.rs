@@ -42,6 +42,15 @@ pub(super) fn unique(
         ));
         return None;
     }
+    if topic.batched && top.has("unique") {
+        found.push((
+            top.byte("unique"),
+            "`unique` judges records, and `batched` lets a record be several rows. Allowed: one of the two; a table \
+             WITH (primary_key = '…') takes the later of two rows"
+                .into(),
+        ));
+        return None;
+    }
     let names = top.texts("unique", found);
     let within = top.parsed("within", duration, found);
     if let Some(within) = within

@@ -118,7 +118,8 @@ impl Topic {
                 }
             }
         }
-        topic.schema = schema_of(&topic.columns, topic.format, topic.service_day.is_some());
+        topic.schema =
+            schema_of(&topic.columns, topic.format, topic.service_day.is_some(), topic.batched);
         topic
     }
 }

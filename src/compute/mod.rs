@@ -32,7 +32,7 @@ pub(crate) mod tests;
 pub mod unique;
 
 use crate::{
-    catalog::{Model, Topic},
+    catalog::{INDEX, Model, Topic},
     decode::{Decoded, RejectClass},
     error::Result,
     record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
@@ -245,7 +245,7 @@ impl Tables {
             let standing = standing(&mut self.dead_letters, run.partition);
             if let Some(run) = run.above(&decoded.rows, standing.floor) {
                 let twice = count_duplicates(duplicates, &run.rows);
-                standing.fates.filtered += run.len() - twice;
+                standing.fates.filtered += run.records(decoded) - twice;
                 standing.fates.duplicate += twice;
                 standing.observe(offsets(&decoded.rows), &decoded.event_times, &run.rows);
             }
@@ -391,6 +391,12 @@ pub fn places(batch: &RecordBatch) -> (&[i32], &[i64]) {
 /// `_partition`, by its place in every topic's schema.
 fn partitions(batch: &RecordBatch) -> &[i32] {
     batch.column(batch.num_columns() - 3).as_primitive::<Int32Type>().values()
+}
+
+/// `_index` of each row; None: each row is a record of its own.
+pub fn indexes(batch: &RecordBatch) -> Option<&[i32]> {
+    let indexes = batch.column_by_name(INDEX)?;
+    Some(indexes.as_primitive::<Int32Type>().values())
 }
 
 /// `_offset`, by its place in every topic's schema.

@@ -19,7 +19,12 @@ use crate::{
     record::{EventTime, Fates, Output, Partition},
 };
 use arrow::array::BooleanArray;
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 pub(super) struct ModelState {
     pub model: Arc<Model>,
@@ -34,6 +39,9 @@ pub(super) struct ModelState {
     /// Rows since the last seal that found nothing in the reference.
     pub misses: u64,
 }
+
+/// Rows that the model refuses.
+pub(super) type Refused = Vec<(usize, RejectClass, String)>;
 
 const ADOPTED: &str = "marks are adopted before records";
 
@@ -73,20 +81,23 @@ impl ModelState {
         runs: &[Run],
         duplicates: &[bool],
         retried: Option<&[Option<EventTime>]>,
-    ) -> Result<Vec<(usize, RejectClass, String)>> {
+    ) -> Result<Refused> {
         let floor = |run: &Run| self.standings.get(&run.partition).expect(ADOPTED).floor;
         let runs: Vec<Run> =
             runs.iter().filter_map(|run| run.above(&decoded.rows, floor(run))).collect();
         let verdicts = match retried {
             None => self.judge(decoded, &runs),
-            Some(before) => self.judge_retried(&decoded.event_times, before),
+            Some(before) => self.judge_retried(decoded, before),
         };
         if let OpenModel::Changes(open) = &mut self.open {
             open.add(decoded, &runs)?;
-            runs.iter().for_each(|run| self.fates(run).accepted += run.len());
+            runs.iter().for_each(|run| self.fates(run).accepted += run.records(decoded));
             return Ok(Vec::new());
         }
 
+        if let Some(several) = &decoded.several {
+            return self.admit_several(decoded, several, &runs, &verdicts);
+        }
         let chosen = choose(&runs, decoded.rows.num_rows(), duplicates);
         let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
         self.misses += misses;
@@ -94,10 +105,15 @@ impl ModelState {
         for run in &runs {
             let passed = input.count_within(&run.rows) + count_within(&failures, &run.rows);
             let twice = count_duplicates(duplicates, &run.rows);
-            self.fates(run).filtered += run.len() - passed - twice;
+            self.fates(run).filtered += run.rows.len() as u64 - passed - twice;
             self.fates(run).duplicate += twice;
         }
-        let (input, refused) = self.meet_late(input, &verdicts, &runs)?;
+        let met: Vec<u64> = runs.iter().map(|run| input.count_within(&run.rows)).collect();
+        let (input, refused) = self.meet_late(input, &verdicts)?;
+        for (run, met) in runs.iter().zip(met) {
+            self.fates(run).late +=
+                met - input.count_within(&run.rows) - count_within(&refused, &run.rows);
+        }
         let (input, more) = self.plan.evaluate(input)?;
         failures.extend(more);
         failures.sort_unstable_by_key(|(row, _)| *row);
@@ -110,6 +126,52 @@ impl ModelState {
         let of_class = |class| move |(row, reason)| (row, class, reason);
         let failures = failures.into_iter().map(of_class(RejectClass::Model));
         Ok(failures.chain(refused.into_iter().map(of_class(RejectClass::Late))).collect())
+    }
+
+    /// As [`Self::admit`], where a record may be several rows: one that fails or is refused takes its
+    /// record's others with it, and a record of which any row counts is accepted (D-4).
+    fn admit_several(
+        &mut self,
+        decoded: &Decoded,
+        several: &[u32],
+        runs: &[Run],
+        verdicts: &Verdicts,
+    ) -> Result<Refused> {
+        let chosen = choose(runs, several.len(), &[]);
+        let (input, misses) = self.plan.input(&decoded.rows, &decoded.event_times, chosen)?;
+        self.misses += misses;
+        let (input, failures) = self.plan.filter(input)?;
+        let of_class = |class| move |(row, reason)| (row, class, reason);
+        let mut refused: Refused = failures.into_iter().map(of_class(RejectClass::Model)).collect();
+        let mut late: BTreeSet<u32> =
+            (0..input.rows).map(|row| several[input.origin_of(row)]).collect();
+        let (input, told) = self.meet_late(input, verdicts)?;
+        refused.extend(told.into_iter().map(of_class(RejectClass::Late)));
+        let (input, failures) = self.plan.evaluate(input)?;
+        refused.extend(failures.into_iter().map(of_class(RejectClass::Model)));
+        refused.sort_by_key(|(row, ..)| *row);
+        refused.dedup_by_key(|(row, ..)| several[*row]);
+        let dead: BTreeSet<u32> = refused.iter().map(|(row, ..)| several[*row]).collect();
+        let record = |row| several[input.origin_of(row)];
+        let stands: BooleanArray =
+            (0..input.rows).map(|row| Some(!dead.contains(&record(row)))).collect();
+        let input = input.keep(&stands)?;
+        let accepted: BTreeSet<u32> =
+            (0..input.rows).map(|row| several[input.origin_of(row)]).collect();
+        late.retain(|record| !accepted.contains(record) && !dead.contains(record));
+        for run in runs {
+            let of = &several[run.rows.clone()];
+            let bounds = of[0]..=of[of.len() - 1];
+            let within = |records: &BTreeSet<u32>| records.range(bounds.clone()).count() as u64;
+            let all = run.records(decoded);
+            let fates = self.fates(run);
+            fates.accepted += within(&accepted);
+            fates.dead += within(&dead);
+            fates.late += within(&late);
+            fates.filtered += all - within(&accepted) - within(&dead) - within(&late);
+        }
+        self.open.add(&input, &verdicts.of_rows)?;
+        Ok(refused)
     }
 
     fn fates(&mut self, run: &Run) -> &mut Fates {
@@ -147,7 +209,8 @@ impl ModelState {
     }
 
     /// As [`Self::judge`], by what was seen before each row; nothing is raised.
-    fn judge_retried(&mut self, times: &[EventTime], before: &[Option<EventTime>]) -> Verdicts {
+    fn judge_retried(&mut self, decoded: &Decoded, before: &[Option<EventTime>]) -> Verdicts {
+        let times = &decoded.event_times;
         let terms = self
             .window()
             .map(|w| (w.allowed_lateness.as_micros() as i64, w.late == Late::DeadLetter));
@@ -155,12 +218,12 @@ impl ModelState {
         let (Some(windows), Some((allowed, tells))) = (&mut self.windows, terms) else {
             return verdicts;
         };
-        for (row, before) in before.iter().enumerate() {
-            let lateness = Lateness::new(*before, self.max_disorder);
-            let of_row = &times[row..row + 1];
-            verdicts.judge(&mut lateness.clone(), of_row, windows, allowed, row);
+        for rows in decoded.rows_by_record() {
+            let lateness = Lateness::new(before[rows.start], self.max_disorder);
+            let of_record = &times[rows.clone()];
+            verdicts.judge(&mut lateness.clone(), of_record, windows, allowed, rows.start);
             if tells {
-                verdicts.tell(lateness, times, windows, allowed, row..row + 1);
+                verdicts.tell(lateness, times, windows, allowed, rows);
             }
         }
         verdicts.fill(times.len());
@@ -182,7 +245,6 @@ impl ModelState {
         &mut self,
         input: Input<'d>,
         verdicts: &Verdicts,
-        runs: &[Run],
     ) -> Result<(Input<'d>, Failures)> {
         if verdicts.of_rows.is_empty() {
             return Ok((input, Failures::new()));
@@ -193,14 +255,7 @@ impl ModelState {
             (0..input.rows).map(|row| Some(verdict(row) != Verdict::Late)).collect();
         match self.window().map_or(Late::Amend, |window| window.late) {
             Late::Amend => Ok((input, Failures::new())),
-            Late::Drop => {
-                let kept = input.keep(&taken)?;
-                for run in runs {
-                    self.fates(run).late +=
-                        input.count_within(&run.rows) - kept.count_within(&run.rows);
-                }
-                Ok((kept, Failures::new()))
-            }
+            Late::Drop => Ok((input.keep(&taken)?, Failures::new())),
             Late::DeadLetter => {
                 let late = (0..input.rows).filter(|row| verdict(*row) == Verdict::Late);
                 let refused = late.map(|row| verdicts.reason(input.origin_of(row))).collect();

@@ -73,7 +73,6 @@ impl Picked {
             _ => None,
         };
         let pick = self.pick;
-        let better = |by, places| better(pick, by, places);
         // The best row of each group in this batch; only those are looked at closer.
         let mut here: Vec<Option<u32>> = vec![None; rows.count];
         for row in rows.kept() {
@@ -84,7 +83,8 @@ impl Picked {
             let wins = known.is_none_or(|known| {
                 let known = known as usize;
                 let by = by.as_ref().map(|by| (by.row(row).data(), by.row(known).data()));
-                better(by, (place(row), place(known)))
+                // Of rows of one record at one time the one behind is the later.
+                better(pick, by, ((place(row), row), (place(known), known)))
             });
             if wins {
                 *known = Some(row as u32);
@@ -97,7 +97,7 @@ impl Picked {
                 self.best[*group].as_ref().is_none_or(|best| {
                     let by = by.as_ref().map(|by| by.row(row).data());
                     let known = best.by.as_ref().map(|known| known.as_ref());
-                    better(by.zip(known), (place(row), best.place))
+                    better(pick, by.zip(known), (place(row), best.place))
                 })
             })
             .collect();
@@ -199,7 +199,7 @@ impl Picked {
 }
 
 /// Whether the first row of each pair wins over the second.
-fn better(pick: Pick, by: Option<(&[u8], &[u8])>, places: (Place, Place)) -> bool {
+fn better<P: Ord>(pick: Pick, by: Option<(&[u8], &[u8])>, places: (P, P)) -> bool {
     let by = by.map_or(Ordering::Equal, |(a, b)| a.cmp(b));
     let by = if pick.by() == Some(Extreme::Least) { by.reverse() } else { by };
     let places = places.0.cmp(&places.1);

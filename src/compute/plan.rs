@@ -5,7 +5,7 @@
 
 use super::lookup::Lookup;
 use crate::{
-    catalog::{self, Join, Model, ModelKind, Topic},
+    catalog::{self, INDEX, Join, Model, ModelKind, Topic},
     error::{Error, Result},
     record::EventTime,
 };
@@ -65,6 +65,8 @@ pub struct Input<'d> {
     pub event_times: Cow<'d, [EventTime]>,
     pub partitions: ArrayRef,
     pub offsets: ArrayRef,
+    /// The places of rows within their records, where those may be several rows.
+    pub indexes: Option<ArrayRef>,
     pub rows: usize,
     origin: Origin,
 }
@@ -139,6 +141,7 @@ impl Plan {
             event_times: Cow::Borrowed(event_times),
             partitions,
             offsets,
+            indexes: rows.column_by_name(INDEX).cloned(),
             rows: rows.num_rows(),
             origin: Origin::All,
         };
@@ -312,7 +315,8 @@ impl Input<'static> {
         offsets: ArrayRef,
     ) -> Self {
         let (rows, event_times) = (event_times.len(), Cow::Owned(event_times));
-        Self { columns, event_times, partitions, offsets, rows, origin: Origin::All }
+        let (indexes, origin) = (None, Origin::All);
+        Self { columns, event_times, partitions, offsets, indexes, rows, origin }
     }
 }
 
@@ -361,6 +365,7 @@ impl<'d> Input<'d> {
             event_times: rows().map(|row| self.event_times[row]).collect(),
             partitions: kept(&self.partitions)?,
             offsets: kept(&self.offsets)?,
+            indexes: self.indexes.as_ref().map(kept).transpose()?,
             rows: filter.count(),
             origin: Origin::Rows(rows().map(|row| self.origin_of(row) as u32).collect()),
         })

@@ -1,11 +1,12 @@
 //! Row models over a cut: rows as they are, or the latest per key.
 //!
 //! Owns: the rows of the open cut. The latest row of a key is the one with the highest (event
-//! time, partition, offset): a total order, so any order of arrival and any cuts agree.
+//! time, partition, offset): a total order over records, so any order of arrival and any cuts agree. Rows
+//! of one record come together, in their order: of two at the same time the one behind is the later.
 
 use super::plan::{Input, Plan};
 use crate::{
-    catalog::{Model, Role, Rows, types::timestamp},
+    catalog::{INDEX, Model, Role, Rows, types::timestamp},
     error::{Error, Result},
 };
 use arrow::{
@@ -29,6 +30,7 @@ pub const REDUCE_AT_ROWS: usize = 65_536;
 pub struct LatestRows {
     schema: SchemaRef,
     primary_key: Vec<usize>,
+    indexed: bool,
     batches: Vec<RecordBatch>,
     rows: usize,
     memory: usize,
@@ -46,9 +48,15 @@ impl LatestRows {
         fields.push(Field::new("_event_time", timestamp(), false));
         fields.push(Field::new("_partition", DataType::Int32, false));
         fields.push(Field::new("_offset", DataType::Int64, false));
+        // Rows of one record, which only a place within it tells apart.
+        let indexed = model.columns.iter().any(|column| column.name == INDEX);
+        if indexed {
+            fields.push(Field::new(INDEX, DataType::Int32, false));
+        }
         Ok(Self {
             schema: Arc::new(Schema::new(fields)),
             primary_key: rows.primary_key.clone(),
+            indexed,
             batches: Vec::new(),
             rows: 0,
             memory: 0,
@@ -66,6 +74,9 @@ impl LatestRows {
         columns.push(Arc::new(times) as ArrayRef);
         columns.push(input.partitions.clone());
         columns.push(input.offsets.clone());
+        if self.indexed {
+            columns.push(input.indexes.clone().expect("the topic's rows have their places"));
+        }
         let batch = RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| Error::halt("build rows of a model").because(e))?;
         self.rows += batch.num_rows();
@@ -115,10 +126,10 @@ impl LatestRows {
         take_record_batch(&rows, &order).map_err(failed)
     }
 
-    /// `_partition` and `_offset`.
+    /// `_partition` and `_offset`, and `_index` where it is there.
     fn place(&self) -> Vec<usize> {
         let count = self.schema.fields().len();
-        vec![count - 2, count - 1]
+        (count - 2 - usize::from(self.indexed)..count).collect()
     }
 
     /// Batch and row of the latest row of each key.
@@ -136,7 +147,7 @@ impl LatestRows {
             for (row, group) in indexes.iter().enumerate() {
                 let known = &mut latest[*group];
                 let newer =
-                    |(b, r): (usize, usize)| positions[batch].get(row) > positions[b].get(r);
+                    |(b, r): (usize, usize)| positions[batch].get(row) >= positions[b].get(r);
                 if known.is_none_or(newer) {
                     *known = Some((batch, row));
                 }

@@ -17,8 +17,12 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub fn len(&self) -> u64 {
-        self.rows.len() as u64
+    /// How many records its rows are.
+    pub fn records(&self, decoded: &Decoded) -> u64 {
+        match &decoded.several {
+            None => self.rows.len() as u64,
+            Some(of) => of[self.rows.clone()].chunk_by(|a, b| a == b).count() as u64,
+        }
     }
 
     /// Its rows at or above the floor: offsets ascend within a run.
@@ -77,6 +81,9 @@ pub(super) fn count_duplicates(duplicates: &[bool], rows: &Range<usize>) -> u64 
 
 /// Index of the record that a row was: rows are the records without what gives none, in order (D-1).
 pub(super) fn record_of(row: usize, decoded: &Decoded) -> usize {
+    if let Some(several) = &decoded.several {
+        return several[row] as usize;
+    }
     let without_row = |upto: usize| {
         decoded.rejects.partition_point(|reject| reject.record <= upto)
             + decoded.empty.partition_point(|empty| *empty <= upto)

@@ -2,8 +2,8 @@
 //!
 //! Owns: the envelope. Does not own: values (`convert`).
 //!
-//! A message has an array of rows. A record is one row here (D-1), which is what TiCDC and Flink
-//! write; a message of several is a reject.
+//! A message has an array of rows. What is read here is one row, which is what TiCDC and Flink write; a
+//! message of several is a reject where nothing took it apart (`batched`).
 //!
 //! Sources: Canal's class FlatMessage; TiCDC's documentation, "TiCDC Canal-JSON Protocol".
 
@@ -126,6 +126,8 @@ fn only<'a>(array: &'a str, name: &str) -> Result<&'a str, String> {
     })?;
     match (row, count) {
         (Some(row), 1) => Ok(row),
-        _ => Err(format!("a message of {count} rows in `{name}`; a record is one row")),
+        _ => Err(format!(
+            "a message of {count} rows in `{name}`; with `batched = true` each is a row of its own"
+        )),
     }
 }

@@ -3,8 +3,8 @@
 //! Owns: the envelope. Does not own: what data and attributes mean (`fields`, `convert`).
 //!
 //! The row has the members of `data`, and the attributes under the names that the binding to Kafka
-//! gives them as headers: `ce_id`, `ce_time`, `ce_NAME` of an extension. A record is one event here
-//! (D-1): an array of one is that one, an array of several is a reject.
+//! gives them as headers: `ce_id`, `ce_time`, `ce_NAME` of an extension. What is read here is one event: an
+//! array of one is that one, an array of several is a reject where nothing took it apart (`batched`).
 //!
 //! Sources: CloudEvents 1.0.2, "JSON Event Format", "Kafka Protocol Binding".
 
@@ -96,7 +96,7 @@ fn only(value: &str) -> Result<Option<&str>, String> {
         .map_err(|broken| format!("not an array: byte {}: {}", broken.at, broken.why))?;
     match count {
         0 | 1 => Ok(event),
-        _ => Err(format!("an array of {count} events; a record is one event")),
+        _ => Err(format!("an array of {count} events; with `batched = true` each is a row")),
     }
 }
 

@@ -49,8 +49,11 @@ impl Before {
         if !rejects.any() {
             return self;
         }
-        let good: BooleanArray = rejects.bad().iter().map(|bad| Some(!bad)).collect();
-        let keep = |array: &dyn Array| filter(array, &good).expect("a mask as long as the column");
+        self.kept(&rejects.bad().iter().map(|bad| Some(!bad)).collect())
+    }
+
+    pub fn kept(self, good: &BooleanArray) -> Self {
+        let keep = |array: &dyn Array| filter(array, good).expect("a mask as long as the column");
         let columns = self.rows.columns().iter().map(|column| keep(column)).collect();
         let rows = RecordBatch::try_new(self.rows.schema(), columns).expect("as before");
         Self { rows, there: keep(&self.there).as_boolean().clone() }

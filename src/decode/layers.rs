@@ -147,7 +147,8 @@ impl Whole {
         rejects.sort_by_key(|reject| reject.record);
         empty.sort_unstable();
         met.sort_by_key(|met| met.record);
-        Decoded { rows, event_times, rejects, empty, before, unknown_fields, met, untold }
+        let several = None;
+        Decoded { rows, several, event_times, rejects, empty, before, unknown_fields, met, untold }
     }
 }
 

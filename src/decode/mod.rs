@@ -3,12 +3,14 @@
 //! Owns: formats (one file each), conversion to the declared types, personal data (hash, mask,
 //! drop: nothing after this stage has seen it). Does not own: lateness, models, where rejects go.
 //!
-//! D-1  Each record is exactly one row, or one reject, or says nothing about a row; in the order
-//!      given.
+//! D-1  Each record is exactly one row (of a `batched` topic: one or several), or one reject, or says
+//!      nothing about a row; in the order given.
 //! D-2  A number is never wrapped or rounded in silence; a code never loses its zeros.
 //! D-3  The same records and topic give the same result: no clock, no randomness.
+//! D-4  The rows of a record stand or fall together: one that is refused refuses the record.
 
 mod avro;
+mod batched;
 mod canal;
 pub mod change;
 mod cloudevents;
@@ -35,11 +37,11 @@ mod time;
 mod upstream;
 
 use crate::{
-    catalog::{Topic, Upstream},
+    catalog::{Format, Topic, Upstream},
     record::{EventTime, Partition, RawRecord, schemas::Schemas},
 };
 use arrow::array::{BooleanArray, RecordBatch};
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Key of `pii = "hash"`.
 #[derive(Clone)]
@@ -56,6 +58,8 @@ impl std::fmt::Debug for Secret {
 pub struct Decoded {
     /// Good records, in the order given; the topic's schema.
     pub rows: RecordBatch,
+    /// Of each row of a `batched` topic: index of its record, ascending. None: each row is a record of its own.
+    pub several: Option<Vec<u32>>,
     /// Of each row: its event time (the declared column, or Kafka's timestamp).
     pub event_times: Vec<EventTime>,
     pub rejects: Vec<Reject>,
@@ -122,6 +126,24 @@ pub enum RejectClass {
     Late,
 }
 
+impl Decoded {
+    /// The rows of each record that gives any, in order.
+    pub fn rows_by_record(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let rows = match &self.several {
+                None => start..(start + 1).min(self.event_times.len()),
+                Some(several) => {
+                    let of = several.get(start)?;
+                    start..start + several[start..].iter().take_while(|r| *r == of).count()
+                }
+            };
+            start = rows.end;
+            (!rows.is_empty()).then_some(rows)
+        })
+    }
+}
+
 impl RejectClass {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -137,7 +159,11 @@ impl RejectClass {
 }
 
 /// A topic's decoder; keeps its buffers from batch to batch.
-pub struct Decoder(layers::Layers);
+pub struct Decoder {
+    layers: layers::Layers,
+    /// Of a `batched` topic.
+    batched: Option<Format>,
+}
 
 impl Decoder {
     /// `secret` must be there if a column is hashed; `config` sees to that.
@@ -147,15 +173,19 @@ impl Decoder {
 
     /// Of a topic whose records refer to schemas: what is told of them before records come.
     pub fn with_schemas(topic: Arc<Topic>, secret: Option<Secret>, schemas: Arc<Schemas>) -> Self {
-        Self(layers::Layers::new(&topic, secret, &schemas))
+        let batched = topic.batched.then_some(topic.format);
+        Self { layers: layers::Layers::new(&topic, secret, &schemas), batched }
     }
 
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {
-        self.0.decode(records)
+        match self.batched {
+            None => self.layers.decode(records),
+            Some(format) => batched::decode(format, records, &mut self.layers),
+        }
     }
 
     /// Names of fields that no column names, which came for the first time since it was asked.
     pub fn take_new_names(&mut self) -> Vec<String> {
-        self.0.take_new_names()
+        self.layers.take_new_names()
     }
 }

@@ -151,7 +151,8 @@ impl RowDecoder {
         let (rejects, empty) = rejects.into_lists();
         assert_eq!(rows.num_rows() + rejects.len() + empty.len(), records.len(), "D-1");
         let (unknown_fields, met, untold) = (read.unknown_fields, read.met, read.untold);
-        Decoded { rows, before, event_times, rejects, empty, unknown_fields, met, untold }
+        let several = None;
+        Decoded { rows, several, before, event_times, rejects, empty, unknown_fields, met, untold }
     }
 
     /// Step 1: fills the matrices.
@@ -161,8 +162,12 @@ impl RowDecoder {
         if self.topic.changes.as_ref().is_some_and(|changes| changes.before) {
             self.before.clear(records.len(), self.kept.len());
         }
+        let indexes = if self.topic.batched { indexes(records) } else { Vec::new() };
         for (row, record) in records.iter().enumerate() {
-            let said = self.reader.read(record);
+            let mut said = self.reader.read(record);
+            if let (Some(index), Ok(Said::Change(change))) = (indexes.get(row), &mut said) {
+                change.position = placed(&change.position, record.offset, *index);
+            }
             if let Some(upstream) = self.reader.upstream() {
                 read.meet(row, record, upstream);
             } else if self.topic.drift == Drift::Apply && record.value.is_some() {
@@ -486,6 +491,14 @@ impl RowDecoder {
                 *column = filter(column, &good).expect("a mask as long as the column");
             }
         }
+        if self.topic.batched {
+            let good = indexes(records)
+                .into_iter()
+                .zip(bad)
+                .filter(|(_, bad)| !**bad)
+                .map(|(index, _)| index);
+            columns.push(Arc::new(Int32Array::from_iter_values(good)));
+        }
         let good = || records.iter().zip(bad).filter(|(_, bad)| !**bad).map(|(record, _)| record);
         columns.push(Arc::new(Int32Array::from_iter_values(good().map(|r| r.partition.0))));
         columns.push(Arc::new(Int64Array::from_iter_values(good().map(|r| r.offset))));
@@ -502,6 +515,21 @@ impl Read<'_> {
         if !self.met.last().is_some_and(same) {
             self.met.push(Met { record: row, partition, offset, upstream: upstream.clone() });
         }
+    }
+}
+
+/// The place of each row within its record: neighbours at one offset are of one.
+fn indexes(records: &[RawRecord<'_>]) -> Vec<i32> {
+    let same =
+        |a: &RawRecord<'_>, b: &RawRecord<'_>| (a.partition, a.offset) == (b.partition, b.offset);
+    records.chunk_by(same).flat_map(|rows| 0..rows.len() as i32).collect()
+}
+
+/// Of two changes of a record the one behind is the later.
+fn placed(position: &str, offset: i64, index: i32) -> String {
+    match position {
+        "" => format!("{offset:020}.{index:05}"),
+        position => format!("{position}.{index:05}"),
     }
 }
 

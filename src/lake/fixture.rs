@@ -37,6 +37,7 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         file: "topics/taps.toml".into(),
         kafka_topic: "taps".into(),
         format: Format::Json,
+        batched: false,
         columns: Vec::new(),
         event_time: Some(0),
         max_disorder: Duration::from_secs(90),

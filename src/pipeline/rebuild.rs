@@ -424,9 +424,12 @@ impl Rebuilder {
         if !again.is_empty() {
             again.sort_by_key(|(record, ..)| (record.partition, record.offset));
             let records: Vec<_> = again.iter().map(|(record, ..)| *record).collect();
-            let before: Vec<_> = again.iter().map(|(.., before)| *before).collect();
             let headers = |record: usize| fetched.headers(again[record].1);
             let decoded = self.decoder.decode(&records);
+            // All of them are good, and each of their rows is judged by what came before its record.
+            let rows = decoded.rows_by_record().zip(&again);
+            let before: Vec<_> =
+                rows.flat_map(|(rows, (.., before))| rows.map(|_| *before)).collect();
             self.lane.admit_retried(headers, &records, &decoded, &before, &from)?;
         }
         for (partition, next) in reached {

@@ -385,7 +385,8 @@ pub fn lake_counts(
 ) {
     let mut rejects = decoded.rejects.iter().peekable();
     let mut empty = decoded.empty.iter().peekable();
-    let (mut index, mut row) = (0, 0);
+    let mut rows = decoded.rows_by_record();
+    let mut index = 0;
     for run in records.chunk_by(|a, b| a.partition == b.partition) {
         let partition = run[0].partition;
         let floor = from.iter().find(|(p, _)| *p == partition).map(|(_, floor)| floor.0);
@@ -393,19 +394,19 @@ pub fn lake_counts(
         for record in run {
             let rejected = rejects.next_if(|r| r.record == index).is_some();
             let is_empty = empty.next_if(|e| **e == index).is_some();
+            let rows = if rejected || is_empty { None } else { rows.next() };
             if floor.is_some_and(|floor| record.offset >= floor) {
                 if rejected {
                     counted.fates.dead += 1;
-                } else if is_empty {
-                    counted.fates.filtered += 1;
-                } else {
+                } else if let Some(rows) = rows {
                     counted.fates.accepted += 1;
-                    let time = Some(decoded.event_times[row]);
+                    let time = decoded.event_times[rows].iter().copied().max();
                     counted.event_time_max = counted.event_time_max.max(time);
+                } else {
+                    counted.fates.filtered += 1;
                 }
             }
             index += 1;
-            row += usize::from(!rejected && !is_empty);
         }
         if counted != Counted::default() {
             held::add(counts, partition, counted);

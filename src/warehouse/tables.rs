@@ -15,7 +15,7 @@ use super::{
     sets,
     sketches::Sketches,
 };
-use crate::catalog::{Column, Merge, Model, ModelKind, PgType, Role};
+use crate::catalog::{Column, INDEX, Merge, Model, ModelKind, PgType, Role};
 use sha2::{Digest, Sha256};
 use std::{fmt, fmt::Write as _, sync::Arc};
 
@@ -304,7 +304,9 @@ pub(super) fn array_type(pg: PgType) -> String {
 fn key(model: &Model) -> Vec<String> {
     let appended = matches!(&model.kind, ModelKind::Rows(rows) if rows.primary_key.is_empty());
     if appended {
-        return vec!["_partition".into(), "_offset".into()];
+        let place = ["_partition", "_offset", INDEX];
+        let is_there = |name: &&str| model.columns.iter().any(|column| column.name == *name);
+        return place.into_iter().filter(is_there).map(str::to_owned).collect();
     }
     let is_key = |c: &&Column| matches!(c.role, Role::WindowStart | Role::Key);
     let mut key: Vec<_> = model.columns.iter().filter(is_key).collect();

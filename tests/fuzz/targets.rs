@@ -38,7 +38,11 @@ const TARGETS: [(&str, &str, &[Declared]); 10] = [
         ],
     ),
     ("csv", "csv", &[("[csv]\ndelimiter = \";\"\nnull = \"-\"", CSV, false), ("", CSV, false)]),
-    ("cloudevents", "cloudevents", &[("event_time = \"ce_time\"", CLOUDEVENTS, false)]),
+    (
+        "cloudevents",
+        "cloudevents",
+        &[("event_time = \"ce_time\"", CLOUDEVENTS, false), ("batched = true", CLOUDEVENTS, false)],
+    ),
     ("avro", "avro", &[("registry = \"file:schemas\"\nevent_time = \"at\"", AVRO, false)]),
     (
         "debezium-json",
@@ -85,6 +89,7 @@ const TARGETS: [(&str, &str, &[Declared]); 10] = [
         &[
             ("[changes]\nkey = [\"id\"]", CHANGED, false),
             ("[changes]\nkey = [\"id\"]\nbefore = \"full\"\norder = \"offset\"", CHANGED, false),
+            ("batched = true\n[changes]\nkey = [\"id\"]", CHANGED, false),
         ],
     ),
     (
@@ -260,15 +265,18 @@ impl Target {
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq)]
 enum Fate {
-    /// Its row, and what its change says of the row before.
-    Row(Vec<arrow::array::ArrayRef>, Option<Vec<arrow::array::ArrayRef>>, EventTime),
+    /// Its rows, and what its change says of the rows before.
+    Rows(Vec<arrow::array::ArrayRef>, Option<Vec<arrow::array::ArrayRef>>, Vec<EventTime>),
     Reject(Reject),
     Nothing,
 }
 
 impl Fate {
     fn of(decoder: &mut Decoder, records: &[RawRecord<'_>]) -> Vec<Self> {
-        let Decoded { rows, event_times, rejects, empty, before, .. } = decoder.decode(records);
+        let decoded = decoder.decode(records);
+        let rows_of: Vec<_> = decoded.rows_by_record().collect();
+        let mut rows_of = rows_of.into_iter();
+        let Decoded { rows, event_times, rejects, empty, before, .. } = decoded;
         let mut fates: Vec<Option<Self>> = vec![None; records.len()];
         for mut reject in rejects {
             assert!(!reject.reason.is_empty());
@@ -281,11 +289,13 @@ impl Fate {
         let mut row = 0;
         for fate in &mut fates {
             fate.get_or_insert_with(|| {
-                let of = |batch: &arrow::array::RecordBatch| batch.slice(row, 1).columns().to_vec();
+                let own = rows_of.next().expect("one fate each");
+                let of = |batch: &arrow::array::RecordBatch| {
+                    batch.slice(own.start, own.len()).columns().to_vec()
+                };
                 let before = before.as_ref().map(|before| of(&before.rows));
-                let fate = Self::Row(of(&rows), before, event_times[row]);
-                row += 1;
-                fate
+                row = own.end;
+                Self::Rows(of(&rows), before, event_times[own.clone()].to_vec())
             });
         }
         assert_eq!((row, row), (rows.num_rows(), event_times.len()), "one fate each");

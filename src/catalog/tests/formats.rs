@@ -63,11 +63,29 @@ fn what_only_one_format_says_is_refused_of_others() {
         (rows("", operation), 3, "has no header__change_seq"),
         (rows("images = \"mask\"", sequence), 3, "has no header__change_mask"),
         (file("maxwell", ""), 1, "[changes] is missing"),
+        (file("json", "batched = true"), 3, "cloudevents and canal; the format is json"),
+        (
+            file("cloudevents", "batched = true\nunique = [\"id\"]\nwithin = \"1h\""),
+            4,
+            "`unique` judges records",
+        ),
     ];
     assert_each(cases, topic_mistakes);
     // Of a full load no row has an operation.
     topic(&rows("", "\"id\", \"name\""));
     topic(&rows("order = \"offset\"", operation));
+}
+
+#[test]
+fn a_version_is_of_a_record_that_is_one_row() {
+    let topic = file("canal", "batched = true\n[changes]\nkey = [\"id\"]");
+    let model = "CREATE MATERIALIZED VIEW h WITH (history = 'validity') AS SELECT id, name FROM t";
+    let mistakes = catalog::check(
+        &[("topics/t.toml".into(), topic)],
+        &[("sql/models/h.sql".into(), model.to_owned())],
+    );
+    let mistakes = mistakes.expect_err("a mistake");
+    assert!(mistakes[0].to_string().contains("known by the record that made it"), "{mistakes:?}");
 }
 
 #[test]

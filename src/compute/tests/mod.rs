@@ -1,5 +1,6 @@
 //! What the stage promises, from text to deltas: catalog, decoder and `Tables` together.
 
+mod batched;
 pub(crate) mod changes;
 mod expressions;
 mod merged;
@@ -57,6 +58,10 @@ struct Declared {
 
 /// Models by their statements after `CREATE MATERIALIZED VIEW`, in order of name.
 fn declared(models: &[&str]) -> Declared {
+    declared_on(TOPIC, models)
+}
+
+fn declared_on(topic: &str, models: &[&str]) -> Declared {
     let models: Vec<_> = models
         .iter()
         .map(|text| {
@@ -65,7 +70,7 @@ fn declared(models: &[&str]) -> Declared {
             (file, format!("CREATE MATERIALIZED VIEW {text}"))
         })
         .collect();
-    let topic = (PathBuf::from("topics/events.toml"), TOPIC.to_owned());
+    let topic = (PathBuf::from("topics/events.toml"), topic.to_owned());
     let catalog = catalog::check(&[topic], &models).unwrap_or_else(|mistakes| {
         panic!("{}", mistakes.iter().map(|m| format!("{m}\n")).collect::<String>())
     });

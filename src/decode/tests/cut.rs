@@ -2,7 +2,7 @@
 //! about a row; one of them, never a panic, and the same alone as in a batch with others.
 
 use super::{
-    avro, canal, cloudevents,
+    avro, batched, canal, cloudevents,
     debezium::ALL_TYPES,
     maxwell,
     messages::{Message, captured, declared, messages, records},
@@ -81,6 +81,8 @@ fn messages_of_json_formats_cut_or_altered_anywhere_have_one_fate() {
         (canal("key"), &canal::EVENTS[..]),
         (canal("full"), &canal::EVENTS[1..4]),
         (cloudevents::topic(), &cloudevents::EVENTS[..]),
+        (batched::events_topic(), &cloudevents::EVENTS[..]),
+        (batched::canal_topic(""), &canal::EVENTS[..]),
         (json, &maxwell::EVENTS[..1]),
         (maxwell("key"), &maxwell::EVENTS[..]),
         (maxwell("full"), &maxwell::EVENTS[..]),

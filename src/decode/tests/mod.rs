@@ -1,6 +1,7 @@
 //! What the stage promises, by tables of good and bad inputs and by a slow oracle (`oracle`).
 
 mod avro;
+mod batched;
 mod canal;
 mod cloudevents;
 mod csv;
@@ -62,6 +63,7 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         file: "topics/taps.toml".into(),
         kafka_topic: "taps".to_owned(),
         format: Format::Json,
+        batched: false,
         event_time: event_time.map(|name| kept().position(|it| it.name == name).expect("there")),
         columns,
         max_disorder: Duration::from_secs(90),

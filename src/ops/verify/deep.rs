@@ -11,12 +11,12 @@
 //! is of one generation in each of its partitions, and generations follow each other.
 
 mod places;
+mod rows;
 
 use super::{Report, shallow::Evidence};
 use crate::{
     catalog::{Catalog, Model, Topic},
-    compute::{Tables, lookup::Version, places},
-    decode::Decoded,
+    compute::{Tables, indexes, lookup::Version, places},
     error::{Error, Result},
     lake::reader,
     record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
@@ -26,19 +26,16 @@ use crate::{
     },
 };
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch, UInt32Array},
-    compute::{concat_batches, filter_record_batch, not, take_record_batch},
-    datatypes::TimestampMicrosecondType,
+    array::{BooleanArray, RecordBatch},
+    compute::not,
 };
 use bytes::Bytes;
 use places::{Marks, Place, comparable, place_of};
+use rows::{decoded, event_times, in_order, only, pieces};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
-
-/// Rows given to a model at a time.
-const ROWS: usize = 8_192;
 
 pub struct Rebuild {
     topics: BTreeMap<Arc<str>, RebuildTopic>,
@@ -47,8 +44,8 @@ pub struct Rebuild {
 struct RebuildTopic {
     topic: Arc<Topic>,
     models: Vec<RebuildModel>,
-    /// The last offset seen, and rows.
-    seen: BTreeMap<Place, (i64, u64)>,
+    /// The last offset seen, and the place within its record.
+    seen: BTreeMap<Place, (i64, i32)>,
     lake_next: BTreeMap<Place, Offset>,
     /// Of files of retries, not looked at yet; by offset.
     retried: BTreeMap<Place, RecordBatch>,
@@ -270,8 +267,7 @@ impl RebuildTopic {
         for model in &mut self.models {
             model.stand_in(generations);
         }
-        for start in (0..rows.num_rows()).step_by(ROWS) {
-            let piece = rows.slice(start, ROWS.min(rows.num_rows() - start));
+        for piece in pieces(rows) {
             for model in &mut self.models {
                 for piece in model.by_version(&piece) {
                     model.add(&self.topic, &piece)?;
@@ -349,17 +345,22 @@ impl RebuildTopic {
         report: &mut Report,
     ) {
         let (partitions, offsets) = places(rows);
-        for (partition, offset) in partitions.iter().zip(offsets) {
+        let indexes = indexes(rows);
+        for (row, (partition, offset)) in partitions.iter().zip(offsets).enumerate() {
+            let index = indexes.map_or(0, |indexes| indexes[row]);
             let place = place_of(*partition, generations);
-            let (last, count) = self.seen.entry(place).or_insert((-1, 0));
-            if *offset <= *last {
-                report.finding(
-                    "V-6",
-                    format!("{}/{partition}@{offset} stands in the lake twice", self.topic.name),
+            let last = self.seen.entry(place).or_insert((-1, 0));
+            let topic = &self.topic.name;
+            if (*offset, index) <= *last {
+                let what = format!("{topic}/{partition}@{offset} stands in the lake twice");
+                report.finding("V-6", what);
+            } else if index != if *offset == last.0 { last.1 + 1 } else { 0 } {
+                let what = format!(
+                    "{topic}/{partition}@{offset}: row {index} of the record is in the lake, the one before it is not"
                 );
+                report.finding("V-6", what);
             }
-            *last = (*last).max(*offset);
-            *count += 1;
+            *last = (*last).max((*offset, index));
         }
     }
 }
@@ -553,40 +554,4 @@ impl RebuildModel {
         self.tables.admit(&records, &decoded, &from, &[])?;
         Ok(())
     }
-}
-
-/// By partition and offset.
-fn in_order(topic: &Topic, batches: &[RecordBatch]) -> Result<RecordBatch> {
-    let failed = |e| Error::halt("sort rows of the lake").because(e);
-    let all = concat_batches(&topic.schema, batches).map_err(failed)?;
-    let (partitions, offsets) = places(&all);
-    let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
-    order.sort_by_key(|&i| (partitions[i as usize], offsets[i as usize]));
-    take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
-}
-
-fn only(rows: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch> {
-    filter_record_batch(rows, mask).map_err(|e| Error::halt("filter rows of the lake").because(e))
-}
-
-/// Rows as they were when they were decoded.
-fn decoded(topic: &Topic, rows: RecordBatch) -> Decoded {
-    let event_times = event_times(topic, &rows);
-    Decoded {
-        rows,
-        event_times,
-        rejects: Vec::new(),
-        empty: Vec::new(),
-        before: None,
-        unknown_fields: 0,
-        met: Vec::new(),
-        untold: None,
-    }
-}
-
-/// The declared column's, or Kafka's timestamp.
-fn event_times(topic: &Topic, rows: &RecordBatch) -> Vec<EventTime> {
-    let index = topic.event_time.unwrap_or(rows.num_columns() - 1);
-    let times = rows.column(index).as_primitive::<TimestampMicrosecondType>();
-    times.values().iter().map(|t| EventTime(*t)).collect()
 }

@@ -20,7 +20,7 @@ use std::{
 pub(super) struct Concerned<'a> {
     pub letters: Vec<&'a RetryLetter>,
     pub decoded: Decoded,
-    /// Of each: the highest event time that the output had seen before it.
+    /// Of each row: the highest event time that the output had seen before its record.
     before: Vec<Option<EventTime>>,
     output: &'a Output,
 }
@@ -28,20 +28,23 @@ pub(super) struct Concerned<'a> {
 impl<'a> Concerned<'a> {
     pub fn of(output: &'a Output, good: &[&'a RetryLetter], decoded: &Decoded) -> Result<Self> {
         let (mut letters, mut before, mut event_times) = (Vec::new(), Vec::new(), Vec::new());
-        let mut mask = Vec::with_capacity(good.len());
-        for (letter, time) in good.iter().zip(&decoded.event_times) {
+        let mut mask = Vec::with_capacity(decoded.event_times.len());
+        let mut several = Vec::new();
+        for (letter, rows) in good.iter().zip(decoded.rows_by_record()) {
             let refusal = letter.refused_by.iter().find(|(by, _)| by == output);
-            mask.push(refusal.is_some());
+            mask.extend(rows.clone().map(|_| refusal.is_some()));
             if let Some((_, seen)) = refusal {
+                several.extend(rows.clone().map(|_| letters.len() as u32));
                 letters.push(*letter);
-                before.push(*seen);
-                event_times.push(*time);
+                before.extend(rows.clone().map(|_| *seen));
+                event_times.extend_from_slice(&decoded.event_times[rows]);
             }
         }
         let rows = filter_record_batch(&decoded.rows, &BooleanArray::from(mask))
             .map_err(|e| Error::halt("filter rows to retry").because(e))?;
         let decoded = Decoded {
             rows,
+            several: decoded.several.is_some().then_some(several),
             event_times,
             rejects: Vec::new(),
             empty: Vec::new(),
@@ -94,17 +97,23 @@ impl<'a> Concerned<'a> {
             let refusals = alone.admit_retried(&self.decoded, &self.before, &[])?;
             failures.extend(refusals.into_iter().map(|r| (r.record, r.class, r.reason)));
         }
+        let rows_of = self.decoded.rows_by_record().collect::<Vec<_>>();
         let mut start = 0;
         for run in versions.chunk_by(|a, b| a.id == b.id) {
             alone.look_up_in(&run[0]);
-            let Decoded { rows, event_times, .. } = &self.decoded;
+            let Decoded { rows, several, event_times, .. } = &self.decoded;
             let end = start + run.len();
+            let within = rows_of[start].start..rows_of[end - 1].end;
+            let of_piece = |several: &Vec<u32>| {
+                several[within.clone()].iter().map(|letter| letter - start as u32).collect()
+            };
             let piece = Decoded {
-                rows: rows.slice(start, run.len()),
-                event_times: event_times[start..end].to_vec(),
+                rows: rows.slice(within.start, within.len()),
+                several: several.as_ref().map(of_piece),
+                event_times: event_times[within.clone()].to_vec(),
                 ..self.decoded.clone()
             };
-            let refusals = alone.admit_retried(&piece, &self.before[start..end], &[])?;
+            let refusals = alone.admit_retried(&piece, &self.before[within], &[])?;
             failures.extend(refusals.into_iter().map(|r| (start + r.record, r.class, r.reason)));
             start = end;
         }
@@ -139,6 +148,9 @@ pub(super) fn apart<'a>(
     decoded: Decoded,
     is_duplicate: &[bool],
 ) -> Result<Apart<'a>> {
+    if !is_duplicate.contains(&true) {
+        return Ok((letters, decoded, Vec::new()));
+    }
     let (mut good, mut twice, mut event_times) = (Vec::new(), Vec::new(), Vec::new());
     let all = letters.into_iter().zip(is_duplicate).zip(&decoded.event_times);
     for ((letter, is_duplicate), time) in all {
