@@ -66,6 +66,7 @@ fn taps(pii: Option<Pii>) -> Topic {
         file: "topics/taps.toml".into(),
         kafka_topic: "taps".to_owned(),
         format: Format::Json,
+        batched: false,
         columns,
         event_time: Some(4),
         max_disorder: Duration::from_secs(90),

@@ -48,6 +48,7 @@ fn topic() -> Arc<Topic> {
         file: "topics/taps.toml".into(),
         kafka_topic: "taps".into(),
         format: Format::Json,
+        batched: false,
         columns: Vec::new(),
         event_time: Some(4),
         max_disorder: Duration::from_secs(90),

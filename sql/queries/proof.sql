@@ -18,7 +18,7 @@ SELECT m.topic || ' ' || m.output AS output, m.generation,
               <> sum(m.accepted + m.filtered + m.late + m.dead + m.absent + m.duplicate + m.lost)
               THEN 'DOES NOT ADD UP'
          WHEN m.output = 'lake' AND sum(m.accepted) <> coalesce(
-              (SELECT sum(r.rows) FROM highwater.lake_file_ranges r
+              (SELECT sum(r.rows - r.extra_rows) FROM highwater.lake_file_ranges r
                WHERE r.topic = m.topic AND r.generation = m.generation), 0)
               THEN 'ROWS IN FILES DIFFER'
          WHEN sum(m.dead) <>

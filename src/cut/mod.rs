@@ -176,6 +176,15 @@ pub struct FileRange {
     pub partition: Partition,
     pub span: Span,
     pub rows: u64,
+    /// Of them, those that are not the first row of their record: of a `batched` topic.
+    pub extra_rows: u64,
+}
+
+impl FileRange {
+    /// How many records begin in it.
+    pub fn records(&self) -> u64 {
+        self.rows - self.extra_rows
+    }
 }
 
 /// Name of what is staged at the store, with the store's own id of the upload.

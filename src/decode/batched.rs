@@ -11,7 +11,7 @@ use super::{
     change::not_json,
     fields::RECORD_BYTES_MAX,
     layers::Layers,
-    scan::{elements, members},
+    scan::{elements, members, there},
 };
 use crate::{catalog::Format, record::RawRecord};
 use arrow::{array::BooleanArray, compute::filter_record_batch};
@@ -170,7 +170,7 @@ fn messages(text: &str) -> Result<Option<Vec<Cow<'_, [u8]>>>, String> {
 /// The elements of an array; of what is not there or null none.
 fn listed<'a>(raw: Option<&'a str>, name: &str) -> Result<Vec<&'a str>, String> {
     let mut rows = Vec::new();
-    let Some(raw) = raw.filter(|raw| *raw != "null") else { return Ok(rows) };
+    let Some(raw) = raw.and_then(there) else { return Ok(rows) };
     elements(raw, |row| rows.push(row)).map_err(|broken| {
         format!("`{name}` is not an array: its byte {}: {}", broken.at, broken.why)
     })?;

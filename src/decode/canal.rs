@@ -9,7 +9,7 @@
 
 use super::{
     change::{Change, Operation, Said, before, is_of, micros, not_json},
-    scan::{elements, members, plain},
+    scan::{elements, members, plain, there},
 };
 use crate::catalog::{ChangeSpec, Order};
 use std::borrow::Cow;
@@ -55,7 +55,7 @@ impl Canal {
                 }
                 _ => return,
             };
-            *place = (raw != "null").then_some(raw);
+            *place = there(raw);
         };
         members(value, read).map_err(|broken| not_json("value", broken))?;
         let kind = plain(envelope.kind.ok_or("an event of Canal's without `type`")?);

@@ -10,7 +10,7 @@
 
 use super::{
     change::{Said, not_json},
-    scan::{elements, members, plain},
+    scan::{elements, members, plain, there},
 };
 use crate::catalog::Topic;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -40,8 +40,8 @@ impl CloudEvents {
             [("specversion", false), ("id", false), ("source", false), ("type", false)];
         let mut version = None;
         members(event, |name, raw| match name {
-            "data" => data = (raw != "null").then_some(raw),
-            "data_base64" => packed = (raw != "null").then_some(raw),
+            "data" => data = there(raw),
+            "data_base64" => packed = there(raw),
             _ => {
                 if name == "specversion" {
                     version = Some(plain(raw));

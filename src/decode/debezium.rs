@@ -10,7 +10,7 @@
 use super::{
     change::{Change, Operation, Said, SnapshotRead, micros, not_json},
     encoding::{field_schema, of_schema},
-    scan::{Broken, members},
+    scan::{Broken, members, there},
     upstream,
 };
 use crate::catalog::{ChangeSpec, Encoding, Order, Pii, Tombstones, Topic, TopicColumn, Upstream};
@@ -268,7 +268,6 @@ impl<'a> Envelope<'a> {
     fn read(payload: &'a str) -> Result<Self, Broken> {
         let mut envelope = Self::default();
         let (mut time_ms, mut emitted_ms) = (None, None);
-        let there = |raw: &'a str| (raw != "null").then_some(raw);
         members(payload, |name, raw| match name {
             "op" => envelope.op = Some(raw.trim_matches('"')),
             "before" => envelope.before = there(raw),
@@ -326,7 +325,7 @@ fn position(source: &str, flattened: bool) -> Option<String> {
     let (mut lsn, mut sequence, mut scn) = (None, None, None);
     let (mut file, mut pos, mut row) = (None, None, None);
     let (mut commit_lsn, mut change_lsn, mut serial) = (None, None, None);
-    let there = |raw: &str| (raw != "null").then(|| raw.trim_matches('"').to_owned());
+    let text = |raw| there(raw).map(|raw| raw.trim_matches('"').to_owned());
     let read = members(source, |name, raw| {
         let name = match flattened {
             true => match name.strip_prefix("__source_").or(name.strip_prefix("__")) {
@@ -336,15 +335,15 @@ fn position(source: &str, flattened: bool) -> Option<String> {
             false => name,
         };
         match name {
-            "lsn" => lsn = there(raw).and_then(|text| text.parse::<u64>().ok()),
-            "sequence" => sequence = there(raw),
-            "file" => file = there(raw),
-            "pos" => pos = there(raw).and_then(|text| text.parse::<u64>().ok()),
-            "row" => row = there(raw).and_then(|text| text.parse::<u64>().ok()),
-            "commit_lsn" => commit_lsn = there(raw),
-            "change_lsn" => change_lsn = there(raw),
-            "event_serial_no" => serial = there(raw).and_then(|text| text.parse::<u64>().ok()),
-            "scn" => scn = there(raw).and_then(|text| text.parse::<u128>().ok()),
+            "lsn" => lsn = text(raw).and_then(|text| text.parse::<u64>().ok()),
+            "sequence" => sequence = text(raw),
+            "file" => file = text(raw),
+            "pos" => pos = text(raw).and_then(|text| text.parse::<u64>().ok()),
+            "row" => row = text(raw).and_then(|text| text.parse::<u64>().ok()),
+            "commit_lsn" => commit_lsn = text(raw),
+            "change_lsn" => change_lsn = text(raw),
+            "event_serial_no" => serial = text(raw).and_then(|text| text.parse::<u64>().ok()),
+            "scn" => scn = text(raw).and_then(|text| text.parse::<u128>().ok()),
             _ => {}
         }
     });

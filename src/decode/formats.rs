@@ -96,24 +96,23 @@ impl Reader {
                     Said::Row(_) | Said::Encoded(..) | Said::Nothing => Ok(Said::Nothing),
                 }
             }
-            Self::Maxwell(maxwell) => match readable(value)? {
-                Some(value) => maxwell.read(value),
-                // It follows a delete, for the sake of compaction.
-                None => Ok(Said::Nothing),
-            },
-            Self::Canal(canal) => match readable(value)? {
-                Some(value) => canal.read(value),
-                None => Ok(Said::Nothing),
-            },
-            Self::Qlik(qlik) => match readable(value)? {
-                Some(value) => qlik.read(value),
-                None => Ok(Said::Nothing),
-            },
+            // A record without a value follows a delete, for the sake of compaction.
+            Self::Maxwell(maxwell) => said(readable(value)?, |value| maxwell.read(value)),
+            Self::Canal(canal) => said(readable(value)?, |value| canal.read(value)),
+            Self::Qlik(qlik) => said(readable(value)?, |value| qlik.read(value)),
         }
     }
 }
 
-/// Where a record without a value says nothing.
+/// Where a record without a value says nothing about a row.
+fn said<'a>(
+    value: Option<&'a str>,
+    read: impl FnOnce(&'a str) -> Result<Said<'a>, String>,
+) -> Result<Said<'a>, String> {
+    value.map_or(Ok(Said::Nothing), read)
+}
+
+/// Where it cannot be without one.
 fn there<T>(value: Option<T>) -> Result<T, String> {
     value.ok_or_else(|| "a tombstone: the record has no value".to_owned())
 }

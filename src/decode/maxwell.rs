@@ -6,7 +6,7 @@
 
 use super::{
     change::{Change, Operation, Said, before, is_of, micros, not_json},
-    scan::{members, plain},
+    scan::{members, plain, there},
 };
 use crate::catalog::{ChangeSpec, Order};
 
@@ -45,7 +45,7 @@ impl Maxwell {
                 "ts" => &mut envelope.seconds,
                 _ => return,
             };
-            *place = (raw != "null").then_some(raw);
+            *place = there(raw);
         };
         members(value, read).map_err(|broken| not_json("value", broken))?;
         let kind = envelope.kind.ok_or("an event of Maxwell's without `type`")?;

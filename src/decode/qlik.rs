@@ -10,7 +10,7 @@ use super::{
     change::{Change, Operation, Said, not_json},
     csv::{Csv, Fields},
     encoding::in_utc,
-    scan::{members, plain},
+    scan::{members, plain, there},
     time::timestamptz,
 };
 use crate::catalog::{ChangeSpec, CsvSpec, Images, Order, Pii, Topic, TopicColumn};
@@ -250,10 +250,6 @@ impl Rows {
             mask: spec.qlik("change_mask"),
         }
     }
-}
-
-fn there(raw: &str) -> Option<&str> {
-    (raw != "null").then_some(raw)
 }
 
 /// Replicate's times are in UTC, and do not say so.

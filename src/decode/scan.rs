@@ -346,6 +346,11 @@ pub fn elements<'a>(text: &'a str, mut each: impl FnMut(&'a str)) -> Result<(), 
     }
 }
 
+/// A value, where it is not null.
+pub fn there(raw: &str) -> Option<&str> {
+    (raw != "null").then_some(raw)
+}
+
 /// A string without its quotes, as it is written; anything else as it is.
 pub fn plain(raw: &str) -> &str {
     raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)

@@ -12,12 +12,13 @@
 //! ```
 //!
 //! W-1  Rows of a file keep their order of arrival: nothing overtakes a staged row of its file.
-//! W-2  Offsets of a partition ascend within a file; the other way is refused, never written.
+//! W-2  Offsets of a partition ascend within a file (those of rows of one record are equal); the other way is
+//!      refused, never written.
 //! W-3  A file's ranges, rows and times are those of its rows and nothing else.
 
 use super::encoder::{Encoder, Encodings, Sink};
 use super::layout::{FileName, Group, Layout, Rows, fingerprint};
-use crate::catalog::Topic;
+use crate::catalog::{INDEX, Topic};
 use crate::cut::FileRange;
 use crate::error::{Error, Result};
 use crate::record::{EventTime, Offset, Partition, Span};
@@ -372,6 +373,8 @@ struct Origin<'a> {
     partitions: &'a [i32],
     offsets: &'a [i64],
     event_times: &'a [EventTime],
+    /// Of rows of records that may be several, all at one offset: their places there.
+    indexes: Option<&'a [i32]>,
 }
 
 impl<'a> Origin<'a> {
@@ -380,10 +383,14 @@ impl<'a> Origin<'a> {
             rows.column_by_name("_partition").and_then(|c| c.as_primitive_opt::<Int32Type>());
         let offsets =
             rows.column_by_name("_offset").and_then(|c| c.as_primitive_opt::<Int64Type>());
+        let indexes = rows.column_by_name(INDEX).and_then(|c| c.as_primitive_opt::<Int32Type>());
         match (partitions, offsets) {
-            (Some(partitions), Some(offsets)) => {
-                Ok(Self { partitions: partitions.values(), offsets: offsets.values(), event_times })
-            }
+            (Some(partitions), Some(offsets)) => Ok(Self {
+                partitions: partitions.values(),
+                offsets: offsets.values(),
+                event_times,
+                indexes: indexes.map(|indexes| &indexes.values()[..]),
+            }),
             _ => Err(Error::halt("rows for the lake without _partition int32 and _offset int64")),
         }
     }
@@ -415,13 +422,16 @@ impl Contents {
                     Ok(at) => at,
                     Err(at) => {
                         let span = Span::new(Offset(offset), Offset(offset));
-                        self.ranges.insert(at, FileRange { partition, span, rows: 0 });
+                        self.ranges
+                            .insert(at, FileRange { partition, span, rows: 0, extra_rows: 0 });
                         at
                     }
                 };
             }
             let range = &mut self.ranges[at];
-            if offset < range.span.to.0 {
+            let is_extra = origin.indexes.is_some_and(|indexes| indexes[row] > 0);
+            let again = is_extra && range.rows > 0 && Offset::after(offset) == range.span.to;
+            if offset < range.span.to.0 && !again {
                 return Err(Error::halt(format!(
                     "W-2: offsets go backwards, partition={} offset={offset} expected>={}",
                     partition.0, range.span.to.0
@@ -429,6 +439,7 @@ impl Contents {
             }
             range.span.to = Offset::after(offset);
             range.rows += 1;
+            range.extra_rows += u64::from(is_extra);
             let event_time = origin.event_times[row];
             self.event_time_min = self.event_time_min.min(event_time);
             self.event_time_max = self.event_time_max.max(event_time);
@@ -450,7 +461,7 @@ impl Contents {
         let ranges: Vec<_> = self
             .ranges
             .iter()
-            .map(|FileRange { partition, span, rows }| {
+            .map(|FileRange { partition, span, rows, .. }| {
                 serde_json::json!({
                     "partition": partition.0, "from": span.from.0, "to": span.to.0, "rows": rows,
                 })

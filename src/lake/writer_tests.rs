@@ -113,6 +113,7 @@ fn ranges_and_times_are_those_of_the_files_rows() {
         partition: Partition(partition),
         span: Span::new(Offset(from), Offset(to)),
         rows,
+        extra_rows: 0,
     };
     assert_eq!(finished[0].ranges, [range(3, 120, 127, 3)]);
     assert_eq!(finished[1].ranges, [range(0, 8, 10, 2), range(3, 121, 122, 1)]);

@@ -3,11 +3,11 @@
 //! Owns: the order of telling. Does not own: what it tells of: the catalog's expressions, the
 //! statements of `warehouse::tables`, as they are run.
 
-use super::load;
+use super::{load, model};
 use crate::{
     catalog::{Aggregate, Catalog, Model, ModelKind},
     config::Config,
-    error::{Error, Result},
+    error::Result,
     warehouse::{finality::FinalView, tables::Table},
 };
 use std::fmt::Write;
@@ -18,12 +18,7 @@ use std::fmt::Write;
 /// `Config`: no such model, or mistakes in topics and models.
 pub fn explain(config: &Config, name: &str) -> Result<()> {
     let catalog = load(config)?;
-    let Some(model) = catalog.models.get(name) else {
-        let known: Vec<&str> = catalog.models.keys().map(|name| &**name).collect();
-        let known = known.join(", ");
-        return Err(Error::config(format!("there is no model {name}. Declared: {known}")));
-    };
-    print!("{}", explained(&catalog, model));
+    print!("{}", explained(&catalog, model(&catalog, name)?));
     Ok(())
 }
 

@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
 };
+use std::sync::Arc;
 
 /// The declared topics and models, of them those that `--topic` names. Every mistake is printed.
 pub fn load(config: &Config) -> Result<Catalog> {
@@ -72,6 +73,22 @@ fn told(mut mistakes: Vec<Mistake>, of: &str) -> Error {
     }
     let plural = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
     Error::config(format!("{} {plural} in {of}", mistakes.len()))
+}
+
+/// The model of this name.
+///
+/// # Errors
+/// `Config`: there is none.
+pub fn model<'c>(catalog: &'c Catalog, name: &str) -> Result<&'c Arc<Model>> {
+    catalog.models.get(name).ok_or_else(|| {
+        let declared = names(catalog);
+        Error::config(format!("there is no model {name}. Declared: {declared}"))
+    })
+}
+
+/// Of all models.
+fn names(catalog: &Catalog) -> String {
+    catalog.models.keys().map(|name| &**name).collect::<Vec<_>>().join(", ")
 }
 
 /// Records that refer to schemas need to have them.

@@ -24,6 +24,8 @@ impl Scratch {
 
     fn below(folder: PathBuf, name: &str, keep: bool) -> Result<Self> {
         let path = folder.join(format!("{name}-{}", std::process::id()));
+        // Of an ended process that had this number.
+        let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path)
             .map_err(|e| Error::config(format!("make {}", path.display())).because(e))?;
         Ok(Self { path, keep })

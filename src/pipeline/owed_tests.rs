@@ -54,6 +54,7 @@ async fn world() -> Option<World> {
             partition: Partition(0),
             span: Span::new(mark.next, Offset(mark.next.0 + 3)),
             rows: 3,
+            extra_rows: 0,
         }],
         event_time_min: EventTime(0),
         event_time_max: EventTime(1),

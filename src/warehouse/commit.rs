@@ -533,8 +533,10 @@ pub(super) async fn add_files(
         let from: Vec<_> = file.ranges.iter().map(|r| r.span.from.0).collect();
         let to: Vec<_> = file.ranges.iter().map(|r| r.span.to.0).collect();
         let rows: Vec<_> = file.ranges.iter().map(|r| r.rows as i64).collect();
+        let extra: Vec<_> = file.ranges.iter().map(|r| r.extra_rows as i64).collect();
         let sql = include_str!("../../sql/warehouse/insert_lake_file_ranges.sql");
-        session.execute(&doing, sql, &[&file.path, &topic, &partitions, &from, &to, &rows]).await?;
+        let values: [Parameter; 7] = [&file.path, &topic, &partitions, &from, &to, &rows, &extra];
+        session.execute(&doing, sql, &values).await?;
     }
     Ok(())
 }

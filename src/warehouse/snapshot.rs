@@ -137,11 +137,13 @@ impl Snapshot {
             let partitions: Vec<i32> = row.get(9);
             let [from, to, counts]: [Vec<i64>; 3] = [row.get(10), row.get(11), row.get(12)];
             let generations: Vec<i32> = row.get(13);
+            let extra_rows: Vec<i64> = row.get(14);
             let generations = partitions.iter().map(|p| Partition(*p)).zip(generations).collect();
             let ranges = partitions.into_iter().enumerate().map(|(i, partition)| FileRange {
                 partition: Partition(partition),
                 span: Span::new(Offset(from[i]), Offset(to[i])),
                 rows: counts[i] as u64,
+                extra_rows: extra_rows[i] as u64,
             });
             ManifestFile {
                 topic: row.get::<_, &str>(0).into(),

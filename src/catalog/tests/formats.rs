@@ -80,7 +80,7 @@ fn what_only_one_format_says_is_refused_of_others() {
 fn a_version_is_of_a_record_that_is_one_row() {
     let topic = file("canal", "batched = true\n[changes]\nkey = [\"id\"]");
     let model = "CREATE MATERIALIZED VIEW h WITH (history = 'validity') AS SELECT id, name FROM t";
-    let mistakes = catalog::check(
+    let mistakes = crate::catalog::check(
         &[("topics/t.toml".into(), topic)],
         &[("sql/models/h.sql".into(), model.to_owned())],
     );

@@ -317,9 +317,7 @@ impl Expected {
             }
             match model.columns.iter().any(|column| column.name == *name) {
                 true => columns.push(name.clone()),
-                false => {
-                    wrong.push(format!("no column `{name}`. Allowed: {}", super::columns(model)))
-                }
+                false => wrong.push(format!("no column `{name}`. Allowed: {}", columns_of(model))),
             }
         }
         // Of no rows at all: whichever column, there shall be none.
@@ -378,4 +376,9 @@ fn instant(value: &Value) -> Result<EventTime, String> {
         Ok(instant) => Ok(EventTime(instant.timestamp_micros())),
         Err(_) => Err(format!("`{text}` is no instant. Allowed: 2024-03-01T08:00:00Z")),
     }
+}
+
+/// For messages.
+fn columns_of(model: &Arc<Model>) -> String {
+    model.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
 }

@@ -12,16 +12,16 @@ mod fixture;
 mod outcome;
 mod play;
 
-use super::{load, run, scratch::Scratch, told};
+use super::{load, model, names, run, scratch::Scratch, told};
 use crate::{
-    catalog::{Catalog, Mistake, Model},
+    catalog::{Catalog, Mistake},
     config::Config,
     decode::Secret,
     error::{Error, Result},
     warehouse::postgres::{Warehouse, WarehouseSettings},
 };
 use fixture::Fixture;
-use std::{fs, path::PathBuf, sync::Arc, time::Instant};
+use std::{fs, path::PathBuf, time::Instant};
 
 /// Of the file's name, in the directory of models.
 const SUFFIX: &str = ".test.toml";
@@ -92,12 +92,12 @@ pub fn test(config: &Config, models: &[String]) -> Result<()> {
 fn read(config: &Config, catalog: &Catalog, wanted: &[String]) -> Result<Vec<Fixture>> {
     let files = files(config)?;
     for name in wanted {
-        let why = match catalog.models.contains_key(name.as_str()) {
-            true if files.iter().any(|(_, model)| model == name) => continue,
-            true => format!("model {name} has no {name}{SUFFIX} in {}", config.models.display()),
-            false => format!("there is no model {name}. Declared: {}", names(catalog)),
-        };
-        return Err(Error::config(why));
+        model(catalog, name)?;
+        if files.iter().any(|(_, model)| model == name) {
+            continue;
+        }
+        let folder = config.models.display();
+        return Err(Error::config(format!("model {name} has no {name}{SUFFIX} in {folder}")));
     }
     let mut mistakes = Vec::new();
     let mut fixtures = Vec::new();
@@ -126,10 +126,6 @@ fn read(config: &Config, catalog: &Catalog, wanted: &[String]) -> Result<Vec<Fix
     }
 }
 
-fn names(catalog: &Catalog) -> String {
-    catalog.models.keys().map(|name| &**name).collect::<Vec<_>>().join(", ")
-}
-
 /// Each fixture's file, with the name of its model.
 fn files(config: &Config) -> Result<Vec<(PathBuf, String)>> {
     let failed = |e| Error::config(format!("read {}", config.models.display())).because(e);
@@ -144,9 +140,4 @@ fn files(config: &Config) -> Result<Vec<(PathBuf, String)>> {
     }
     files.sort();
     Ok(files)
-}
-
-/// The model's columns, for messages.
-fn columns(model: &Arc<Model>) -> String {
-    model.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
 }

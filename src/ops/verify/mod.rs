@@ -129,7 +129,7 @@ async fn examine(config: &Config, catalog: &Catalog, deep: bool) -> Result<Repor
         references: references::uses(&snapshot).await?,
     };
     shallow::counts(&evidence, &mut report);
-    shallow::manifest(&evidence, &catalog.topics, &mut report);
+    shallow::manifest(&evidence, &mut report);
     shallow::ends(&marks_before, &ends, &mut report);
     match &store {
         Some(store) => {

@@ -2,7 +2,7 @@
 
 use super::{Report, deep::Rebuild};
 use crate::{
-    catalog::{Catalog, Place, Topic},
+    catalog::{Catalog, Place},
     error::Result,
     lake::{reader, store::Store},
     ops::status::Ends,
@@ -136,10 +136,7 @@ pub fn counts(evidence: &Evidence, report: &mut Report) {
 
 /// V-2. Files of a retry hold offsets from between those of cuts, so they have part in the sums and
 /// not in the order.
-///
-/// Of a topic that is `batched` a record may be several rows, and of one that no file declares any more it
-/// is not known.
-pub fn manifest(evidence: &Evidence, topics: &BTreeMap<Arc<str>, Arc<Topic>>, report: &mut Report) {
+pub fn manifest(evidence: &Evidence, report: &mut Report) {
     report.files = evidence.files.len();
     report.bytes = evidence.files.iter().map(|f| f.bytes).sum();
     report.rows = evidence.files.iter().map(|f| f.rows).sum();
@@ -158,7 +155,7 @@ pub fn manifest(evidence: &Evidence, topics: &BTreeMap<Arc<str>, Arc<Topic>>, re
         for range in &file.ranges {
             let generation = file.generations[&range.partition];
             let key = (file.topic.clone(), range.partition, generation);
-            *rows.entry(key.clone()).or_default() += range.rows;
+            *rows.entry(key.clone()).or_default() += range.records();
             if file.retry {
                 retries.entry(key).or_default().push((&file.path, range.span));
                 continue;
@@ -172,11 +169,10 @@ pub fn manifest(evidence: &Evidence, topics: &BTreeMap<Arc<str>, Arc<Topic>>, re
         let key = (m.topic.clone(), m.partition, m.generation);
         let found = rows.remove(&key).unwrap_or_default();
         let accepted = m.mark.fates.accepted;
-        let is_single = topics.get(&m.topic).is_some_and(|topic| !topic.batched);
-        if found < accepted || (is_single && found > accepted) {
+        if found != accepted {
             report.finding(
                 "V-2",
-                format!("{}: {accepted} records accepted, {found} rows in the manifest", place(m)),
+                format!("{}: {accepted} rows accepted, {found} in the manifest", place(m)),
             );
         }
         for (path, span) in retries.remove(&key).unwrap_or_default() {

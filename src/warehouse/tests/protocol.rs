@@ -149,6 +149,7 @@ fn file(path: &str, upload: &str, rows: u64) -> LakeFile {
             partition: Partition(0),
             span: Span::new(Offset(0), Offset(rows as i64)),
             rows,
+            extra_rows: 0,
         }],
         event_time_min: EventTime(1),
         event_time_max: EventTime(2),

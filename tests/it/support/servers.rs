@@ -17,6 +17,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -103,10 +107,11 @@ fn folder(name: &str) -> tempfile::TempDir {
 }
 
 /// Below the range that the system gives to whoever connects: it stays free while its server is
-/// away.
+/// away. No port is given twice, whether somebody listens there yet or not.
 fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     loop {
-        let port = 10_000 + rand::random::<u16>() % 10_000;
+        let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
