@@ -1,5 +1,6 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
+mod altered;
 mod commands;
 mod dead_letters;
 mod drift;
