@@ -140,10 +140,19 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
 /// By model: which snapshot of its source waits for a person.
 async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
     let mut held = BTreeMap::new();
-    for model in catalog.models.values() {
+    for model in catalog.models.values().filter(|model| model.folding.is_some()) {
         let rows = warehouse.snapshots_of(model).await?;
         let told = newest(&rows)
             .and_then(|row| row.sentence(catalog.topics.get(&model.topic)?, &model.name));
+        let loads = warehouse.loads(&model.topic).await?;
+        let open = loads.last().filter(|load| load.to.is_none()).map(|load| {
+            let (topic, name, number) = (&model.topic, &model.name, load.number);
+            format!(
+                "{topic}: load {number} has begun and not ended: what comes since waits beside {name}, until `highwater \
+                 snapshot end {topic}`"
+            )
+        });
+        let told = open.or(told);
         held.extend(told.map(|told| (Output::Model(model.name.clone()), told)));
     }
     Ok(held)

@@ -2,7 +2,9 @@
 //! `drift = "apply"` table and lake get the columns while highwater and the connector are killed; another type
 //! stops the topic.
 //!
-//! Bugs that these tests were seen to find, planted one by one: PLANTED
+//! Bugs that these tests were seen to find, planted one by one: digits that the
+//! declared type takes counted as drift; a table that was there before, sent again, taken for a new one; prepared
+//! statements kept over a change of their table; a type of the source's taken for another.
 
 use crate::{
     drift::{deep, lake},

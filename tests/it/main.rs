@@ -11,6 +11,7 @@ mod fuzz;
 mod gaps;
 mod http;
 mod lake;
+mod loads;
 mod mirrored;
 mod model_tests;
 mod outages;
