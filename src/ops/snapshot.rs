@@ -135,8 +135,10 @@ pub fn end(config: &Config, request: &Bracket) -> Result<()> {
     Ok(())
 }
 
+type Ends = Vec<(Partition, Offset)>;
+
 /// The topic's name, and where its logs end.
-fn bracketed(config: &Config, request: &Bracket) -> Result<(Arc<str>, Vec<(Partition, Offset)>)> {
+fn bracketed(config: &Config, request: &Bracket) -> Result<(Arc<str>, Ends)> {
     let catalog = load(config)?;
     let (topic, models) = of_topic(&catalog, &request.topic)?;
     let name = &topic.name;

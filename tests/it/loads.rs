@@ -1,7 +1,6 @@
 //! A table of Qlik Replicate's is loaded again between a person's `begin` and `end`: what the new load does not
 //! hold goes at once, whatever is killed; and a person is asked where that would be too much.
-//!
-//! Bugs that these tests were seen to find, those of `warehouse::tests::loads`.
+//! What bugs are found by, planted one by one, is told in `warehouse/tests/loads.rs`.
 
 use crate::{
     snapshots::{MODELS, PARTITIONS, Sent, assert_tables, assert_whole, held, rows, send, waiting},
