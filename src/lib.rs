@@ -86,6 +86,7 @@
 //! | change | an operation on a row of a source's table, as a connector tells it |
 //! | image | the row as a change tells it: whole, or without what did not change |
 //! | snapshot | of a source: all rows of a table as a connector reads them, at one position |
+//! | load | of a source: all rows of a table as Replicate sends them, between a person's `begin` and `end` |
 //! | swap | the transaction that folds a snapshot that waited, and takes the rows that it does not hold |
 //! | surrogate key | a number made of the values that name a thing, by which facts find their dimensions |
 //! | orphan | an update that brings no whole image of a row that is not there |
@@ -123,6 +124,7 @@
 //! | N-2 | a change behind a snapshot's rows in its partition is later than the snapshot | `compute/changes/snapshots.rs`, `lifted`; the reference of `compute/tests/changes.rs` | `tests/it/mirrored.rs`, transactions open meanwhile |
 //! | N-3 | a snapshot that would delete too much, or of which rows were refused, waits for a person | `warehouse/swap.rs`, `are_held`; `tests/it/snapshots.rs` | `refused_since.sql`; counted in the transaction that is rolled back |
 //! | N-4 | a cut that would leave too few rows is not committed without a person's leave | `warehouse/swap.rs`, `guard`; `tests/it/snapshots.rs` | `use_accepted_deletes.sql` |
+//! | N-5 | which records are of a load that a person brackets is decided by their offsets, and recorded before anybody commits one of them | `compute/changes/loads.rs`, `bracketed`; `warehouse/tests/loads.rs`, `tests/it/loads.rs`, killed in the middle | `lock_all_marks.sql`; `begin_load_spans.sql`; `0043_loads.sql`: `loads_open` |
 //! | C-1 | `span.from` of a cut equals the mark it moves; a retry moves none | `pipeline/worker.rs` makes spans from marks; `tests/it/simulation` | `move_marks.sql`: `WHERE next_offset = from_offset` |
 //! | C-2 | the fates of a cut add up to its spans | `pipeline/counting.rs`: two counts of the same records | as I-3 |
 //! | C-3 | a cut yields what its spans hold and nothing else | `tests/it/simulation`; `tests/it/oyster.rs` and `tests/it/outages`, killed at random | |

@@ -100,7 +100,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Snapshots of a source that wait for a person, because they would delete too much.
+    /// Snapshots of a source: loads that a person brackets, and those that wait because they would delete too much.
     Snapshot {
         #[command(subcommand)]
         command: Snapshot,
@@ -148,6 +148,16 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Snapshot {
+    /// Before a table is loaded again (Qlik Replicate's): load rows from here on are of a new snapshot.
+    Begin {
+        #[command(flatten)]
+        request: ops::snapshot::Bracket,
+    },
+    /// After it was loaded: when all of it is read, rows that it does not hold go.
+    End {
+        #[command(flatten)]
+        request: ops::snapshot::Bracket,
+    },
     /// Swap it in: rows that it does not hold go.
     Accept {
         #[command(flatten)]
@@ -252,6 +262,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         }
         Command::AcceptDeletes { topic } => ops::snapshot::accept_deletes(&config, &topic),
         Command::Snapshot { command } => match command {
+            Snapshot::Begin { request } => ops::snapshot::begin(&config, &request),
+            Snapshot::End { request } => ops::snapshot::end(&config, &request),
             Snapshot::Accept { request } => ops::snapshot::accept(&config, &request),
             Snapshot::Discard { request } => ops::snapshot::discard(&config, &request),
         },

@@ -45,8 +45,30 @@ pub enum Snapshots {
         /// In millionths of the rows: a snapshot that takes more of them waits for a person.
         max_deletes: u32,
     },
+    /// They go when a person has said where the load ended; where it began, a person has said before.
+    Bracketed {
+        /// As of `Replace`.
+        max_deletes: u32,
+    },
     /// Nothing: what is read is a row like any other.
     Merge,
+}
+
+impl Snapshots {
+    pub fn is_bracketed(self) -> bool {
+        match self {
+            Self::Bracketed { .. } => true,
+            Self::Replace { .. } | Self::Merge => false,
+        }
+    }
+
+    /// None: nothing is deleted.
+    pub fn max_deletes(self) -> Option<u32> {
+        match self {
+            Self::Replace { max_deletes } | Self::Bracketed { max_deletes } => Some(max_deletes),
+            Self::Merge => None,
+        }
+    }
 }
 
 /// Of a topic that says nothing.
@@ -318,11 +340,11 @@ impl ChangeSpec {
             found,
         );
         let share = table.parsed("max_deletes", percent, found);
-        let able = format.is_debezium() && self.order == Order::Source;
+        let able = (format.is_debezium() || format == Format::Qlik) && self.order == Order::Source;
         if told == Some(true) && !able {
             found.push((
                 table.byte("snapshots"),
-                "snapshots replace rows where Debezium's events are ordered by the source's position. \
+                "snapshots replace rows where Debezium's or Replicate's events are ordered by the source's position. \
                  Allowed: to leave it out, which merges them"
                     .into(),
             ));
@@ -336,9 +358,11 @@ impl ChangeSpec {
                     .into(),
             ));
         }
-        match replaces {
-            true => Snapshots::Replace { max_deletes: share.map_or(MAX_DELETES, millionths) },
-            false => Snapshots::Merge,
+        let max_deletes = share.map_or(MAX_DELETES, millionths);
+        match (replaces, format) {
+            (true, Format::Qlik) => Snapshots::Bracketed { max_deletes },
+            (true, _) => Snapshots::Replace { max_deletes },
+            (false, _) => Snapshots::Merge,
         }
     }
 

@@ -94,7 +94,8 @@ pub fn accept_gap(config: &Config, request: &Request) -> Result<()> {
     }
     let gaps: Vec<Gap> = gaps.into_values().flatten().collect();
     let planned = plan(&marks, &gaps, &declared);
-    refuse(&catalog, topic, &planned)?;
+    let loads = runtime.block_on(warehouse.loads(&topic.name))?;
+    refuse(&catalog, topic, &planned, !loads.is_empty())?;
     let accepted = match request.dry_run || gaps.is_empty() {
         true => planned,
         false => {
@@ -148,7 +149,7 @@ fn find(
 }
 
 /// Offsets that begin anew meet what is known by offset: such rows would be mixed up in silence.
-fn refuse(catalog: &Catalog, topic: &Topic, planned: &[Accepted]) -> Result<()> {
+fn refuse(catalog: &Catalog, topic: &Topic, planned: &[Accepted], has_loads: bool) -> Result<()> {
     for accepted in planned {
         let (Then::Begin { .. }, Output::Model(name)) = (accepted.then, &accepted.output) else {
             continue;
@@ -166,6 +167,11 @@ fn refuse(catalog: &Catalog, topic: &Topic, planned: &[Accepted]) -> Result<()> 
                 if model.folding.as_ref().is_some_and(|f| f.order == Order::Offset) =>
             {
                 "which of two changes is the later one is known by offset, and offsets begin again"
+            }
+            ModelKind::Rows(_) | ModelKind::Aggregate(_)
+                if has_loads && model.folding.is_some() =>
+            {
+                "which rows are of a load (`highwater snapshot begin`) is known by offset, and offsets begin again"
             }
             ModelKind::Rows(_) | ModelKind::Aggregate(_) => continue,
         };

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 /// Of one topic.
 #[derive(Serialize)]
-struct Told {
+pub struct Told {
     topic: String,
     drift: &'static str,
     /// Columns that were added or widened by themselves, with the place of the first record.
@@ -70,13 +70,38 @@ async fn told(config: &Config, catalog: &Catalog, request: &Request) -> Result<V
         let accepted = warehouse.accept_drift(topic, &hostname()).await?;
         eprintln!("{} tables of the source accepted; start the service again", accepted.len());
     }
-    let versions = warehouse.upstream_versions(request.topic.as_deref()).await?;
+    of_topics(&warehouse, &catalog, request.topic.as_deref()).await
+}
+
+/// What `highwater status` has of it: topics that stand, and those whose source has what they do not declare.
+pub async fn open(warehouse: &Warehouse, catalog: &Catalog) -> Result<Vec<Told>> {
+    let catalog = with_additions(catalog, warehouse).await?;
+    let mut told = of_topics(warehouse, &catalog, None).await?;
+    told.retain(|told| !told.refused.is_empty() || !told.told.is_empty());
+    Ok(told)
+}
+
+impl Told {
+    /// Lines for people, each with the topic; how to mend it is told by `highwater drift`.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let refused = self.refused.iter().map(|refused| format!("stopped {refused}"));
+        let lines = refused.chain(self.told.iter().cloned());
+        lines.map(|line| format!("{}: {line}", self.topic))
+    }
+}
+
+async fn of_topics(
+    warehouse: &Warehouse,
+    catalog: &Catalog,
+    only: Option<&str>,
+) -> Result<Vec<Told>> {
+    let versions = warehouse.upstream_versions(only).await?;
     let mut all = Vec::new();
-    let wanted = |name: &str| request.topic.as_ref().is_none_or(|topic| topic == name);
+    let wanted = |name: &str| only.is_none_or(|topic| topic == name);
     for topic in catalog.topics.values().filter(|topic| wanted(&topic.name)) {
         let places = warehouse.upstream_places(&topic.name).await?;
         let tables: Vec<Upstream> = places.into_values().map(|(_, table)| table).collect();
-        all.push(of_topic(&catalog, topic, &versions, &tables));
+        all.push(of_topic(catalog, topic, &versions, &tables));
     }
     Ok(all)
 }

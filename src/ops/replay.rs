@@ -135,6 +135,8 @@ async fn can_be_made_anew(topic: &Topic, model: &Model, warehouse: &Warehouse) -
         "its topic gets columns from the source while it runs (drift = \"apply\")"
     } else if !warehouse.snapshots_of(model).await?.is_empty() {
         "it holds a snapshot of the source, which is swapped in when it has ended"
+    } else if !warehouse.loads(&topic.name).await?.is_empty() {
+        "a load of its source is swapped in when it has ended"
     } else {
         return Ok(());
     };

@@ -2,7 +2,7 @@
 //! down. Where one answers at the address to listen on, what only it knows: what is fetched, why it
 //! is not ready.
 
-use super::{http, load, run::runtime, table};
+use super::{drift, http, load, run::runtime, table};
 use crate::{
     catalog::Catalog,
     config::Config,
@@ -32,6 +32,8 @@ pub const KAFKA_WAIT: Duration = Duration::from_secs(3);
 struct Whole {
     outputs: Vec<Line>,
     uploads: Vec<Uploads>,
+    /// Of topics whose source's table is another one than they declare, and what to do about it.
+    drift: Vec<drift::Told>,
     /// The answer to `/status` of the process that listens here; None: there is none.
     service: Option<Value>,
 }
@@ -94,9 +96,14 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         let (_, rows) = warehouse.query_text(UPLOADS).await?;
         let uploads: Vec<Uploads> = rows.into_iter().map(uploads).collect();
         let held = held(&warehouse, &catalog).await?;
-        Ok((marks, watermarks, uploads, held, http::ask(config.listen).await))
+        // Files that contradict what is recorded are told by whoever needs them.
+        let drifted = drift::open(&warehouse, &catalog).await.unwrap_or_else(|error| {
+            eprintln!("{error}");
+            Vec::new()
+        });
+        Ok((marks, watermarks, uploads, held, drifted, http::ask(config.listen).await))
     });
-    let (marks, watermarks, uploads, held, service) = read?;
+    let (marks, watermarks, uploads, held, drifted, service) = read?;
     let logs = logs(config, &catalog, &marks);
     let ends = logs.iter().map(|(key, log)| (key.clone(), log.end)).collect();
     let gaps = gaps(&catalog, &marks, &logs);
@@ -113,7 +120,7 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
     };
     let outputs: Vec<Line> = marks.iter().map(line).collect();
     if json {
-        let whole = Whole { outputs, uploads, service };
+        let whole = Whole { outputs, uploads, drift: drifted, service };
         let text = serde_json::to_string_pretty(&whole).expect("numbers and texts");
         println!("{text}");
     } else {
@@ -122,6 +129,7 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
             println!("{}", gap::sentence(topic, gaps));
         }
         held.values().for_each(|told| println!("{told}"));
+        drifted.iter().flat_map(drift::Told::lines).for_each(|line| println!("{line}"));
         print!("{}", render_watermarks(&watermarks));
         print!("{}", render_uploads(&uploads));
         println!("\n{}", told(config, service.as_ref()));
@@ -132,10 +140,19 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
 /// By model: which snapshot of its source waits for a person.
 async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
     let mut held = BTreeMap::new();
-    for model in catalog.models.values() {
+    for model in catalog.models.values().filter(|model| model.folding.is_some()) {
         let rows = warehouse.snapshots_of(model).await?;
         let told = newest(&rows)
             .and_then(|row| row.sentence(catalog.topics.get(&model.topic)?, &model.name));
+        let loads = warehouse.loads(&model.topic).await?;
+        let open = loads.last().filter(|load| load.to.is_none()).map(|load| {
+            let (topic, name, number) = (&model.topic, &model.name, load.number);
+            format!(
+                "{topic}: load {number} has begun and not ended: what comes since waits beside {name}, until `highwater \
+                 snapshot end {topic}`"
+            )
+        });
+        let told = open.or(told);
         held.extend(told.map(|told| (Output::Model(model.name.clone()), told)));
     }
     Ok(held)

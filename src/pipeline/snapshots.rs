@@ -7,6 +7,7 @@
 //! logs of all partitions are asked for their ends; what the connector had sent before is below them. When the
 //! marks of the model, of whichever process, have come there, the snapshot is whole. The ends are asked once per
 //! snapshot and process: asked again and again, a source that never rests would always be ahead.
+//! Where a person brackets a load, its end is recorded with the offsets, and nothing is asked.
 //! Any process may swap, whatever partitions it holds: the transaction looks again under the model's lock.
 
 use super::parts::Context;
@@ -14,7 +15,10 @@ use crate::{
     catalog::{Model, Topic},
     error::{Error, Kind, Result},
     record::{Offset, Output, Partition},
-    warehouse::swap::{SnapshotRow, State, Wish, newest},
+    warehouse::{
+        loads::is_read,
+        swap::{SnapshotRow, State, Wish, newest},
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -132,6 +136,9 @@ impl Looker {
         let rows = self.context.warehouse.snapshots_of(model).await?;
         let row = newest(&rows);
         self.tell(model, row);
+        if model.folding.as_ref().is_some_and(|folding| folding.snapshots.is_bracketed()) {
+            return self.look_at_load(model, &rows).await;
+        }
         let Some(row) = row.filter(|row| row.state == State::Open && row.is_over()) else {
             self.barriers.remove(&model.name);
             return Ok(true);
@@ -139,8 +146,33 @@ impl Looker {
         if !self.is_whole(model, &row.position).await? {
             return Ok(false);
         }
-        let swapped = self.context.warehouse.swap(&self.topic, model, &Wish::Ended, false).await?;
+        self.swap(model).await?;
         self.barriers.remove(&model.name);
+        Ok(true)
+    }
+
+    /// False: a load that a person has ended is not read to its end.
+    async fn look_at_load(&self, model: &Arc<Model>, rows: &[SnapshotRow]) -> Result<bool> {
+        let warehouse = &self.context.warehouse;
+        let loads = warehouse.loads(&self.topic.name).await?;
+        let Some(load) = loads.last().filter(|load| load.to.is_some()) else { return Ok(true) };
+        let position = load.position();
+        if rows.iter().any(|row| row.position == position && row.state != State::Open) {
+            return Ok(true);
+        }
+        let output = Output::Model(model.name.clone());
+        let marks = warehouse.marks(Some(&self.topic.name)).await?;
+        let marks = marks.iter().filter(|mark| mark.output == output);
+        let marks = marks.map(|mark| (mark.partition.0, mark.mark.next.0)).collect();
+        if !is_read(load, &marks) {
+            return Ok(false);
+        }
+        self.swap(model).await?;
+        Ok(true)
+    }
+
+    async fn swap(&self, model: &Arc<Model>) -> Result<()> {
+        let swapped = self.context.warehouse.swap(&self.topic, model, &Wish::Ended, false).await?;
         if let Some(row) = &swapped {
             let state = row.state.as_str();
             tracing::info!(topic = %self.topic.name, model = %model.name, deleted = row.counts.deletes,
@@ -150,7 +182,7 @@ impl Looker {
             .increment(1);
             self.tell(model, Some(row));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Whether every partition has been read to where its log ended after the snapshot's end was committed.

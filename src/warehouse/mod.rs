@@ -27,6 +27,7 @@
 //! | `sessions` | merge a cut's sessions with the stored ones |
 //! | `following` | a cut's changes folded into the source's rows, and the model's table after them |
 //! | `swap` | snapshots of the source: what waits for their end, and the transaction that swaps them in |
+//! | `loads` | where loads begin and end that a person brackets |
 //! | `rebuild` | an output made anew beside the live one, and the swap |
 //! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
@@ -55,6 +56,7 @@ mod following;
 pub mod gaps;
 mod keyed;
 mod listing;
+pub mod loads;
 mod manifest;
 mod merge;
 pub mod rebuild;

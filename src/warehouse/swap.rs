@@ -21,13 +21,14 @@ pub use statements::Swap;
 use super::{
     Warehouse,
     following::{self, Following, fold_in},
+    loads,
     merge::Way,
     postgres::Session,
     stored,
     tables::quoted,
 };
 use crate::{
-    catalog::{Model, Snapshots, Topic},
+    catalog::{Model, Topic},
     compute::changes::{self, ChangeDelta, Known, Seen, Truncate},
     error::{Error, Result},
 };
@@ -126,9 +127,11 @@ impl SnapshotRow {
         }
         let Counts { deletes, rows, refused } = self.counts;
         let share = |part: u64| format!("{:.1}%", part as f64 * 100.0 / rows.max(1) as f64);
-        let allowed = match topic.changes.as_ref().map(|spec| spec.snapshots) {
-            Some(Snapshots::Replace { max_deletes }) => f64::from(max_deletes) / 1e4,
-            Some(Snapshots::Merge) | None => 0.0,
+        let allowed = topic.changes.as_ref().and_then(|spec| spec.snapshots.max_deletes());
+        let allowed = allowed.map_or(0.0, |max_deletes| f64::from(max_deletes) / 1e4);
+        let empty = match self.seen.reads {
+            0 => "; it has no row at all",
+            _ => "",
         };
         let refused = match refused {
             0 => String::new(),
@@ -137,7 +140,7 @@ impl SnapshotRow {
         let name = &topic.name;
         Some(format!(
             "{name}: a snapshot of the source would delete {deletes} of the {rows} rows of {model} ({}, allowed are \
-             {allowed}%){refused}. The table stays as it was before it, and changes wait beside it, until \
+             {allowed}%){refused}{empty}. The table stays as it was before it, and changes wait beside it, until \
              `highwater snapshot accept {name}` or `highwater snapshot discard {name}`",
             share(deletes)
         ))
@@ -162,6 +165,11 @@ pub(super) async fn admit(
     let swap = &following.swap;
     if swap.replaces.is_none() {
         return Ok(Some(delta.clone()));
+    }
+    let mut delta = delta.clone();
+    if swap.is_bracketed {
+        let loads = loads::read(session, doing, &swap.topic).await?;
+        delta = delta.bracketed(&loads)?;
     }
     let mut rows: BTreeMap<String, SnapshotRow> = BTreeMap::new();
     for row in swap.read(session, doing).await? {
@@ -209,10 +217,10 @@ pub(super) async fn admit(
         swap.note(session, doing, &rows[position]).await?;
     }
     if rows.is_empty() {
-        return Ok(Some(delta.clone()));
+        return Ok(Some(delta));
     }
     let known: Known = rows.values().map(|r| (r.position.clone(), r.seen.clone())).collect();
-    let mut delta = delta.clone().lifted(&known)?;
+    delta = delta.lifted(&known)?;
     let discarded: BTreeSet<String> = rows
         .values()
         .filter(|row| row.state == State::Discarded)
@@ -318,7 +326,10 @@ impl Warehouse {
         let sql = include_str!("../../sql/warehouse/limit_transaction.sql");
         session.query(doing, sql, &[&limit]).await?;
         self.lock_models(&session, doing, std::iter::once(&model.name)).await?;
-        let rows = swap.read(&session, doing).await?;
+        let mut rows = swap.read(&session, doing).await?;
+        if swap.is_bracketed {
+            self.end_loads(&session, doing, model, swap, &mut rows).await?;
+        }
         let fits = |row: &&SnapshotRow| match wish {
             Wish::Ended => row.state == State::Open && row.is_over(),
             Wish::Accept { .. } => row.state == State::Held,
@@ -330,7 +341,7 @@ impl Warehouse {
         };
         let mut row = row.clone();
         row.counts = Counts {
-            refused: refused(&session, doing, topic, swap, &row.position).await?,
+            refused: refused(&session, doing, swap, &row.position).await?,
             rows: count(&session, doing, swap, &row.position).await?.0,
             deletes: 0,
         };
@@ -338,7 +349,12 @@ impl Warehouse {
         let mut truncates = following::truncates(&session, doing, following).await?;
         // Whole ones before it took their rows when they ended, whenever it is that this is done.
         let is_passed = |r: &SnapshotRow| {
-            applies && r.state == State::Open && r.seen.ended && r.position < row.position
+            let is_empty = swap.is_bracketed && r.seen.reads == 0;
+            applies
+                && !is_empty
+                && r.state == State::Open
+                && r.seen.ended
+                && r.position < row.position
         };
         let passed = rows.iter().filter(|r| is_passed(r)).map(truncate_of);
         let own: Vec<Truncate> = passed.chain(applies.then(|| truncate_of(&row))).collect();
@@ -358,7 +374,9 @@ impl Warehouse {
             fold_in(&session, doing, &table, &piece, &mut truncates, Way::Arrays).await?;
         }
         row.counts.deletes = count(&session, doing, swap, &row.position).await?.1;
-        if *wish == Wish::Ended && row.counts.are_held(swap.replaces.unwrap_or(0)) {
+        let is_held = row.counts.are_held(swap.replaces.unwrap_or(0))
+            || row.seen.reads == 0 && row.counts.deletes > 0;
+        if *wish == Wish::Ended && is_held {
             session.roll_back(doing).await?;
             return match dry_run {
                 true => Ok(Some(SnapshotRow { state: State::Held, ..row })),
@@ -407,10 +425,16 @@ impl Warehouse {
         self.lock_models(&session, doing, std::iter::once(&model.name)).await?;
         let rows = swap.read(&session, doing).await?;
         // What came meanwhile is kept.
-        let now = rows.into_iter().find(|r| r.position == row.position && r.state == State::Open);
+        let now = rows.into_iter().find(|r| r.position == row.position);
         let held = match now {
-            Some(now) => SnapshotRow { state: State::Held, counts: row.counts, ..now },
-            None => return Err(Error::retry(format!("{doing}: somebody else decided meanwhile"))),
+            Some(now) if now.state == State::Open => {
+                SnapshotRow { state: State::Held, counts: row.counts, ..now }
+            }
+            // Of a load of which nothing came, nobody has written anything.
+            None if swap.is_bracketed => SnapshotRow { state: State::Held, ..row },
+            Some(_) | None => {
+                return Err(Error::retry(format!("{doing}: somebody else decided meanwhile")));
+            }
         };
         swap.note(&session, doing, &held).await?;
         session.commit(doing).await?;
@@ -467,17 +491,20 @@ async fn count(session: &Session, doing: &str, swap: &Swap, position: &str) -> R
 
 /// Records that were refused since the last change of before the snapshot, in any partition: each may have
 /// been a row of it.
-async fn refused(
-    session: &Session,
-    doing: &str,
-    topic: &Topic,
-    swap: &Swap,
-    position: &str,
-) -> Result<u64> {
-    let rows = session.query(doing, &swap.last_before, &[&position]).await?;
-    let (partitions, offsets): (Vec<i32>, Vec<i64>) =
-        rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))).unzip();
-    let topic: &str = &topic.name;
+async fn refused(session: &Session, doing: &str, swap: &Swap, position: &str) -> Result<u64> {
+    let topic: &str = &swap.topic;
+    let (partitions, offsets): (Vec<i32>, Vec<i64>) = match swap.is_bracketed {
+        true => {
+            let loads = loads::read(session, doing, topic).await?;
+            let load = loads.iter().find(|load| load.position() == position);
+            let from = load.into_iter().flat_map(|load| &load.from);
+            from.map(|(partition, from)| (*partition, from - 1)).unzip()
+        }
+        false => {
+            let rows = session.query(doing, &swap.last_before, &[&position]).await?;
+            rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))).unzip()
+        }
+    };
     let sql = include_str!("../../sql/warehouse/refused_since.sql");
     let refused = session.query(doing, sql, &[&topic, &partitions, &offsets]).await?;
     Ok(refused[0].get::<_, i64>(0) as u64)

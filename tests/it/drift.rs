@@ -129,7 +129,7 @@ fn text(cells: &[&str]) -> Vec<Option<String>> {
     cells.iter().map(|cell| (*cell != "NULL").then(|| (*cell).to_owned())).collect()
 }
 
-fn deep(world: &World) {
+pub fn deep(world: &World) {
     world.assert_proof();
     let (code, text) = Running::start(world.command(&["verify", "--deep"])).wait();
     assert_eq!(code, Some(0), "{text}");
@@ -159,8 +159,8 @@ fn batches(file: &Path) -> Vec<RecordBatch> {
     reader.build().expect("Parquet").map(|batch| batch.expect("rows")).collect()
 }
 
-/// All files of the lake as one table, by the names of columns; a text per row of what is asked.
-fn lake(world: &World, select: &str) -> Vec<String> {
+/// All files of the lake as one table `lake`, by the names of columns; a text per row of what is asked.
+pub fn lake(world: &World, asked: &str) -> Vec<String> {
     let context = SessionContext::new();
     let mut parts = Vec::new();
     for (nth, file) in files(world).iter().enumerate() {
@@ -169,7 +169,7 @@ fn lake(world: &World, select: &str) -> Vec<String> {
         context.register_batch(format!("f{nth}"), one).expect("a table");
         parts.push(format!("SELECT * FROM f{nth}"));
     }
-    let sql = format!("SELECT {select} FROM ({})", parts.join(" UNION ALL BY NAME "));
+    let sql = format!("WITH lake AS ({}) {asked}", parts.join(" UNION ALL BY NAME "));
     world.runtime.block_on(async {
         let rows = context.sql(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         let rows = rows.collect().await.expect("rows");
@@ -260,7 +260,8 @@ fn columns_are_followed_by_two_processes_whatever_is_killed_and_where_partitions
     assert_eq!(world.number("SELECT count(*) FROM highwater.dead_letters"), 0);
 
     // One table of all files; each file's hidden columns stand behind, in one order.
-    let counted = lake(&world, "count(*), count(note), count(qty), arrow_typeof(max(qty))");
+    let counted =
+        lake(&world, "SELECT count(*), count(note), count(qty), arrow_typeof(max(qty)) FROM lake");
     let notes = 120 + 90 + 60 + 10 + 40 + 70;
     assert_eq!(counted, [format!("{}|{notes}|{}|Int64", at[0] + at[1], at[0] + at[1])]);
     let orders: Vec<_> =
@@ -312,8 +313,10 @@ fn a_column_counts_from_where_all_outputs_stand_when_a_topic_begins_to_follow() 
     declare(&world, "apply", "1h", "");
     produce(&world, 0, of(Table::Wider, 40..50));
     world.run_until_caught_up();
-    let counted =
-        lake(&world, "count(*), count(note), min(_offset) FILTER (WHERE note IS NOT NULL)");
+    let counted = lake(
+        &world,
+        "SELECT count(*), count(note), min(_offset) FILTER (WHERE note IS NOT NULL) FROM lake",
+    );
     assert_eq!(counted, ["20|10|40"], "the lake took as little of the thirty as the tables");
     deep(&world);
     // In the same places they are refused for the same reasons.

@@ -1,5 +1,6 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
+mod altered;
 mod batched;
 mod commands;
 mod dead_letters;
@@ -11,6 +12,7 @@ mod fuzz;
 mod gaps;
 mod http;
 mod lake;
+mod loads;
 mod mirrored;
 mod model_tests;
 mod outages;

@@ -246,7 +246,7 @@ fn item(random: &mut StdRng) -> String {
 }
 
 /// A connector's settings; its slot has its name.
-fn connector(source: &Postgres, prefix: &str, name: &str) -> [(&'static str, String); 13] {
+pub fn connector(source: &Postgres, prefix: &str, name: &str) -> [(&'static str, String); 13] {
     let url = source.url();
     let port = url.rsplit([':', '/']).nth(1).expect("a port").to_owned();
     [

@@ -1,6 +1,7 @@
 //! Records in Avro: their schemas come from a registry, which may be away, and may have none.
 
 use crate::{
+    drift::{deep, lake},
     proxy::{Fault, Proxy},
     support::{Lake, World, eventually, variable},
 };
@@ -158,6 +159,50 @@ fn letters_of_an_unknown_schema_are_taken_when_the_folder_of_schemas_has_it() {
     assert_eq!(world.number(LETTERS), 0);
     world.assert_proof();
     world.run(&["verify", "--deep"]);
+}
+
+#[test]
+fn columns_that_a_second_schema_adds_or_widens_are_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = format!("file:{}", folder.path().display());
+    let Some(world) = World::empty("avro_drift", 3, Lake::Local) else { return };
+    world.declare(
+        "rides_topic",
+        &format!(
+            "topic = \"{{topic}}\"\nformat = \"avro\"\nregistry = \"{place}\"\ndrift = \"apply\"\n[columns]\nid = \
+             \"integer\"\n[lake]\npartition_by = []\nroll = {{ age = \"300ms\" }}\n"
+        ),
+    );
+    let all = ROWS.replace("id, name, fare", "*");
+    world.declare_model("rides", &all);
+    for (id, schema) in [(1, FIRST), (2, SECOND)] {
+        std::fs::write(folder.path().join(format!("{id}.avsc")), schema).expect("a schema");
+    }
+    let large = 5_000_000_000;
+    world.produce(first(1, 0..60));
+    let quickly = [("HIGHWATER_COMMIT_INTERVAL", "50ms")];
+    let service = world.follow(&quickly);
+    eventually("the first are read", || world.has_passed(OUTPUTS, 60));
+    // Each partition meets it at another record, and the process dies meanwhile.
+    world.produce(second(2, large..large + 90));
+    eventually("it is followed", || {
+        world.number("SELECT count(*) FROM highwater.added_columns") > 0
+    });
+    service.signal(libc::SIGKILL);
+    service.wait();
+    // Producers that have not got it yet.
+    world.produce(first(1, 60..70));
+    world.run_until_caught_up();
+    let sums = "SELECT count(*), max(id), count(name), count(fare) FROM rides";
+    let expected = ["160", "5000000089", "90", "90"].map(|n| Some(n.to_owned()));
+    assert_eq!(world.query(sums), [expected]);
+    assert_eq!(world.number(LETTERS), 0);
+    let added = "SELECT string_agg(column_name || ' ' || type, ', ' ORDER BY column_name) FROM highwater.added_columns";
+    let expected = "fare numeric(9,2), id bigint, name text";
+    assert_eq!(world.query(added), [[Some(expected.to_owned())]]);
+    let of_lake = lake(&world, "SELECT count(*), max(id), count(name), count(fare) FROM lake");
+    assert_eq!(of_lake, ["160|5000000089|90|90"]);
+    deep(&world);
 }
 
 #[test]

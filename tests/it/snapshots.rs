@@ -11,7 +11,7 @@ use rdkafka::{
 };
 use std::{ops::Range, time::Duration};
 
-const PARTITIONS: i64 = 3;
+pub const PARTITIONS: i64 = 3;
 
 const ORDERS: &str = r#"topic = "{topic}"
 format = "debezium-json"
@@ -31,7 +31,7 @@ roll = { bytes = "128MiB", age = "1s" }
 stop_above = "100%"
 "#;
 
-const MODELS: [(&str, &str); 4] = [
+pub const MODELS: [(&str, &str); 4] = [
     ("kept", "CREATE MATERIALIZED VIEW kept AS SELECT id, state, qty FROM orders"),
     (
         "by_state",
@@ -48,7 +48,7 @@ const MODELS: [(&str, &str); 4] = [
 ];
 
 /// Partition and value.
-type Sent = (i32, String);
+pub type Sent = (i32, String);
 
 fn change(op: char, id: i64, state: &str, lsn: u64, mark: &str) -> Sent {
     let row = format!("{{\"id\":{id},\"state\":\"{state}\",\"qty\":{}}}", id % 100);
@@ -71,11 +71,11 @@ fn snapshot(ids: &[i64], state: &str, lsn: u64) -> Vec<Sent> {
     ids.iter().enumerate().map(|(i, id)| change('r', *id, state, lsn, mark(i))).collect()
 }
 
-fn rows(ids: Range<i64>, but: i64) -> Vec<i64> {
+pub fn rows(ids: Range<i64>, but: i64) -> Vec<i64> {
     ids.filter(|id| id % but != 0).collect()
 }
 
-fn send(world: &World, sent: &[Sent]) {
+pub fn send(world: &World, sent: &[Sent]) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &world.services.kafka)
         .create()
@@ -102,7 +102,7 @@ fn world(name: &str, changes: &str) -> Option<World> {
 }
 
 /// The tables hold these rows now, whatever came in between.
-fn assert_tables(world: &World, wanted: &[(i64, &str)]) {
+pub fn assert_tables(world: &World, wanted: &[(i64, &str)]) {
     let mut wanted = wanted.to_vec();
     wanted.sort_unstable();
     let cells = |id: i64, state: &str| {
@@ -121,19 +121,19 @@ fn assert_tables(world: &World, wanted: &[(i64, &str)]) {
     assert_eq!(world.query(groups), world.query(anew));
 }
 
-fn assert_whole(world: &World) {
+pub fn assert_whole(world: &World) {
     world.assert_proof();
     let (code, text) = Running::start(world.command(&["verify", "--deep"])).wait();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("4 tables rebuilt"), "{text}");
 }
 
-fn waiting(world: &World, model: &str) -> i64 {
+pub fn waiting(world: &World, model: &str) -> i64 {
     world.number(&format!("SELECT count(*) FROM {model}__staged"))
 }
 
 /// `run --until-caught-up` that ends because a person is asked.
-fn held(world: &World) -> String {
+pub fn held(world: &World) -> String {
     let (code, text) = Running::start(world.command(&["run", "--until-caught-up"])).wait();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("would delete") && text.contains("snapshot accept orders"), "{text}");

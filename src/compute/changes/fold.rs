@@ -225,8 +225,9 @@ pub fn superfluous(folding: &Folding, ops: &RecordBatch) -> Result<Vec<bool>> {
             continue;
         }
         if let Some(before) = last.insert(id, row)
-            // A person may discard the snapshot: what it overrides is needed then.
+            // A person may discard the snapshot: what it overrides is needed then. And its rows are counted.
             && !read.reads.value(row)
+            && !(folding.snapshots.is_bracketed() && read.reads.value(before))
         {
             out[before] |= overrides(&folding.keeps, &read.kind[before], &read.kind[row])
                 && read.places.at(row) > read.places.at(before);

@@ -20,6 +20,8 @@
 //! N-3  A snapshot that would delete more than the topic allows, or of which rows were refused, is not swapped
 //!      in: what waits goes on waiting until a person decides.
 //! N-4  A cut that would leave fewer of the rows than the topic allows is not committed without a person's leave.
+//! N-5  Where no connector tells which rows are of a snapshot, a person has said where a load begins and ends: its
+//!      position is later than all before its first offset, and all else from there on is later than it.
 //!
 //! So whatever the cuts are and whenever it is swapped in, the table is what the truncate's position and the
 //! changes make it: F-1 and F-2 hold for both.
@@ -30,10 +32,12 @@
 
 mod fold;
 mod follow;
+mod loads;
 mod open;
 mod snapshots;
 
 pub use follow::{Changed, Following, Outcome};
+pub use loads::Load;
 pub use open::OpenChanges;
 pub use snapshots::{Known, Seen};
 

@@ -4,7 +4,7 @@
 //! Does not own: what an operation does (`fold`).
 
 use super::{
-    ChangeDelta, Following, Truncate, fold,
+    ChangeDelta, Following, Truncate, fold, loads,
     snapshots::{self, Shown},
 };
 use crate::{
@@ -89,16 +89,17 @@ impl OpenChanges {
         columns.extend(old);
         columns.push(Arc::new(moved));
         let marks = column("_snapshot")?;
-        let marks = match self.following.folding.snapshots {
-            Snapshots::Replace { .. } => marks.as_string::<i32>().clone(),
-            Snapshots::Merge => StringArray::new_null(marks.len()),
+        let reads = match self.following.folding.snapshots {
+            Snapshots::Replace { .. } => snapshots::reads(marks.as_string()),
+            Snapshots::Bracketed { .. } => loads::reads(column("_op")?.as_string()),
+            Snapshots::Merge => BooleanArray::from(vec![false; marks.len()]),
         };
-        columns.push(Arc::new(snapshots::reads(&marks)));
+        columns.push(Arc::new(reads));
         let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(failed)?;
         let ops = fold::Ops::new(&self.following.folding, &batch);
         self.truncates.extend(snapshots::truncates(&ops));
-        if self.following.folding.snapshots != Snapshots::Merge {
-            self.shown.look(&ops, &marks);
+        if let Snapshots::Replace { .. } = self.following.folding.snapshots {
+            self.shown.look(&ops, marks.as_string());
         }
         self.rows += batch.num_rows();
         self.memory += batch.get_array_memory_size();

@@ -13,7 +13,7 @@ use super::{
     Counts, PIECE_ROWS, SnapshotRow, State, truncate_of,
 };
 use crate::{
-    catalog::{Folding, Model, PgType, Snapshots},
+    catalog::{Folding, Model, PgType},
     compute::changes::{ChangeDelta, Seen},
     error::{Error, Result},
 };
@@ -27,6 +27,8 @@ pub struct Swap {
     pub creates: [String; 2],
     pub comment: [String; 2],
     pub replaces: Option<u32>,
+    /// A person says where a snapshot begins and ends.
+    pub is_bracketed: bool,
     /// Not of a table that is rebuilt to be compared: there everything is known.
     pub begins: bool,
     /// In millionths of the rows: a cut that takes more of them is not committed.
@@ -114,10 +116,8 @@ impl Swap {
                 ),
             ],
             comment: [comment(&snapshots), comment(&staged)],
-            replaces: match folding.snapshots {
-                Snapshots::Replace { max_deletes } => Some(max_deletes),
-                Snapshots::Merge => None,
-            },
+            replaces: folding.snapshots.max_deletes(),
+            is_bracketed: folding.snapshots.is_bracketed(),
             begins: true,
             max_cut_deletes: folding.max_cut_deletes,
             topic: model.topic.clone(),

@@ -4,6 +4,7 @@
 mod aggregates;
 mod embedded;
 mod following;
+mod loads;
 mod merging;
 mod protocol;
 pub mod sessions;
