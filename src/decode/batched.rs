@@ -98,8 +98,8 @@ impl<'a> Apart<'a> {
             let mut kept = good.iter();
             several.retain(|_| *kept.next().expect("as many"));
             let mask = BooleanArray::from(good);
-            let keep = |rows| filter_record_batch(rows, &mask).expect("a mask as long as the rows");
-            decoded.rows = keep(&decoded.rows);
+            let rows = filter_record_batch(&decoded.rows, &mask);
+            decoded.rows = rows.expect("a mask as long as the rows");
             if let Some(before) = decoded.before.take() {
                 decoded.before = Some(before.kept(&mask));
             }
