@@ -5,7 +5,8 @@ SELECT f.topic, f.path, f.bytes, f.rows, f.checksum, f.schema, f.sequence, f.com
        array_agg(r.from_offset ORDER BY r.partition),
        array_agg(r.to_offset ORDER BY r.partition),
        array_agg(r.rows ORDER BY r.partition),
-       array_agg(r.generation ORDER BY r.partition)
+       array_agg(r.generation ORDER BY r.partition),
+       f.event_time_min, f.event_time_max
 FROM highwater.lake_files f JOIN highwater.lake_file_ranges r USING (path)
 GROUP BY f.path
 ORDER BY f.topic, f.sequence, f.path

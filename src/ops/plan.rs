@@ -152,7 +152,7 @@ pub async fn apply(
     }
     for model in changed {
         tracing::info!(model = %model.name, "rebuilding by its changed definition");
-        let mut replay = Replay::new(config, catalog, warehouse, model, true).await?;
+        let mut replay = Replay::new(config, catalog, warehouse, model, true, false).await?;
         let (_, passed) = replay.to_the_swap().await?;
         tracing::info!(model = %model.name, offsets = passed, "rebuilt and swapped in");
     }

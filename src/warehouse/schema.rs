@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 23] = migrations![
+static MIGRATIONS: [Migration; 24] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -62,6 +62,7 @@ static MIGRATIONS: [Migration; 23] = migrations![
     "0036_upstream_places"
     "0037_added_columns"
     "0038_rebuilds"
+    "0041_lake_rewrites"
 ];
 
 impl Migration {

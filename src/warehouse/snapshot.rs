@@ -45,6 +45,8 @@ pub struct ManifestFile {
     pub ranges: Vec<FileRange>,
     /// Of each range: a cut has one generation per partition.
     pub generations: BTreeMap<Partition, i32>,
+    pub event_time_min: EventTime,
+    pub event_time_max: EventTime,
 }
 
 /// Offsets that were accepted as gone.
@@ -155,9 +157,18 @@ impl Snapshot {
                 retry: row.get(8),
                 ranges: ranges.collect(),
                 generations,
+                event_time_min: EventTime(row.get::<_, Instant>(14).0),
+                event_time_max: EventTime(row.get::<_, Instant>(15).0),
             }
         });
         Ok(files.collect())
+    }
+
+    /// Of all topics: what swaps have replaced and nobody has removed yet.
+    pub async fn retired(&self) -> Result<Vec<String>> {
+        let sql = include_str!("../../sql/warehouse/read_retired_paths.sql");
+        let rows = self.session.query("read which files were replaced", sql, &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Of all topics: what moved event time without a record, by place, with its generation.
