@@ -51,7 +51,8 @@ enum Command {
         /// `model:NAME`, or its name; `lake:TOPIC`.
         #[arg(value_name = "OUTPUT")]
         output: String,
-        /// Where from: `beginning`; of a lake also an offset (1200), offsets of partitions (0:1200,3:900) or a time.
+        /// Where from: `beginning`; of a model with windows also a time; of a lake also an offset (1200), offsets of partitions
+        /// (0:1200,3:900) or a time.
         #[arg(long, default_value = "beginning")]
         from: String,
         /// Of a lake: where it ends, in the same words; without it at all that the lake has.

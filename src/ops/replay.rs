@@ -9,13 +9,16 @@ mod lake;
 
 use super::{load, references, require_registry, require_secret, run, service::hostname, table};
 use crate::{
-    catalog::{Catalog, Drift, Model, ModelKind, Topic},
+    catalog::{Catalog, Column, Drift, Model, ModelKind, Role, Shape, Topic},
     config::Config,
     decode::Secret,
     error::{Error, Kind, Result},
     lake::store::Store,
-    pipeline::rebuild::{Parts, Progress, Rebuilder},
-    record::{Fates, Output, quantity::show_duration},
+    pipeline::{
+        rebuild::{Parts, Progress, Rebuilder},
+        rewrite::reach::Bound,
+    },
+    record::{EventTime, Fates, Output, quantity::show_duration},
     source::kafka::{Kafka, KafkaSettings, Listener},
     warehouse::{
         Warehouse,
@@ -88,7 +91,7 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
                 known.join(", ")
             ))
         })?;
-        from_the_beginning(&request.from, model)?;
+        let since = since(&request.from, model)?;
         require_secret(&catalog, config)?;
         require_registry(&catalog)?;
         match warehouse.filled(std::slice::from_ref(model)).await?.first() {
@@ -106,7 +109,10 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
                 )));
             }
         }
-        let mut replay = Replay::new(config, &catalog, &warehouse, model, false, request.from_lake).await?;
+        let mut replay = {
+            let rebuild = Rebuild::of(model).since(since);
+            Replay::new(config, &catalog, &warehouse, rebuild, false, request.from_lake).await?
+        };
         match request.dry_run {
             true => replay.dry_run(request.json).await,
             false => {
@@ -128,19 +134,26 @@ fn model_name(output: &str) -> Result<&str> {
     }
 }
 
-/// Why nothing but the beginning will do.
-fn from_the_beginning(from: &str, model: &Model) -> Result<()> {
-    if from == "beginning" {
-        return Ok(());
-    }
-    let why = match &model.kind {
-        ModelKind::Aggregate(aggregate) if aggregate.window.is_some() => {
-            "its windows are made anew all together"
-        }
-        ModelKind::Aggregate(_) => {
+/// From which time on windows are made anew; None: all of it. Else why nothing but the beginning will do.
+fn since(from: &str, model: &Model) -> Result<Option<EventTime>> {
+    let bound = bounds::bound("--from", from)?;
+    let is_difference = |column: &Column| matches!(column.role, Role::Difference(_));
+    let why = match (&model.kind, &bound) {
+        (_, Bound::Beginning) => return Ok(None),
+        (ModelKind::Rows(_), _) => "the latest row of a key may be of before",
+        (ModelKind::Aggregate(_), _) if model.window().is_none() => {
             "its totals have no window: each holds what came before any offset or time, and cannot be taken apart"
         }
-        ModelKind::Rows(_) => "the latest row of a key may be of before",
+        (ModelKind::Aggregate(_), _) if model.columns.iter().any(is_difference) => {
+            "its differences (delta) reach back to the window before"
+        }
+        (ModelKind::Aggregate(_), Bound::Time(time)) => match model.window().map(|w| &w.shape) {
+            Some(Shape::Session { .. }) => "a session that goes on at that time has begun before",
+            Some(Shape::Tumble(_) | Shape::Hop(_)) | None => return Ok(Some(*time)),
+        },
+        (ModelKind::Aggregate(_), Bound::Offset(_) | Bound::Offsets(_)) => {
+            "its windows are spans of event time, which no offset borders. Allowed too: --from TIME"
+        }
     };
     Err(Error::config(format!(
         "replay model:{} --from {from}: {why}. Allowed: --from beginning",
@@ -244,10 +257,11 @@ impl Replay {
         config: &Config,
         catalog: &Catalog,
         warehouse: &Warehouse,
-        model: &Arc<Model>,
+        rebuild: Rebuild,
         changed: bool,
         from_lake: bool,
     ) -> Result<Self> {
+        let model = &rebuild.model;
         let topic = catalog.topics[&model.topic].clone();
         can_be_made_anew(&topic, model, warehouse).await?;
         let mut joined = catalog.clone();
@@ -266,7 +280,6 @@ impl Replay {
         };
         let references = references::load_all(&joined, warehouse, store.as_ref()).await?;
         let kafka = kafka_of(config, &topic)?;
-        let rebuild = Rebuild::of(model);
         let rebuilder = Rebuilder::new(Parts {
             topic,
             rebuild: rebuild.clone(),
@@ -336,7 +349,7 @@ impl Replay {
         let standing = self.warehouse.look_at_rebuild(&self.rebuild).await?;
         let spans = self.rebuilder.spans(&standing)?;
         let rate = self.rebuilder.sample(&standing, SAMPLE)?;
-        let tables = self.warehouse.table_rows(&self.rebuild.model).await?;
+        let tables = self.warehouse.table_rows(&self.rebuild).await?;
         let all: u64 = spans.values().map(|span| span.len()).sum();
         let seconds = rate.map(|rate| all as f64 / rate);
         let topic = &self.rebuild.model.topic;
@@ -372,7 +385,8 @@ impl Replay {
             lake => println!("{lake} offsets are read from the lake, {} from Kafka", all - lake),
         }
         for (table, rows) in tables {
-            println!("replaced: {rows} rows of {table}, where they differ");
+            let of = self.rebuild.since.map_or("", |_| ", of windows that begin then or later");
+            println!("replaced: {rows} rows of {table}{of}, where they differ");
         }
         told_left(rate, seconds, "aggregated", "PostgreSQL's part comes on top");
         Ok(())

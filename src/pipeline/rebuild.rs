@@ -1,8 +1,8 @@
-//! ⇄ An output made anew from Kafka, or from the lake where Kafka has its records no more, beside the live one: reads what the live output has passed, and
-//! commits it to the rebuild's own tables and marks.
+//! ⇄ An output made anew from Kafka, beside the live one: reads what the live output has passed, and commits it to
+//! the rebuild's own tables and marks.
 //!
 //! Owns: how far to read, what is followed, when its cuts end. Does not own: its tables and marks, the
-//! swap (`warehouse::rebuild`), when to swap (`ops::replay`).
+//! swap (`warehouse::rebuild`), when to swap (`ops::replay`), what Kafka has no more and the lake has (`lake`).
 //!
 //! The way of a record is the live one's: the same decoder, lane and commit. Three things differ. It
 //! reads outside of the group, so that no partition is taken from anybody. It reads no further than the
@@ -246,9 +246,11 @@ impl Rebuilder {
         for live in standing.of(&self.rebuild.output()) {
             let beside =
                 standing.of(&self.rebuild.beside()).find(|m| m.partition == live.partition);
+            let later = self.rebuild.since.is_some();
             let same = |row: &&crate::warehouse::MarkRow| {
-                (row.generation, row.topic_id, row.mark.first)
-                    == (live.generation, live.topic_id, live.mark.first)
+                (row.generation, row.topic_id) == (live.generation, live.topic_id)
+                    && (row.mark.first == live.mark.first
+                        || later && row.mark.first > live.mark.first)
             };
             let place = format!("{}/{}", self.topic.name, live.partition.0);
             let Some(beside) = beside.filter(same) else {
@@ -309,9 +311,11 @@ impl Rebuilder {
             )));
         }
         let own = standing.of(&self.rebuild.beside());
+        let begins = |p| self.of_lake.get(&p).copied().unwrap_or(Offset(0));
         let (partitions, from): (Vec<Partition>, Vec<_>) =
-            own.map(|m| (m.partition, (m.partition, m.mark.next))).unzip();
-        if self.assigned != partitions {
+            own.map(|m| (m.partition, (m.partition, m.mark.next.max(begins(m.partition))))).unzip();
+        // A client that was sent to where Kafka has nothing stays there.
+        if self.assigned != partitions || !self.of_lake.is_empty() {
             self.kafka.assign(&self.topic.kafka_topic, &from)?;
             self.assigned = partitions;
         }

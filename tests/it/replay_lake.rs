@@ -1,8 +1,5 @@
 //! Files of the lake written anew beside those that readers read: the same rows, whoever is killed; whole files
 //! only; what was replaced goes when its grace is over.
-//!
-//! Each of these was planted once and is caught: offsets that were refused written as rows; spans that end within
-//! files; all pieces under one number; uploads of a killed process forgotten; old files out of the view at the swap.
 
 use crate::{
     oyster::places_of,
@@ -279,7 +276,7 @@ fn todays_topic_file_writes_the_files_and_takes_neither_more_nor_fewer_records()
     let text = std::fs::read_to_string(&topic).expect("the topic file");
     let write = |text: &str| std::fs::write(&topic, text).expect("the topic file");
     // Which no model reads.
-    let paid = "[columns]\npaid = { type = \"bigint\", path = \"/fareCents\", optional = true }";
+    let paid = "[columns]\npaid = { type = \"bigint\", from = \"/fareCents\", optional = true }";
     let text = text.replace("[columns]", paid);
     let strict = text.replace("/fareCents\", optional = true", "/fareCents\", optional = false");
     let with_device = |text: &str| {
