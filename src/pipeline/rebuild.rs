@@ -372,6 +372,7 @@ impl Rebuilder {
     /// Nothing is open; what comes next is judged from these marks on.
     fn adopt(&mut self, standing: &Standing) -> Result<()> {
         self.lane.abandon()?;
+        self.lane.keep_raw(self.topic.keep_raw);
         let mut marks: Vec<(Output, Partition, Mark)> = Vec::new();
         for row in standing.of(&self.rebuild.beside()) {
             marks.push((row.output.clone(), row.partition, row.mark));

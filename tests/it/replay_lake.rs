@@ -270,6 +270,43 @@ fn a_replay_of_some_offsets_takes_whole_files_and_one_that_is_given_up_leaves_no
 }
 
 #[test]
+fn killed_between_swap_and_names_a_reader_gets_the_files_of_before_until_a_sweep_names_the_new() {
+    let Some(world) = world_of_files("replay_unnamed", 2, Lake::Local) else { return };
+    let mut random = SmallRng::seed_from_u64(61);
+    for begin in (0..9_000).step_by(3_000) {
+        world.produce(disordered(begin..begin + 3_000, &mut random));
+        world.run_until_caught_up();
+    }
+    let (before, files) = (places(&world), current_files(&world));
+    // Nothing can be noted as completed.
+    world.query(
+        "CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS
+         'BEGIN RAISE EXCEPTION ''not now'' USING ERRCODE = ''57P03''; END';
+         CREATE TRIGGER refuses BEFORE UPDATE ON highwater.lake_files FOR EACH ROW EXECUTE FUNCTION refuses()",
+    );
+    let replay = Running::start(world.command(&["replay", "lake:taps", "--grace", "0s"]));
+    let waits = "SELECT count(*) FROM highwater.lake_files WHERE completed_at IS NULL";
+    eventually("the swap", || world.number(waits) > 0);
+    replay.signal(libc::SIGKILL);
+    replay.wait();
+    assert!(world.number("SELECT count(*) FROM highwater.lake_retired_files") > 0);
+    assert_eq!(current_files(&world), files);
+    assert!(places(&world) == before);
+    let verified = world.run(&["verify", "--deep"]);
+    assert!(verified.contains("waits to be completed"), "{verified}");
+    // Nothing of before goes while what replaces it is not there.
+    let swept = world.run(&["sweep", "--older-than", "1ms", "--dry-run"]);
+    assert!(swept.contains("0 staged objects and 0 files would be"), "{swept}");
+    world.query("DROP TRIGGER refuses ON highwater.lake_files");
+    world.run(&["sweep", "--older-than", "1ms"]);
+    assert!(places(&world) == before);
+    assert!(current_files(&world) != files);
+    taps::assert_lake(&world, before.len() as i64);
+    assert_verified(&world);
+    assert_no_trace(&world);
+}
+
+#[test]
 fn todays_topic_file_writes_the_files_and_takes_neither_more_nor_fewer_records() {
     let Some(world) = world_of_files("replay_layout", 2, Lake::Local) else { return };
     let topic = world.folder.path().join("topics/taps.toml");

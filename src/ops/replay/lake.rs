@@ -198,13 +198,16 @@ impl Lake {
             let done = self.attempt(&mut shown).await;
             shown.end();
             let error = match done {
-                Ok(rewritten) => return Ok((rewritten, shown.passed)),
+                Ok(rewritten) => {
+                    self.complete().await?;
+                    return Ok((rewritten, shown.passed));
+                }
                 Err(error) => error,
             };
             let name = &self.topic.name;
             if error.kind == Kind::Unknown && self.warehouse.rewrite(name).await?.is_none() {
                 tracing::warn!("the answer to the swap was lost; it was done: {error}");
-                owed::tidy(name, &self.store, &self.warehouse).await?;
+                self.complete().await?;
                 return Ok((Rewritten::default(), shown.passed));
             }
             failures = if shown.passed > before { 1 } else { failures + 1 };
@@ -221,9 +224,23 @@ impl Lake {
         let mut tell = |passed| shown.tell(Progress { passed, all });
         self.rewriter.write(&rewrite, &self.files, &mut tell).await?;
         owed::tidy(name, &self.store, &self.warehouse).await?;
-        let rewritten = self.warehouse.swap_rewrite(name, rewrite.epoch).await?;
-        owed::tidy(name, &self.store, &self.warehouse).await?;
-        Ok(rewritten)
+        self.warehouse.swap_rewrite(name, rewrite.epoch).await
+    }
+
+    /// Gives the files their names; until all have them, readers get those of before.
+    async fn complete(&self) -> Result<()> {
+        let mut failures = 0;
+        loop {
+            let done = owed::tidy(&self.topic.name, &self.store, &self.warehouse).await;
+            let Err(error) = done else { return Ok(()) };
+            failures += 1;
+            let context = format!(
+                "lake:{} is swapped in, and its files wait for their names, which `highwater sweep` and any process that \
+                 takes its partitions gives them: {}",
+                self.topic.name, error.context
+            );
+            retried(Error { context, ..error }, failures, "swapped in").await?;
+        }
     }
 
     async fn dry_run(
