@@ -338,7 +338,8 @@ pub async fn orphans(
     let retired = snapshot.retired().await?;
     if !retired.is_empty() {
         report.note(format!(
-            "{} files of before a replay of the lake wait out their grace: who lists the lake reads              highwater.lake_current_files instead",
+            "{} files of before a replay of the lake wait out their grace: who lists the lake reads \
+             highwater.lake_current_files instead",
             retired.len()
         ));
     }
