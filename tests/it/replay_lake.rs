@@ -358,6 +358,7 @@ fn todays_topic_file_writes_the_files_and_takes_neither_more_nor_fewer_records()
     write(&with_device(&text).replace("\"hour(event_time)\"", "\"mode\""));
     world.run(&["replay", "lake:taps", "--from", "1:0", "--grace", "0s"]);
     assert!(current_files(&world).iter().any(|path| path.contains("/mode=tram/")));
+    world.run(&["sweep", "--older-than", "1ms"]);
     assert!(places(&world) == with_retried);
     assert_verified(&world);
     assert_no_trace(&world);
