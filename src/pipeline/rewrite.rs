@@ -258,7 +258,7 @@ impl Rewriter {
         let records = within(&fetched, of, at);
         // The first one behind the span ends it, too.
         let all = fetched.records();
-        let last = all.iter().filter(|record| record.partition == of.partition).next_back();
+        let last = all.iter().rfind(|record| record.partition == of.partition);
         next = last.map_or(next, |last| next.max(Offset::after(last.offset)));
         if let (Some(first), Some(last)) = (records.first(), records.last()) {
             let (warehouse, topic) = (&self.parts.warehouse, &self.parts.topic.name);

@@ -146,7 +146,7 @@ pub async fn replay(
         }
     }
     let began = Instant::now();
-    let (rewritten, passed) = lake.to_the_swap().await?;
+    let (rewritten, passed) = lake.write_and_swap().await?;
     tell_done(&lake.topic, &found, rewritten, passed, began.elapsed().as_secs_f64(), request);
     Ok(())
 }
@@ -190,7 +190,7 @@ impl Lake {
         Ok(found)
     }
 
-    async fn to_the_swap(&mut self) -> Result<(Rewritten, u64)> {
+    async fn write_and_swap(&mut self) -> Result<(Rewritten, u64)> {
         let mut shown = Shown::new(format!("lake:{}", self.topic.name));
         let mut failures = 0;
         loop {
