@@ -92,6 +92,7 @@
 //! | orphan | an update that brings no whole image of a row that is not there |
 //! | refusal | that an output counts a record as dead; its letter holds the record |
 //! | rebuild | an output made anew beside the live one, under the name `_rebuild_NAME`, until its swap |
+//! | rewrite | files of a lake made anew beside those that readers read, until their swap |
 //! | retry | dead letters decoded again and taken by the outputs that had refused them |
 //!
 //! # Invariants
@@ -166,6 +167,11 @@
 //! | B-2 | the live output's tables, marks and owner are untouched until the swap, and the other way round | `pipeline/rebuild.rs` reads outside of the group; `tests/it/replay.rs`: given up it leaves no trace | `lock_lane.sql`, `bump_epochs.sql`: `NOT LIKE 'model:\_%'` |
 //! | B-3 | a swap is one transaction, where both marks stand at the same offset of the same generation everywhere; an owner that holds anything else than what stands there then is fenced, and one of another definition takes nothing | `warehouse/rebuild.rs`; `tests/it/replay.rs`, a reader that polls | `unequal_marks.sql`; `swap_marks.sql`; `read_definitions.sql` |
 //! | B-4 | a rebuild follows what is recorded: verdicts, advances, versions, retries; and reads nothing above the live marks | `pipeline/rebuild.rs`, `bounds`; `tests/it/replay.rs`, `assert_made_anew` in the tests of each | `read_rebuilds.sql` counts retries |
+//! | B-5 | a rebuild of some windows reads every record of theirs, changes no other row and no total, and is swapped in only where decode took the same records | `warehouse/rebuild/windows.rs`, the argument; `tests/it/replay.rs`, `of_a_windowed_model_those_windows_are_made_anew_that_begin_at_a_time_or_later` | `rebuild_starts.sql`; `decode_refusals_differ.sql` |
+//! | B-6 | read from the lake, each offset has the fate that it had | `pipeline/rebuild/lake.rs`; `tests/it/replay.rs`, `what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks` | `left_out_of_lake.sql`; `unequal_marks.sql` |
+//! | Z-1 | a rewrite of a lake's files goes on from what it has written, whoever is killed; its uploads are noted until they are in the manifest or given up | `pipeline/rewrite.rs`; `tests/it/replay_lake.rs` | `take_rewrite.sql`, `lock_rewrite.sql`, `move_rewrite.sql`; foreign keys of `0044_lake_rewrites.sql` |
+//! | Z-2 | a swap of files is one transaction, of whole files and as many rows per partition as go; marks and fates stay; a reader by the view gets the files of before until all that replace them are there | `pipeline/rewrite/reach.rs`, against an oracle; `tests/it/replay_lake.rs`, a reader that polls | `rewrite_differs.sql`; `0041_lake_rewrites.sql`, `lake_current_files` |
+//! | Z-3 | files that were replaced are removed when their grace is over and what replaces them is there | `ops/sweep.rs`; `tests/it/replay_lake.rs` | `retired_files.sql` |
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |

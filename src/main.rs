@@ -46,14 +46,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Make a model's table anew from Kafka, beside the live one, and swap it in; the service may run.
+    /// Make a model's table or files of a lake anew, beside the live ones, and swap them in; the service may run.
     Replay {
-        /// `model:NAME`, or its name.
+        /// `model:NAME`, or its name; `lake:TOPIC`.
         #[arg(value_name = "OUTPUT")]
         output: String,
-        /// Where from: `beginning`.
+        /// Where from: `beginning`; of a model with windows also a time; of a lake also an offset (1200), offsets of partitions
+        /// (0:1200,3:900) or a time.
         #[arg(long, default_value = "beginning")]
         from: String,
+        /// Of a lake: where it ends, in the same words; without it at all that the lake has.
+        #[arg(long)]
+        to: Option<String>,
+        /// Of a lake: only these (0,3).
+        #[arg(long)]
+        partitions: Option<String>,
+        /// Of a model: read what Kafka has no more from the lake.
+        #[arg(long)]
+        from_lake: bool,
+        /// Of a lake: how long the files of before stay, for readers with an old listing.
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        grace: String,
         /// Say what would be read and replaced, and how long it takes; change nothing.
         #[arg(long)]
         dry_run: bool,
@@ -247,8 +260,28 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo { keep } => ops::demo::demo(config, keep),
         Command::Run { until_caught_up, apply } => ops::run::run(&config, until_caught_up, apply),
         Command::Plan { json } => ops::plan::plan(&config, json),
-        Command::Replay { output, from, dry_run, abort, json } => {
-            let request = ops::replay::Request { output, from, dry_run, abort, json };
+        Command::Replay {
+            output,
+            from,
+            to,
+            partitions,
+            from_lake,
+            grace,
+            dry_run,
+            abort,
+            json,
+        } => {
+            let request = ops::replay::Request {
+                output,
+                from,
+                to,
+                partitions,
+                from_lake,
+                grace,
+                dry_run,
+                abort,
+                json,
+            };
             ops::replay::replay(&config, &request)
         }
         Command::Check => ops::check::check(&config),

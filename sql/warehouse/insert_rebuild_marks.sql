@@ -1,9 +1,11 @@
--- B-1, G-3: a rebuild begins where the live output began, in the same generation and of the same topic.
--- Partitions that the live output has taken up since follow.
+-- B-1, G-3: a rebuild begins where the live output began, of some windows only from the offsets given (B-5), in the same
+-- generation and of the same topic. Partitions that the live output has taken up since follow.
 INSERT INTO highwater.marks (output, topic, partition, first_offset, next_offset, epoch, owner, taken_at,
                              topic_id, generation)
-SELECT $3, m.topic, m.partition, m.first_offset, m.first_offset, 0, $4, now(), m.topic_id, m.generation
+SELECT $3, m.topic, m.partition, coalesce(w.from_offset, m.first_offset), coalesce(w.from_offset, m.first_offset), 0, $4,
+       now(), m.topic_id, m.generation
 FROM highwater.marks m
+LEFT JOIN unnest($5::integer[], $6::bigint[]) AS w (partition, from_offset) ON w.partition = m.partition
 WHERE m.topic = $1 AND m.output = $2
 ORDER BY m.partition
 ON CONFLICT DO NOTHING

@@ -3,3 +3,7 @@
 SELECT upload FROM highwater.lake_uploads
 UNION ALL
 SELECT upload FROM highwater.lake_files WHERE completed_at IS NULL
+UNION ALL
+SELECT upload FROM highwater.lake_rewrite_uploads
+UNION ALL
+SELECT upload FROM highwater.lake_rewrite_files

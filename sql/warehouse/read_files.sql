@@ -6,6 +6,7 @@ SELECT f.topic, f.path, f.bytes, f.rows, f.checksum, f.schema, f.sequence, f.com
        array_agg(r.to_offset ORDER BY r.partition),
        array_agg(r.rows ORDER BY r.partition),
        array_agg(r.generation ORDER BY r.partition),
+       f.event_time_min, f.event_time_max,
        array_agg(r.extra_rows ORDER BY r.partition)
 FROM highwater.lake_files f JOIN highwater.lake_file_ranges r USING (path)
 GROUP BY f.path

@@ -44,6 +44,9 @@ pub struct FileName {
 pub enum Origin {
     Cut,
     Retry,
+    /// Of a rewrite, by its number, which no other has: its names recur nowhere, and stand in the
+    /// order of those of cuts.
+    Rewrite(i64),
 }
 
 impl FileName {
@@ -52,8 +55,9 @@ impl FileName {
     pub fn file(&self) -> String {
         let Self { sequence, partition, from, epoch, origin } = self;
         let retry = match origin {
-            Origin::Cut => "",
-            Origin::Retry => "-retry",
+            Origin::Cut => String::new(),
+            Origin::Retry => "-retry".to_owned(),
+            Origin::Rewrite(number) => format!("-g{number}"),
         };
         format!("{sequence:012}-{:05}-{:019}-{}{retry}.parquet", partition.0, from.0, epoch.0)
     }

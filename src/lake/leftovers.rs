@@ -21,7 +21,8 @@
 //! - *A zombie* that wakes holds notes of an old epoch: named until somebody forgets them, and never
 //!   committed. What it stages after that is a leftover of the next sweep.
 //! - *Visible files* get their names only after their rows are in the manifest, and no row goes away
-//!   while a file stays. What was listed and is not named afterwards was put there by somebody else,
+//!   while a file stays: one that is replaced goes from the manifest to the list of replaced files, which
+//!   is read as well. What was listed and is not named afterwards was put there by somebody else,
 //!   or its commit was lost with the database that knew it.
 //!
 //! The limit on age is therefore no part of the argument: it leaves time to look at what is odd, and

@@ -4,8 +4,8 @@
 //! Does not own: when to complete (`pipeline`), which uploads there are (`warehouse` notes them);
 //! how a local directory does the same (see `directory`); services and their settings (`services`).
 //!
-//! S-1  Nothing is deleted but what is staged: an object, once visible, stays. Only
-//!      `highwater sweep` removes others, by an operator's word.
+//! S-1  Nothing is deleted but what is staged: an object, once visible, stays. Others are removed by
+//!      `highwater sweep` alone, by an operator's word, and by a sweep where `replay` has replaced them.
 //! S-2  `complete` and `abort` may be repeated, by any process.
 //! S-3  An ambiguous answer to `complete` is resolved by looking for the object and its size.
 //! S-4  `begin` leaves nothing that a listing shows: what is listed was noted before.

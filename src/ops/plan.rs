@@ -11,7 +11,7 @@ use crate::{
     record::Output,
     warehouse::{
         MarkRow, Warehouse,
-        rebuild::{Filled, is_rebuild},
+        rebuild::{Filled, Rebuild, is_rebuild},
     },
 };
 use serde::Serialize;
@@ -152,7 +152,8 @@ pub async fn apply(
     }
     for model in changed {
         tracing::info!(model = %model.name, "rebuilding by its changed definition");
-        let mut replay = Replay::new(config, catalog, warehouse, model, true).await?;
+        let mut replay =
+            Replay::new(config, catalog, warehouse, Rebuild::of(model), true, false).await?;
         let (_, passed) = replay.to_the_swap().await?;
         tracing::info!(model = %model.name, offsets = passed, "rebuilt and swapped in");
     }

@@ -2,17 +2,23 @@
 //! the service may run meanwhile.
 //!
 //! Owns: when to swap, doing it again after a failure, what is told. Does not own: what a rebuild reads
-//! (`pipeline::rebuild`), its tables and the swap (`warehouse::rebuild`).
+//! (`pipeline::rebuild`), its tables and the swap (`warehouse::rebuild`), files of the lake (`lake`).
+
+mod bounds;
+mod lake;
 
 use super::{load, references, require_registry, require_secret, run, service::hostname, table};
 use crate::{
-    catalog::{Catalog, Drift, Model, ModelKind, Topic},
+    catalog::{Catalog, Column, Drift, Model, ModelKind, Role, Shape, Topic},
     config::Config,
     decode::Secret,
     error::{Error, Kind, Result},
     lake::store::Store,
-    pipeline::rebuild::{Parts, Progress, Rebuilder},
-    record::{Fates, Output, quantity::show_duration},
+    pipeline::{
+        rebuild::{Parts, Progress, Rebuilder},
+        rewrite::reach::Bound,
+    },
+    record::{EventTime, Fates, Output, quantity::show_duration},
     source::kafka::{Kafka, KafkaSettings, Listener},
     warehouse::{
         Warehouse,
@@ -45,17 +51,34 @@ const FETCH_BYTES: usize = 32 << 20;
 pub struct Request {
     pub output: String,
     pub from: String,
+    pub to: Option<String>,
+    pub partitions: Option<String>,
+    pub from_lake: bool,
+    /// How long files that are replaced stay.
+    pub grace: String,
     pub dry_run: bool,
     pub abort: bool,
     pub json: bool,
 }
 
 pub fn replay(config: &Config, request: &Request) -> Result<()> {
-    let name = model_name(&request.output)?;
     let catalog = load(config)?;
+    let topic = lake::topic_of(&request.output, &catalog)?;
     let runtime = run::runtime()?;
     runtime.block_on(async {
         let warehouse = run::connect(config).await?;
+        if let Some(topic) = topic {
+            let catalog = run::with_additions(&catalog, &warehouse).await?;
+            let topic = catalog.topics[&topic.name].clone();
+            return lake::replay(config, &catalog, &topic, warehouse, request).await;
+        }
+        let name = model_name(&request.output)?;
+        if request.to.is_some() || request.partitions.is_some() {
+            return Err(Error::config(format!(
+                "replay {}: --to and --partitions are for files of a lake (lake:TOPIC). A table holds all of its topic",
+                request.output
+            )));
+        }
         if request.abort {
             return abort(&warehouse, name, request.json).await;
         }
@@ -68,7 +91,7 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
                 known.join(", ")
             ))
         })?;
-        from_the_beginning(&request.from, model)?;
+        let since = since(&request.from, model)?;
         require_secret(&catalog, config)?;
         require_registry(&catalog)?;
         match warehouse.filled(std::slice::from_ref(model)).await?.first() {
@@ -86,7 +109,10 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
                 )));
             }
         }
-        let mut replay = Replay::new(config, &catalog, &warehouse, model, false).await?;
+        let mut replay = {
+            let rebuild = Rebuild::of(model).since(since);
+            Replay::new(config, &catalog, &warehouse, rebuild, false, request.from_lake).await?
+        };
         match request.dry_run {
             true => replay.dry_run(request.json).await,
             false => {
@@ -101,27 +127,33 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
 
 fn model_name(output: &str) -> Result<&str> {
     match output.strip_prefix("model:").unwrap_or(output) {
-        "lake" | "dead_letters" => Err(Error::config(format!(
-            "replay {output}: only models are made anew. What files hold never changes, and letters are put back with \
-             `highwater dead-letters retry`"
+        "dead_letters" => Err(Error::config(format!(
+            "replay {output}: models and lakes are made anew. Letters are put back with `highwater dead-letters retry`"
         ))),
         name => Ok(name),
     }
 }
 
-/// Why nothing but the beginning will do.
-fn from_the_beginning(from: &str, model: &Model) -> Result<()> {
-    if from == "beginning" {
-        return Ok(());
-    }
-    let why = match &model.kind {
-        ModelKind::Aggregate(aggregate) if aggregate.window.is_some() => {
-            "its windows are made anew all together"
-        }
-        ModelKind::Aggregate(_) => {
+/// From which time on windows are made anew; None: all of it. Else why nothing but the beginning will do.
+fn since(from: &str, model: &Model) -> Result<Option<EventTime>> {
+    let bound = bounds::bound("--from", from)?;
+    let is_difference = |column: &Column| matches!(column.role, Role::Difference(_));
+    let why = match (&model.kind, &bound) {
+        (_, Bound::Beginning) => return Ok(None),
+        (ModelKind::Rows(_), _) => "the latest row of a key may be of before",
+        (ModelKind::Aggregate(_), _) if model.window().is_none() => {
             "its totals have no window: each holds what came before any offset or time, and cannot be taken apart"
         }
-        ModelKind::Rows(_) => "the latest row of a key may be of before",
+        (ModelKind::Aggregate(_), _) if model.columns.iter().any(is_difference) => {
+            "its differences (delta) reach back to the window before"
+        }
+        (ModelKind::Aggregate(_), Bound::Time(time)) => match model.window().map(|w| &w.shape) {
+            Some(Shape::Session { .. }) => "a session that goes on at that time has begun before",
+            Some(Shape::Tumble(_) | Shape::Hop(_)) | None => return Ok(Some(*time)),
+        },
+        (ModelKind::Aggregate(_), Bound::Offset(_) | Bound::Offsets(_)) => {
+            "its windows are spans of event time, which no offset borders. Allowed too: --from TIME"
+        }
     };
     Err(Error::config(format!(
         "replay model:{} --from {from}: {why}. Allowed: --from beginning",
@@ -155,14 +187,62 @@ async fn abort(warehouse: &Warehouse, name: &str, json: bool) -> Result<()> {
         Some(row) => warehouse.abort_rebuild(&row.topic, name).await?,
         None => false,
     };
+    tell_aborted(&output.to_string(), dropped, "table", json);
+    Ok(())
+}
+
+fn tell_aborted(output: &str, dropped: bool, live: &str, json: bool) {
     match (json, dropped) {
-        (true, _) => println!("{}", json!({ "output": output.to_string(), "aborted": dropped })),
+        (true, _) => println!("{}", json!({ "output": output, "aborted": dropped })),
         (false, true) => {
-            println!("the rebuild of {output} is dropped; its live table is as it was")
+            let stays =
+                if live == "table" { "table is as it was" } else { "files are as they were" };
+            println!("the rebuild of {output} is dropped; its live {stays}")
         }
         (false, false) => println!("no rebuild of {output} is under way"),
     }
+}
+
+/// A client outside of the group: nothing is heard.
+fn kafka_of(config: &Config, topic: &Topic) -> Result<Arc<Kafka>> {
+    let settings = KafkaSettings {
+        brokers: config.brokers.clone(),
+        topic_ids: config.topic_ids,
+        group: config.group.clone(),
+        properties: config.kafka_properties.clone(),
+        fetch_bytes: FETCH_BYTES.min(config.memory / 8),
+    };
+    let nobody: Listener = Box::new(|_| {});
+    let listeners = HashMap::from([(topic.kafka_topic.clone(), nobody)]);
+    Kafka::new(&settings, listeners, Duration::ZERO)
+}
+
+/// Waits before the next try, or says why there is none.
+async fn retried(error: Error, failures: u32, done: &str) -> Result<()> {
+    match error.kind {
+        Kind::Retry | Kind::Unknown => {}
+        Kind::Fenced | Kind::Halt | Kind::Config => return Err(error),
+    }
+    if failures > ATTEMPTS {
+        return Err(Error::retry(format!(
+            "{error}; tried {ATTEMPTS} times. What is {done} stays: run it again to go on, or with --abort to drop it"
+        )));
+    }
+    tracing::warn!("tried again: {error}");
+    let wait = Duration::from_millis(200) * 2u32.pow(failures);
+    tokio::time::sleep(wait.min(BACKOFF_MAX)).await;
     Ok(())
+}
+
+/// How long it takes, in a dry run.
+fn told_left(rate: Option<f64>, seconds: Option<f64>, done: &str, on_top: &str) {
+    match (rate, seconds) {
+        (Some(rate), Some(seconds)) => println!(
+            "about {}, at {rate:.0} records/s read and {done} here just now; {on_top}",
+            whole_seconds(seconds)
+        ),
+        (_, _) => println!("nothing is there to read"),
+    }
 }
 
 /// One output's way from nothing to the swap.
@@ -179,37 +259,36 @@ impl Replay {
         config: &Config,
         catalog: &Catalog,
         warehouse: &Warehouse,
-        model: &Arc<Model>,
+        rebuild: Rebuild,
         changed: bool,
+        from_lake: bool,
     ) -> Result<Self> {
+        let model = &rebuild.model;
         let topic = catalog.topics[&model.topic].clone();
         can_be_made_anew(&topic, model, warehouse).await?;
         let mut joined = catalog.clone();
         let reference = model.join.as_ref().map(|join| join.reference.name.clone());
         joined.references.retain(|name, _| Some(name) == reference.as_ref());
         let store = match &config.lake {
-            Some(url) if reference.is_some() => Some(Store::open(url, &config.store_options)?),
+            Some(url) if reference.is_some() || from_lake => {
+                Some(Store::open(url, &config.store_options)?)
+            }
+            None if from_lake => {
+                return Err(Error::config(
+                    "--from-lake: no lake is set: give --lake s3://bucket/prefix",
+                ));
+            }
             Some(_) | None => None,
         };
         let references = references::load_all(&joined, warehouse, store.as_ref()).await?;
-        let settings = KafkaSettings {
-            brokers: config.brokers.clone(),
-            topic_ids: config.topic_ids,
-            group: config.group.clone(),
-            properties: config.kafka_properties.clone(),
-            fetch_bytes: FETCH_BYTES.min(config.memory / 8),
-        };
-        // Outside of the group: nothing is heard.
-        let nobody: Listener = Box::new(|_| {});
-        let listeners = HashMap::from([(topic.kafka_topic.clone(), nobody)]);
-        let kafka = Kafka::new(&settings, listeners, Duration::ZERO)?;
-        let rebuild = Rebuild::of(model);
+        let kafka = kafka_of(config, &topic)?;
         let rebuilder = Rebuilder::new(Parts {
             topic,
             rebuild: rebuild.clone(),
             references,
             secret: config.pii_secret.clone().map(Secret),
             warehouse: warehouse.clone(),
+            lake: store.filter(|_| from_lake),
             kafka,
             owner: format!("{}/replay/{}", hostname(), uuid::Uuid::new_v4()),
             memory: config.memory / 4,
@@ -221,7 +300,7 @@ impl Replay {
     /// Rebuilds and swaps, however often a service goes away meanwhile; and how many offsets were passed.
     pub async fn to_the_swap(&mut self) -> Result<(Swapped, u64)> {
         self.warehouse.begin_rebuild(&self.rebuild).await?;
-        let mut shown = Shown::new(&self.rebuild.output());
+        let mut shown = Shown::new(self.rebuild.output().to_string());
         let mut failures = 0;
         loop {
             let before = shown.passed;
@@ -231,27 +310,13 @@ impl Replay {
                 Ok(swapped) => return Ok((swapped, shown.passed)),
                 Err(error) => error,
             };
-            match error.kind {
-                Kind::Unknown if self.is_over().await? => {
-                    tracing::warn!("the answer to the swap was lost; it was done: {error}");
-                    return Ok((
-                        Swapped { replaced: self.changed, ..Swapped::default() },
-                        shown.passed,
-                    ));
-                }
-                Kind::Retry | Kind::Unknown => {}
-                Kind::Fenced | Kind::Halt | Kind::Config => return Err(error),
+            if error.kind == Kind::Unknown && self.is_over().await? {
+                tracing::warn!("the answer to the swap was lost; it was done: {error}");
+                let swapped = Swapped { replaced: self.changed, ..Swapped::default() };
+                return Ok((swapped, shown.passed));
             }
             failures = if shown.passed > before { 1 } else { failures + 1 };
-            if failures > ATTEMPTS {
-                return Err(Error::retry(format!(
-                    "{error}; tried {ATTEMPTS} times. What is rebuilt stays: run it again to go on, or with --abort to \
-                     drop it"
-                )));
-            }
-            tracing::warn!("tried again: {error}");
-            let wait = Duration::from_millis(200) * 2u32.pow(failures);
-            tokio::time::sleep(wait.min(BACKOFF_MAX)).await;
+            retried(error, failures, "rebuilt").await?;
         }
     }
 
@@ -286,11 +351,12 @@ impl Replay {
         let standing = self.warehouse.look_at_rebuild(&self.rebuild).await?;
         let spans = self.rebuilder.spans(&standing)?;
         let rate = self.rebuilder.sample(&standing, SAMPLE)?;
-        let tables = self.warehouse.table_rows(&self.rebuild.model).await?;
+        let tables = self.warehouse.table_rows(&self.rebuild).await?;
         let all: u64 = spans.values().map(|span| span.len()).sum();
         let seconds = rate.map(|rate| all as f64 / rate);
         let topic = &self.rebuild.model.topic;
         if json {
+            let of_lake = self.rebuilder.of_lake(&spans);
             let spans: Vec<_> = spans
                 .iter()
                 .map(|(p, span)| {
@@ -301,7 +367,7 @@ impl Replay {
                 tables.iter().map(|(t, rows)| json!({ "table": t, "rows": rows })).collect();
             let printed = json!({
                 "output": self.rebuild.output().to_string(), "spans": spans, "records_at_most": all,
-                "replaces": tables, "records_per_second": rate, "seconds": seconds,
+                "from_lake": of_lake, "replaces": tables, "records_per_second": rate, "seconds": seconds,
             });
             println!("{}", serde_json::to_string_pretty(&printed).expect("texts and numbers"));
             return Ok(());
@@ -316,17 +382,15 @@ impl Replay {
         };
         let rows: Vec<_> = spans.iter().map(row).collect();
         print!("{}", table::render(&["partition", "from", "to", "offsets"], &rows));
-        println!("{all} offsets are read from Kafka");
+        match self.rebuilder.of_lake(&spans) {
+            0 => println!("{all} offsets are read from Kafka"),
+            lake => println!("{lake} offsets are read from the lake, {} from Kafka", all - lake),
+        }
         for (table, rows) in tables {
-            println!("replaced: {rows} rows of {table}, where they differ");
+            let of = self.rebuild.since.map_or("", |_| ", of windows that begin then or later");
+            println!("replaced: {rows} rows of {table}{of}, where they differ");
         }
-        match (rate, seconds) {
-            (Some(rate), Some(seconds)) => println!(
-                "about {}, at {rate:.0} records/s read and aggregated here just now; PostgreSQL's part comes on top",
-                whole_seconds(seconds)
-            ),
-            (_, _) => println!("nothing is there to read"),
-        }
+        told_left(rate, seconds, "aggregated", "PostgreSQL's part comes on top");
         Ok(())
     }
 }
@@ -396,9 +460,9 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(output: &Output) -> Self {
+    fn new(output: String) -> Self {
         Self {
-            output: output.to_string(),
+            output,
             began: Instant::now(),
             at_first: None,
             passed: 0,
@@ -437,9 +501,11 @@ impl Shown {
     }
 }
 
-/// Who waits for a rebuild to be over.
-pub async fn under_way(warehouse: &Warehouse, topic: &str) -> Result<Option<Output>> {
+/// What whoever changes fates waits for, as `replay` names it.
+pub async fn under_way(warehouse: &Warehouse, topic: &str) -> Result<Option<String>> {
     let rebuilds = warehouse.rebuilds(Some(topic)).await?;
     let outputs = rebuilds.into_iter().map(|row| row.output);
-    Ok(outputs.into_iter().find(|output| !is_rebuild(output)))
+    let mut models = outputs.filter(|output| !is_rebuild(output)).map(|output| output.to_string());
+    let lake = warehouse.rewrites().await?.into_iter().find(|rewritten| rewritten == topic);
+    Ok(models.next().or(lake.map(|topic| format!("lake:{topic}"))))
 }

@@ -4,8 +4,8 @@
 //! Owns: the order of a sweep, what is said of it. Does not own: what may be removed, and why that is
 //! safe (`lake::leftovers`).
 //!
-//! The service removes only what is staged. A visible file that no manifest names is somebody's
-//! file until a person says otherwise.
+//! The service removes only what is staged, and files that a replay of the lake has replaced when their grace
+//! is over. A visible file that no manifest names is somebody's file until a person says otherwise.
 
 use super::{load, run::runtime};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         leftovers::{Listed, find, staged_name},
         store::Store,
     },
-    pipeline::owed::abort_abandoned,
+    pipeline::owed::{abort_abandoned, complete},
     record::quantity,
     warehouse::{Warehouse, WarehouseSettings},
 };
@@ -30,6 +30,8 @@ struct Report {
     /// Noted uploads that no cut can commit any more, aborted.
     uploads: usize,
     staged: Vec<Leftover>,
+    /// Replaced by a replay of the lake, their grace over.
+    replaced: Vec<Leftover>,
     /// Visible, in the folder of a topic, and in no manifest.
     files: Vec<Leftover>,
 }
@@ -56,7 +58,7 @@ impl Sweeper {
 
     /// Until the process ends: what is staged, again and again.
     pub async fn run(self, every: Duration, older_than: Duration) {
-        for what in ["uploads", "staged"] {
+        for what in ["uploads", "staged", "replaced"] {
             metrics::counter!("highwater_swept_total", "what" => what).absolute(0);
         }
         metrics::counter!("highwater_swept_bytes_total").absolute(0);
@@ -65,9 +67,13 @@ impl Sweeper {
         }
         loop {
             tokio::time::sleep(every).await;
-            let outcome = match self.sweep_staged(older_than, false).await {
-                Ok((uploads, staged)) => {
-                    self.count(uploads, &staged);
+            let swept = async {
+                let (uploads, staged) = self.sweep_staged(older_than, false).await?;
+                Ok::<_, Error>((uploads, staged, self.sweep_replaced(false).await?))
+            };
+            let outcome = match swept.await {
+                Ok((uploads, staged, replaced)) => {
+                    self.count(uploads, &staged, &replaced);
                     "done"
                 }
                 Err(error) => {
@@ -79,16 +85,19 @@ impl Sweeper {
         }
     }
 
-    fn count(&self, uploads: usize, staged: &[Leftover]) {
-        let bytes: u64 = staged.iter().map(|one| one.bytes).sum();
+    fn count(&self, uploads: usize, staged: &[Leftover], replaced: &[Leftover]) {
+        let bytes: u64 = staged.iter().chain(replaced).map(|one| one.bytes).sum();
         metrics::counter!("highwater_swept_total", "what" => "uploads").increment(uploads as u64);
         metrics::counter!("highwater_swept_total", "what" => "staged")
             .increment(staged.len() as u64);
+        metrics::counter!("highwater_swept_total", "what" => "replaced")
+            .increment(replaced.len() as u64);
         metrics::counter!("highwater_swept_bytes_total").increment(bytes);
-        if uploads + staged.len() > 0 {
+        if uploads + staged.len() + replaced.len() > 0 {
             tracing::info!(
                 uploads,
                 staged = staged.len(),
+                replaced = replaced.len(),
                 bytes,
                 "swept what was left in the lake"
             );
@@ -122,6 +131,30 @@ impl Sweeper {
             gone.push(Leftover::new(one, now));
         }
         Ok((uploads, gone))
+    }
+
+    /// Files that a replay of the lake has replaced (Z-3); first what replaces them is completed, should its
+    /// process have been killed.
+    async fn sweep_replaced(&self, dry_run: bool) -> Result<Vec<Leftover>> {
+        let mut gone = Vec::new();
+        for topic in &self.topics {
+            if !dry_run {
+                let unfinished = self.warehouse.unfinished(topic).await?;
+                complete(&self.store, &self.warehouse, &unfinished).await?;
+            }
+            let mut removed = Vec::new();
+            for (name, bytes, age_seconds) in self.warehouse.retired_files(topic).await? {
+                if !dry_run {
+                    self.store.remove(&name).await?;
+                    removed.push(name.clone());
+                }
+                gone.push(Leftover { name, bytes, age_seconds });
+            }
+            if !removed.is_empty() {
+                self.warehouse.forget_retired_files(&removed).await?;
+            }
+        }
+        Ok(gone)
     }
 
     /// Visible files that no manifest names.
@@ -172,8 +205,9 @@ pub fn sweep(config: &Config, older_than: &str, dry_run: bool, json: bool) -> Re
         let store = Store::open(url, &config.store_options)?.of_warehouse(warehouse.id().await?);
         let sweeper = Sweeper::new(&catalog, warehouse, store);
         let (uploads, staged) = sweeper.sweep_staged(older_than, dry_run).await?;
+        let replaced = sweeper.sweep_replaced(dry_run).await?;
         let files = sweeper.sweep_files(older_than, dry_run).await?;
-        Ok(Report { dry_run, uploads, staged, files })
+        Ok(Report { dry_run, uploads, staged, replaced, files })
     });
     // At a command somebody is there to mend it.
     let report: Report = report.map_err(|error: Error| match error.kind {
@@ -189,7 +223,9 @@ pub fn sweep(config: &Config, older_than: &str, dry_run: bool, json: bool) -> Re
 
 impl Report {
     fn print(&self) {
-        for (what, found) in [("staged", &self.staged), ("file", &self.files)] {
+        for (what, found) in
+            [("staged", &self.staged), ("replaced", &self.replaced), ("file", &self.files)]
+        {
             for one in found {
                 println!("{what} {} ({} bytes, {} s old)", one.name, one.bytes, one.age_seconds);
             }
@@ -200,7 +236,7 @@ impl Report {
             "{} uploads {uploads}; {} staged objects and {} files {done}",
             self.uploads,
             self.staged.len(),
-            self.files.len()
+            self.replaced.len() + self.files.len()
         );
     }
 }

@@ -198,7 +198,7 @@ pub fn at_or_above(
     keep(&decoded.rows, &decoded.event_times, mask)
 }
 
-fn keep(
+pub(super) fn keep(
     rows: &RecordBatch,
     event_times: &[EventTime],
     mask: Vec<bool>,

@@ -8,7 +8,7 @@
 //! lake), which fail, recover and commit independently of each other over one reader.
 //!
 //! A topic whose source gets another table ends, notes what it met, and begins anew in its place ([`drift`]).
-//! Beside the flow: [`rebuild`] makes an output anew, [`retry`] takes dead letters after all, `forward` sends
+//! Beside the flow: [`rebuild`] makes a model anew, [`rewrite`] files of the lake, [`retry`] takes dead letters after all, `forward` sends
 //! them on to Kafka, `snapshots` has snapshots of a source swapped in when they have ended.
 //!
 //! P-1  At most one commit is in flight per lane, so per output.
@@ -32,6 +32,7 @@ pub mod owed;
 pub mod parts;
 pub mod rebuild;
 pub mod retry;
+pub mod rewrite;
 pub mod worker;
 
 mod breaker;
@@ -43,6 +44,7 @@ mod report;
 mod requests;
 mod snapshots;
 mod tables;
+mod whole;
 
 pub use report::{PartitionStatus, TopicStatus};
 pub use tables::{References, TablesLane};

@@ -1,8 +1,8 @@
-//! ⇄ An output made anew from Kafka, beside the live one: reads what the live output has passed, and
-//! commits it to the rebuild's own tables and marks.
+//! ⇄ An output made anew from Kafka, beside the live one: reads what the live output has passed, and commits it to
+//! the rebuild's own tables and marks.
 //!
 //! Owns: how far to read, what is followed, when its cuts end. Does not own: its tables and marks, the
-//! swap (`warehouse::rebuild`), when to swap (`ops::replay`).
+//! swap (`warehouse::rebuild`), when to swap (`ops::replay`), what Kafka has no more and the lake has (`lake`).
 //!
 //! The way of a record is the live one's: the same decoder, lane and commit. Three things differ. It
 //! reads outside of the group, so that no partition is taken from anybody. It reads no further than the
@@ -10,6 +10,8 @@
 //! advances of event time, versions of references, what a retry took (B-4). And it is one step after the
 //! other, with one cut at a time: a failure leaves its marks where they are, and the next
 //! [`Rebuilder::catch_up`] takes them anew (P-4).
+
+mod lake;
 
 use super::{
     tables::{Job, References, TablesLane},
@@ -21,9 +23,10 @@ use crate::{
     cut::Yield,
     decode::{Decoder, Secret},
     error::{Error, Result},
+    lake::store::Store,
     record::{
         Epoch, EventTime, Mark, Offset, Output, Partition, RawRecord, Span,
-        gap::{self, Gap},
+        gap::{self, Gap, Reason},
     },
     source::kafka::{Fetched, Kafka, TopicReader},
     warehouse::{
@@ -50,6 +53,8 @@ pub struct Parts {
     pub references: References,
     pub secret: Option<Secret>,
     pub warehouse: Warehouse,
+    /// What Kafka has no more is read from here; None: it is refused.
+    pub lake: Option<Store>,
     /// Of this topic; belongs to no group.
     pub kafka: Arc<Kafka>,
     pub owner: String,
@@ -76,6 +81,9 @@ pub struct Rebuilder {
     memory: usize,
     interval: Duration,
     assigned: Vec<Partition>,
+    lake: Option<Store>,
+    /// Where Kafka begins, of the partitions that are to be read from the lake up to there.
+    of_lake: BTreeMap<Partition, Offset>,
 }
 
 /// How far it has come, told after each cut.
@@ -99,7 +107,7 @@ struct Open {
 impl Rebuilder {
     pub fn new(parts: Parts) -> Result<Self> {
         let Parts { topic, rebuild, references, secret, warehouse, kafka, .. } = parts;
-        let Parts { owner, memory, interval, .. } = parts;
+        let Parts { owner, memory, interval, lake, .. } = parts;
         let models = [rebuild.shadow.clone()];
         let lane = TablesLane::new(&topic, &models, references.clone(), memory)?;
         let reader = kafka.reader(&topic)?;
@@ -121,6 +129,8 @@ impl Rebuilder {
             memory,
             interval,
             assigned: Vec::new(),
+            lake,
+            of_lake: BTreeMap::new(),
         })
     }
 
@@ -153,6 +163,10 @@ impl Rebuilder {
         };
         told(&positions);
         self.adopt(&standing)?;
+        if !self.of_lake.is_empty() {
+            let until = self.in_lake_until(&bounds);
+            self.read_lake(&standing, &uses, &mut positions, &until, &mut told).await?;
+        }
         while let Some((version, bounds)) = self.segment(&uses, &positions, &bounds) {
             // Between two cuts nothing but the version changes: what was seen goes on.
             if let Some(version) = version {
@@ -173,12 +187,23 @@ impl Rebuilder {
         Ok(own.map(|m| (m.partition, Span::new(m.mark.next, bounds[&m.partition]))).collect())
     }
 
-    /// Records that it reads, decodes and aggregates in a second; nothing is written.
+    /// Of what is to be read, offsets that Kafka has no more; after [`Self::spans`].
+    pub fn of_lake(&self, spans: &BTreeMap<Partition, Span>) -> u64 {
+        let of = spans.iter().filter_map(|(p, span)| {
+            let to = self.of_lake.get(p)?.min(&span.to);
+            Some((to.0 - span.from.0).max(0) as u64)
+        });
+        of.sum()
+    }
+
+    /// Records that it reads from Kafka, decodes and aggregates in a second; nothing is written.
     pub fn sample(&mut self, standing: &Standing, limit: Duration) -> Result<Option<f64>> {
         let bounds = self.bounds(standing)?;
         self.adopt(standing)?;
         let own = standing.of(&self.rebuild.beside());
-        let mut positions: BTreeMap<_, _> = own.map(|m| (m.partition, m.mark.next)).collect();
+        let kafka_begins = |p: Partition| self.of_lake.get(&p).copied().unwrap_or(Offset(0));
+        let mut positions: BTreeMap<_, _> =
+            own.map(|m| (m.partition, m.mark.next.max(kafka_begins(m.partition)))).collect();
         let begun: i64 = positions.values().map(|at| at.0).sum();
         let mut open =
             Open { epochs: BTreeMap::new(), spans: BTreeMap::new(), since: Instant::now() };
@@ -221,9 +246,11 @@ impl Rebuilder {
         for live in standing.of(&self.rebuild.output()) {
             let beside =
                 standing.of(&self.rebuild.beside()).find(|m| m.partition == live.partition);
+            let later = self.rebuild.since.is_some();
             let same = |row: &&crate::warehouse::MarkRow| {
-                (row.generation, row.topic_id, row.mark.first)
-                    == (live.generation, live.topic_id, live.mark.first)
+                (row.generation, row.topic_id) == (live.generation, live.topic_id)
+                    && (row.mark.first == live.mark.first
+                        || later && row.mark.first > live.mark.first)
             };
             let place = format!("{}/{}", self.topic.name, live.partition.0);
             let Some(beside) = beside.filter(same) else {
@@ -251,6 +278,7 @@ impl Rebuilder {
     fn look_into_kafka(&mut self, standing: &Standing, ahead: &[Partition]) -> Result<()> {
         let logs = self.kafka.logs(&self.topic.kafka_topic, ahead, KAFKA_WAIT)?;
         let mut gaps = Vec::new();
+        self.of_lake.clear();
         for (partition, log) in logs {
             let row = standing.of(&self.rebuild.beside()).find(|m| m.partition == partition);
             let Some(row) = row else { continue };
@@ -259,6 +287,16 @@ impl Rebuilder {
             let live = standing.of(&self.rebuild.output()).find(|m| m.partition == partition);
             let to = live.map_or(next, |live| live.mark.next);
             let reason = gap::judge(next, topic_id, &log).or(gap::judge(to, topic_id, &log));
+            if reason == Some(Reason::Retention) && self.lake.is_some() {
+                lake::can_give(
+                    &self.topic,
+                    standing,
+                    partition,
+                    (row.mark.first, log.oldest.min(to)),
+                )?;
+                self.of_lake.insert(partition, log.oldest);
+                continue;
+            }
             if let Some(reason) = reason {
                 let output = self.rebuild.output();
                 gaps.push(Gap { output, partition, reason, next, topic_id, log });
@@ -267,15 +305,17 @@ impl Rebuilder {
         if !gaps.is_empty() {
             return Err(Error::halt(format!(
                 "{} cannot be rebuilt from Kafka, which has not all that it was made of: {}. The live table stays as it \
-                 is",
+                 is. Where the lake has it, --from-lake reads it there",
                 self.rebuild.output(),
                 gap::causes(&self.topic.name, &gaps)
             )));
         }
         let own = standing.of(&self.rebuild.beside());
+        let begins = |p| self.of_lake.get(&p).copied().unwrap_or(Offset(0));
         let (partitions, from): (Vec<Partition>, Vec<_>) =
-            own.map(|m| (m.partition, (m.partition, m.mark.next))).unzip();
-        if self.assigned != partitions {
+            own.map(|m| (m.partition, (m.partition, m.mark.next.max(begins(m.partition))))).unzip();
+        // A client that was sent to where Kafka has nothing stays there.
+        if self.assigned != partitions || !self.of_lake.is_empty() {
             self.kafka.assign(&self.topic.kafka_topic, &from)?;
             self.assigned = partitions;
         }
@@ -332,6 +372,7 @@ impl Rebuilder {
     /// Nothing is open; what comes next is judged from these marks on.
     fn adopt(&mut self, standing: &Standing) -> Result<()> {
         self.lane.abandon()?;
+        self.lane.keep_raw(self.topic.keep_raw);
         let mut marks: Vec<(Output, Partition, Mark)> = Vec::new();
         for row in standing.of(&self.rebuild.beside()) {
             marks.push((row.output.clone(), row.partition, row.mark));
@@ -360,7 +401,9 @@ impl Rebuilder {
             self.kafka.serve(Duration::ZERO)?;
             let fetched = self.reader.poll(FETCH_RECORDS, FETCH_WAIT)?;
             if let Some(partition) = fetched.gone.first() {
-                return Err(Error::halt(format!(
+                // Looked at anew, it is found in the lake.
+                let halt = if self.lake.is_some() { Error::retry } else { Error::halt };
+                return Err(halt(format!(
                     "Kafka has {}/{}@{} no more: {} cannot be rebuilt from it. The live table stays as it is",
                     self.topic.name,
                     partition.0,

@@ -17,7 +17,7 @@
 
 mod concerned;
 
-use super::owed;
+use super::{owed, whole};
 use crate::{
     catalog::{Model, Topic},
     compute::{
@@ -28,15 +28,15 @@ use crate::{
             retried::{self, Earlier, Record},
         },
     },
-    cut::LakeFile,
+    cut::UploadId,
     decode::{Decoded, Decoder, Reject, Secret},
     error::{Error, Result},
     lake::{
         layout::{FileName, Origin},
         store::Store,
-        writer::{Finished, LakeWriter, WriterSettings},
+        writer::{LakeWriter, WriterSettings},
     },
-    record::{Epoch, EventTime, Fates, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Fates, Offset, Output, Partition, RawRecord},
     source::{
         kafka::{KafkaSettings, Lookup},
         registry::{Registry, referred},
@@ -50,7 +50,6 @@ use crate::{
     },
 };
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 use concerned::{Concerned, apart};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -441,48 +440,17 @@ impl Retrier {
         })?;
         let mut writer = LakeWriter::new(self.topic.clone(), WriterSettings::default(), name);
         writer.append(&rows, &event_times)?;
-        let mut parts: BTreeMap<usize, Vec<Bytes>> = BTreeMap::new();
-        for part in writer.take_parts() {
-            parts.entry(part.file).or_default().push(part.bytes);
-        }
-        let noted_for = (name.partition, name.epoch);
+        let (partition, epoch) = (name.partition, name.epoch);
         let mut files = Vec::new();
-        for file in writer.finish()? {
-            let mut parts = parts.remove(&file.file).unwrap_or_default();
-            parts.extend(file.last.clone());
-            files.push(self.put(store, file, parts, noted_for).await?);
+        for file in whole::parts_of(writer)? {
+            let note = async |path: &str, upload: &UploadId| {
+                self.warehouse.note_upload(&self.topic.name, path, upload, partition, epoch).await
+            };
+            files.push(whole::put(store, file, note).await?);
         }
+        let noted_for = (partition, epoch);
         plan.retry.files = Some(RetryFiles { noted_for, sequence: name.sequence, files });
         Ok(())
-    }
-
-    async fn put(
-        &self,
-        store: &Store,
-        file: Finished,
-        parts: Vec<Bytes>,
-        (partition, epoch): (Partition, Epoch),
-    ) -> Result<LakeFile> {
-        let path = &file.path;
-        let upload = store.begin(path).await?;
-        self.warehouse.note_upload(&self.topic.name, path, &upload, partition, epoch).await?;
-        let mut tags = Vec::with_capacity(parts.len());
-        for (number, bytes) in parts.into_iter().enumerate() {
-            tags.push(store.put_part(path, &upload, number, bytes).await?);
-        }
-        store.seal(path, &upload, &tags).await?;
-        Ok(LakeFile {
-            path: file.path,
-            upload,
-            parts: tags,
-            bytes: file.bytes,
-            rows: file.rows,
-            checksum: file.checksum,
-            ranges: file.ranges,
-            event_time_min: file.event_time_min,
-            event_time_max: file.event_time_max,
-            schema: file.schema,
-        })
     }
 
     /// Applies the plan, or finds that it is not of today.

@@ -89,6 +89,11 @@ impl TablesLane {
         })
     }
 
+    /// False: what comes is without the record's own bytes.
+    pub fn keep_raw(&mut self, keep: bool) {
+        self.keep_raw = keep;
+    }
+
     pub fn outputs(&self) -> Vec<Output> {
         self.tables.outputs()
     }

@@ -19,7 +19,9 @@ pub struct Exchange {
     pub remove: String,
 }
 
-pub fn exchange(live: &Shape, shadow: &Shape) -> Exchange {
+/// `part`: what of both is meant, as a condition on columns that both have; all without it.
+pub fn exchange(live: &Shape, shadow: &Shape, part: Option<&str>) -> Exchange {
+    let part = part.map_or(String::new(), |part| format!(" WHERE {part}"));
     let stored: Vec<&str> =
         live.wanted.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect();
     let columns = list(&stored, |name| quoted(name));
@@ -38,16 +40,17 @@ pub fn exchange(live: &Shape, shadow: &Shape) -> Exchange {
     Exchange {
         add: format!(
             "INSERT INTO {table} ({columns})
-             SELECT {columns} FROM (SELECT {columns} FROM {beside} EXCEPT SELECT {columns} FROM {table}) AS fresh
+             SELECT {columns} FROM (SELECT {columns} FROM {beside}{part}
+             EXCEPT SELECT {columns} FROM {table}{part}) AS fresh
              ORDER BY {key}
              ON CONFLICT ({key}) {conflict}"
         ),
         is_done: format!(
-            "SELECT (SELECT count(*) FROM {table}) = (SELECT count(*) FROM {beside})"
+            "SELECT (SELECT count(*) FROM {table}{part}) = (SELECT count(*) FROM {beside}{part})"
         ),
         remove: format!(
             "DELETE FROM {table} AS t
-             USING (SELECT {key} FROM {table} EXCEPT SELECT {key} FROM {beside}) AS gone
+             USING (SELECT {key} FROM {table}{part} EXCEPT SELECT {key} FROM {beside}{part}) AS gone
              WHERE {} = {}",
             of("t"),
             of("gone")
@@ -66,13 +69,13 @@ mod tests {
     #[test]
     fn computed_columns_are_left_to_postgresql_and_keys_are_not_written_over() {
         let (live, shadow) = (Table::new(&aggregate("taps_5m")), Table::new(&aggregate("other")));
-        let Exchange { add, remove, .. } = exchange(&live.shape, &shadow.shape);
+        let Exchange { add, remove, .. } = exchange(&live.shape, &shadow.shape, None);
         assert!(add.contains("\"fare\" = excluded.\"fare\""), "{add}");
         assert!(!add.contains("\"mean\""), "{add}");
         assert!(!add.contains("\"stop_id\" = excluded"), "{add}");
         let gone = "jsonb_build_array(t.\"window_start\", t.\"stop_id\")";
         assert!(remove.contains(gone), "{remove}");
         let appended = Table::new(&append("raw"));
-        assert!(exchange(&appended.shape, &appended.shape).add.contains("_offset"));
+        assert!(exchange(&appended.shape, &appended.shape, None).add.contains("_offset"));
     }
 }

@@ -62,6 +62,7 @@ mod merge;
 pub mod rebuild;
 pub mod references;
 pub mod retry;
+pub mod rewrite;
 mod schema;
 mod sessions;
 mod sets;

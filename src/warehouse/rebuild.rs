@@ -14,6 +14,9 @@
 //! B-4  What is recorded is followed: verdicts on duplicates, advances of event time, versions of
 //!      references, what a retry took.
 //!
+//! B-5  Of some windows only: it begins at offsets before which no record is of that time or later, exchanges rows of
+//!      those windows and nothing else, and is swapped in only where decode took the same records.
+//!
 //! SUBTLE: the steps of a swap. The live output's marks are locked: no cut of it is under way, and its
 //! owner's next one waits. What the rebuild has still to read up to them is committed meanwhile, on
 //! another connection, which asks for no lock held here. Then the rebuild's marks are locked, both are
@@ -22,6 +25,8 @@
 //! marks first and the rebuild's second, and nobody else locks a rebuild's marks while it waits for a
 //! live one: `lock_lane` and its like leave them out.
 
+mod windows;
+
 use super::{
     MarkRow, Warehouse,
     commit::advance,
@@ -29,7 +34,7 @@ use super::{
     exchange::{Exchange, exchange},
     finality::FinalView,
     listing,
-    postgres::{Row, Session},
+    postgres::{Parameter, Row, Session},
     tables::{self, Table},
 };
 use crate::{
@@ -54,13 +59,25 @@ pub struct Rebuild {
     pub model: Arc<Model>,
     /// The same by the name of its rebuild.
     pub shadow: Arc<Model>,
+    /// Only the windows that begin then or later.
+    pub since: Option<EventTime>,
 }
 
 impl Rebuild {
     pub fn of(model: &Arc<Model>) -> Self {
         let name = format!("{PREFIX}{}", model.name);
         let shadow = Model { name: name.into(), ..Model::clone(model) };
-        Self { model: model.clone(), shadow: Arc::new(shadow) }
+        Self { model: model.clone(), shadow: Arc::new(shadow), since: None }
+    }
+
+    pub fn since(self, since: Option<EventTime>) -> Self {
+        Self { since, ..self }
+    }
+
+    /// What fills its tables.
+    fn definition(&self) -> String {
+        let all = self.model.fingerprint();
+        self.since.map_or(all.clone(), |since| format!("{all} since {}", since.0))
     }
 
     pub fn output(&self) -> Output {
@@ -157,7 +174,7 @@ impl Warehouse {
         let doing = format!("begin to rebuild {}", rebuild.output());
         let topic: &str = &rebuild.model.topic;
         let (output, shadow) = (rebuild.output().to_string(), rebuild.beside().to_string());
-        let definition = rebuild.model.fingerprint();
+        let definition = rebuild.definition();
         let long = Table::new(&rebuild.shadow);
         if let Some(shape) = long.shapes().find(|shape| shape.table.len() > NAME_BYTES_MAX) {
             return Err(Error::config(format!(
@@ -173,7 +190,7 @@ impl Warehouse {
         let row = row.ok_or_else(|| Error::retry(format!("{doing}: it was given up just now")))?;
         if row.definition != definition {
             return Err(Error::config(format!(
-                "a rebuild of {output} by another definition stands half done: `highwater replay {output} \
+                "a rebuild of {output} by another definition, or from another time, stands half done: `highwater replay {output} \
                  --abort` drops it"
             )));
         }
@@ -190,10 +207,16 @@ impl Warehouse {
             let own = |m: &&MarkRow| m.output == beside && m.partition == partition;
             marks.iter().find(own).is_some()
         };
+        let starts = match rebuild.since {
+            Some(_) => self.rebuild_starts(rebuild).await?,
+            None => BTreeMap::new(),
+        };
         let absent = marks.iter().filter(|m| m.output == live && !is_there(m.partition));
         let begun = |live: &MarkRow| {
+            let first = starts.get(&live.partition).copied().unwrap_or(live.mark.first);
             let mark = Mark {
-                next: live.mark.first,
+                first,
+                next: first,
                 event_time_max: None,
                 fates: Fates::default(),
                 ..live.mark
@@ -210,18 +233,6 @@ impl Warehouse {
         })
     }
 
-    /// How many rows each of the model's tables has.
-    pub async fn table_rows(&self, model: &Model) -> Result<Vec<(String, u64)>> {
-        let mut counts = Vec::new();
-        for shape in Table::new(model).shapes() {
-            let sql = format!("SELECT count(*) FROM {}", tables::quoted(&shape.table));
-            let rows = self.read("count the rows of a table", &sql, &[]).await?;
-            let count = rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64);
-            counts.push((shape.table.clone(), count));
-        }
-        Ok(counts)
-    }
-
     /// Makes this process the owner of the rebuild, and says what there is to follow.
     ///
     /// # Errors
@@ -229,7 +240,12 @@ impl Warehouse {
     /// changed since, so that it can only be begun anew.
     pub async fn take_rebuild(&self, rebuild: &Rebuild, owner: &str) -> Result<Standing> {
         let doing = format!("take the rebuild of {}", rebuild.output());
-        let taken = self.within(&doing, self.take_rebuild_now(rebuild, owner, &doing)).await;
+        let starts = match rebuild.since {
+            Some(_) => self.rebuild_starts(rebuild).await?,
+            None => BTreeMap::new(),
+        };
+        let taken =
+            self.within(&doing, self.take_rebuild_now(rebuild, owner, &starts, &doing)).await;
         taken.map_err(|error| match error.kind {
             // Taking again is right whether or not it happened.
             Kind::Unknown => Error { kind: Kind::Retry, ..error },
@@ -241,13 +257,17 @@ impl Warehouse {
         &self,
         rebuild: &Rebuild,
         owner: &str,
+        starts: &BTreeMap<Partition, Offset>,
         doing: &str,
     ) -> Result<Standing> {
         let topic: &str = &rebuild.model.topic;
         let (output, shadow) = (rebuild.output().to_string(), rebuild.beside().to_string());
         let session = self.begin(doing).await?;
         let sql = include_str!("../../sql/warehouse/insert_rebuild_marks.sql");
-        session.execute(doing, sql, &[&topic, &output, &shadow, &owner]).await?;
+        let (partitions, from): (Vec<i32>, Vec<i64>) =
+            starts.iter().map(|(partition, from)| (partition.0, from.0)).unzip();
+        let values: [Parameter; 6] = [&topic, &output, &shadow, &owner, &partitions, &from];
+        session.execute(doing, sql, &values).await?;
         let sql = include_str!("../../sql/warehouse/lock_output_marks.sql");
         session.query(doing, sql, &[&topic, &shadow]).await?;
         // Under the lock: whoever ends a rebuild removes its marks.
@@ -315,7 +335,11 @@ impl Warehouse {
         session.query(&doing, sql, &[&topic, &shadow]).await?;
         same_as_begun(&session, &doing, rebuild).await?;
         let sql = include_str!("../../sql/warehouse/unequal_marks.sql");
-        if let Some(row) = session.query(&doing, sql, &[&topic, &output, &shadow]).await?.first() {
+        if let Some(row) = session
+            .query(&doing, sql, &[&topic, &output, &shadow, &rebuild.since.is_some()])
+            .await?
+            .first()
+        {
             let next =
                 |at| row.get::<_, Option<i64>>(at).map_or("nothing".into(), |n| n.to_string());
             return Err(Error::retry(format!(
@@ -341,11 +365,16 @@ impl Warehouse {
                 after.absent - before.absent
             )));
         }
+        if rebuild.since.is_some() {
+            let swapped =
+                windows::swap(session, &doing, rebuild, &partitions, after.absent).await?;
+            return Ok(Swapped { before, after: before, ..swapped });
+        }
         let live = Table::new(&rebuild.model);
         let beside = Table::new(&rebuild.shadow);
         let mut swapped = match changed {
             true => replace(&session, &doing, rebuild, &live, &beside).await?,
-            false => exchange_rows(&session, &doing, &live, &beside).await?,
+            false => exchange_rows(&session, &doing, rebuild).await?,
         };
         let sql = include_str!("../../sql/warehouse/swap_marks.sql");
         let moved = session.execute(&doing, sql, &[&topic, &output, &shadow, &changed]).await?;
@@ -483,7 +512,7 @@ async fn same_as_begun(session: &Session, doing: &str, rebuild: &Rebuild) -> Res
     let Some(row) = rows.iter().find(|row| row.output == output) else {
         return Err(Error::fenced(format!("{doing}: it was swapped in or given up meanwhile")));
     };
-    if row.definition != rebuild.model.fingerprint() {
+    if row.definition != rebuild.definition() {
         return Err(Error::fenced(format!("{doing}: another one was begun meanwhile")));
     }
     if row.retried != row.retried_now {
@@ -495,15 +524,12 @@ async fn same_as_begun(session: &Session, doing: &str, rebuild: &Rebuild) -> Res
     Ok(())
 }
 
-async fn exchange_rows(
-    session: &Session,
-    doing: &str,
-    live: &Table,
-    beside: &Table,
-) -> Result<Swapped> {
+async fn exchange_rows(session: &Session, doing: &str, rebuild: &Rebuild) -> Result<Swapped> {
+    let (live, beside) = (Table::new(&rebuild.model), Table::new(&rebuild.shadow));
+    let part = rebuild.part();
     let mut swapped = Swapped::default();
     for (kept, rebuilt) in live.shapes().zip(beside.shapes()) {
-        let Exchange { add, is_done, remove } = exchange(kept, rebuilt);
+        let Exchange { add, is_done, remove } = exchange(kept, rebuilt, part.as_deref());
         swapped.rows_written += session.execute(doing, &add, &[]).await?;
         if !session.query(doing, &is_done, &[]).await?[0].get::<_, bool>(0) {
             swapped.rows_removed += session.execute(doing, &remove, &[]).await?;

@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 25] = migrations![
+static MIGRATIONS: [Migration; 26] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -64,6 +64,7 @@ static MIGRATIONS: [Migration; 25] = migrations![
     "0038_rebuilds"
     "0039_rows_of_records"
     "0043_loads"
+    "0044_lake_rewrites"
 ];
 
 impl Migration {

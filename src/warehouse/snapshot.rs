@@ -45,6 +45,8 @@ pub struct ManifestFile {
     pub ranges: Vec<FileRange>,
     /// Of each range: a cut has one generation per partition.
     pub generations: BTreeMap<Partition, i32>,
+    pub event_time_min: EventTime,
+    pub event_time_max: EventTime,
 }
 
 /// Offsets that were accepted as gone.
@@ -137,7 +139,7 @@ impl Snapshot {
             let partitions: Vec<i32> = row.get(9);
             let [from, to, counts]: [Vec<i64>; 3] = [row.get(10), row.get(11), row.get(12)];
             let generations: Vec<i32> = row.get(13);
-            let extra_rows: Vec<i64> = row.get(14);
+            let extra_rows: Vec<i64> = row.get(16);
             let generations = partitions.iter().map(|p| Partition(*p)).zip(generations).collect();
             let ranges = partitions.into_iter().enumerate().map(|(i, partition)| FileRange {
                 partition: Partition(partition),
@@ -157,9 +159,18 @@ impl Snapshot {
                 retry: row.get(8),
                 ranges: ranges.collect(),
                 generations,
+                event_time_min: EventTime(row.get::<_, Instant>(14).0),
+                event_time_max: EventTime(row.get::<_, Instant>(15).0),
             }
         });
         Ok(files.collect())
+    }
+
+    /// Of all topics: what swaps have replaced and nobody has removed yet.
+    pub async fn retired(&self) -> Result<Vec<String>> {
+        let sql = include_str!("../../sql/warehouse/read_retired_paths.sql");
+        let rows = self.session.query("read which files were replaced", sql, &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Of all topics: what moved event time without a record, by place, with its generation.

@@ -21,6 +21,7 @@ mod proxy;
 mod references;
 mod refusing;
 mod replay;
+mod replay_lake;
 mod retention;
 mod samples;
 mod schemas;

@@ -88,6 +88,11 @@ fn assert_tables(world: &World, data: &Path) {
 
 /// Every row of every visible file: (`_partition`, `_offset`), and the file's hive path holds.
 pub fn lake_places(world: &World) -> Vec<(i32, i64)> {
+    places_of(world, None)
+}
+
+/// The same of these files.
+pub fn places_of(world: &World, only: Option<&[String]>) -> Vec<(i32, i64)> {
     let options = [
         ("AWS_ENDPOINT", world.services.s3.clone()),
         ("AWS_ALLOW_HTTP", "true".to_owned()),
@@ -100,6 +105,9 @@ pub fn lake_places(world: &World) -> Vec<(i32, i64)> {
     let mut places = Vec::new();
     let files = world.runtime.block_on(store.list("")).expect("list");
     for (path, size) in files {
+        if only.is_some_and(|only| !only.contains(&path)) {
+            continue;
+        }
         let bytes = world.runtime.block_on(store.read(&path)).expect("read");
         assert_eq!(bytes.len() as u64, size);
         let kind = path.split('/').find_map(|level| level.strip_prefix("kind=")).map(str::to_owned);

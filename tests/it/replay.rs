@@ -12,16 +12,16 @@ use crate::{
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-type Rows = Vec<Vec<Option<String>>>;
+pub type Rows = Vec<Vec<Option<String>>>;
 
-const HURRY: [(&str, &str); 2] =
+pub const HURRY: [(&str, &str); 2] =
     [("HIGHWATER_COMMIT_INTERVAL", "50ms"), ("HIGHWATER_CATCH_UP_INTERVAL", "80ms")];
 
 /// A cut per fetch.
 const AT_ONCE: [(&str, &str); 2] =
     [("HIGHWATER_COMMIT_INTERVAL", "1ms"), ("HIGHWATER_CATCH_UP_INTERVAL", "1ms")];
 
-fn first_column(rows: Rows) -> Vec<String> {
+pub fn first_column(rows: Rows) -> Vec<String> {
     rows.into_iter().filter_map(|mut row| row.swap_remove(0)).collect()
 }
 
@@ -88,7 +88,7 @@ fn assert_no_trace(world: &World) {
     assert_eq!(left, Rows::new());
 }
 
-fn assert_verified(world: &World) {
+pub fn assert_verified(world: &World) {
     world.assert_proof();
     let proof = world.run(&["verify", "--deep"]);
     assert!(proof.contains("everything holds"), "{proof}");
@@ -141,7 +141,7 @@ const KINDS: [(&str, &str); 6] = [
 ];
 
 /// In any order within some minutes, one in fifty broken, one in seventy with a number that is none.
-fn disordered(numbers: std::ops::Range<i64>, random: &mut SmallRng) -> Vec<(String, String)> {
+pub fn disordered(numbers: std::ops::Range<i64>, random: &mut SmallRng) -> Vec<(String, String)> {
     let mut records = Vec::new();
     for tap in taps(numbers) {
         let (key, _) = tap.record();
@@ -201,6 +201,230 @@ fn tables_of_every_kind_are_made_anew_as_they_were() {
     assert_made_anew(&world);
 }
 
+const SINCE: &str = "2026-03-01T06:20:00Z";
+
+#[test]
+fn of_a_windowed_model_those_windows_are_made_anew_that_begin_at_a_time_or_later() {
+    const TAPS: i64 = 24_000;
+    let Some(world) = world_of_kinds("replay_since", 3) else { return };
+    let mut random = SmallRng::seed_from_u64(47);
+    for begin in (0..TAPS).step_by(3_000) {
+        world.produce(disordered(begin..begin + 3_000, &mut random));
+        world.run_until_caught_up();
+    }
+    let before = everything(&world);
+    let windowed = ["by_stop", "strictly", "refusing"];
+    let rows = |condition: &str| -> Vec<Rows> {
+        let rows = |table: &String| {
+            world.query(&format!(
+                "SELECT to_jsonb(t)::text FROM {table} t WHERE window_start {condition} '{SINCE}' ORDER BY 1"
+            ))
+        };
+        windowed.iter().flat_map(|model| tables_of(&world, model)).map(|t| rows(&t)).collect()
+    };
+    let sound = rows(">=");
+    for model in windowed {
+        for table in tables_of(&world, model) {
+            world.query(&format!("DELETE FROM {table} AS t WHERE hashtext(t::text) % 3 = 0"));
+        }
+    }
+    world.query(
+        "INSERT INTO strictly (window_start, window_end, taps, stops) VALUES ('2026-04-01', '2026-04-02', 1, 1)",
+    );
+    let earlier = rows("<");
+    assert!(rows(">=") != sound);
+    let said = world.run(&["replay", "by_stop", "--from", SINCE, "--dry-run"]);
+    assert!(said.contains("of windows that begin then or later"), "{said}");
+    let told: serde_json::Value = serde_json::from_str(&world.run(&[
+        "replay",
+        "by_stop",
+        "--from",
+        SINCE,
+        "--dry-run",
+        "--json",
+    ]))
+    .expect("JSON");
+    let back = told["records_at_most"].as_i64().expect("a number");
+    assert!((TAPS / 3..TAPS * 3 / 4).contains(&back), "{told}");
+    slowly(&world);
+    for model in windowed {
+        let mut command = world.command(&["replay", model, "--from", SINCE]);
+        command.envs(AT_ONCE);
+        let mut replay = Running::start(command);
+        eventually("some of it, or all", || half_done(&world) > 0 || !replay.is_running());
+        replay.signal(libc::SIGKILL);
+        replay.wait();
+        world.run(&["replay", model, "--from", SINCE]);
+    }
+    assert!(rows(">=") == sound, "windows from then on");
+    assert!(rows("<") == earlier, "windows of before");
+    assert_no_trace(&world);
+    for model in windowed {
+        world.run(&["replay", model]);
+        let said = world.run(&["replay", model, "--from", SINCE]);
+        assert!(said.contains("every row is as it was"), "{said}");
+    }
+    assert_same(&everything(&world), &before);
+    assert_verified(&world);
+
+    let refused = |arguments: &[&str], code: i32, words: &str| {
+        let (found, said) = Running::start(world.command(arguments)).wait();
+        assert_eq!(found, Some(code), "{said}");
+        assert!(said.contains(words), "no {words:?} in\n{said}");
+    };
+    refused(&["replay", "by_stop", "--from", "500"], 2, "which no offset borders");
+    refused(&["replay", "latest", "--from", SINCE], 2, "the latest row of a key may be of before");
+    refused(&["replay", "paid_by_mode", "--from", SINCE], 2, "cannot be taken apart");
+    refused(&["replay", "by_stop", "--partitions", "1"], 2, "A table holds all of its topic");
+    // What the totals would not tell.
+    let topic = world.folder.path().join("topics/taps.toml");
+    let text = std::fs::read_to_string(&topic).expect("the topic file");
+    let strict = text.replace("tap_id     = \"text\"", "tap_id = \"text\"\nseats = \"bigint\"");
+    assert!(strict != text);
+    std::fs::write(&topic, strict).expect("the topic file");
+    refused(&["replay", "by_stop", "--from", SINCE], 1, "today's topic file refuses taps/");
+    std::fs::write(&topic, text).expect("the topic file");
+    refused(&["replay", "by_stop"], 2, "or from another time, stands half done");
+    world.run(&["replay", "by_stop", "--abort"]);
+    assert_no_trace(&world);
+    assert_same(&everything(&world), &before);
+}
+
+#[test]
+fn windows_made_anew_beside_live_traffic_are_never_fewer_for_a_reader() {
+    const TAPS: i64 = 18_000;
+    let Some(world) = world_of_kinds("replay_since_live", 3) else { return };
+    let mut random = SmallRng::seed_from_u64(53);
+    for begin in (0..TAPS).step_by(3_000) {
+        world.produce(disordered(begin..begin + 3_000, &mut random));
+        world.run_until_caught_up();
+    }
+    let over = AtomicBool::new(false);
+    let (sent, polls) = std::thread::scope(|scope| {
+        let (over, world) = (&over, &world);
+        let ends = Ends(over);
+        let writer = scope.spawn(move || {
+            let mut random = SmallRng::seed_from_u64(59);
+            let mut sent = TAPS;
+            while sent < TAPS + 6_000 || !over.load(Ordering::Relaxed) {
+                world.produce(disordered(sent..sent + 100, &mut random));
+                sent += 100;
+            }
+            sent
+        });
+        let reader = scope.spawn(move || {
+            let looks = [
+                "SELECT coalesce(sum(taps) + count(*), 0)::bigint FROM by_stop",
+                "SELECT coalesce(sum(taps) + count(*) + sum(stops), 0)::bigint FROM strictly",
+                "SELECT coalesce(sum(taps) + count(*), 0)::bigint FROM refusing",
+            ];
+            crate::support::runtime().block_on(async {
+                let client = crate::support::connect(&world.warehouse()).await;
+                let (mut seen, mut polls) = ([1_i64; 3], 0);
+                while !over.load(Ordering::Relaxed) {
+                    for (look, seen) in looks.iter().zip(&mut seen) {
+                        let row = client.query_one(*look, &[]).await.expect("never refused");
+                        let now: i64 = row.get(0);
+                        assert!(now >= *seen, "{look}: {seen}, then {now}");
+                        *seen = now;
+                    }
+                    polls += 1;
+                }
+                polls
+            })
+        });
+        let service = world.follow(&HURRY);
+        for model in ["by_stop", "strictly", "refusing"] {
+            world.run(&["replay", model, "--from", SINCE]);
+        }
+        drop(ends);
+        let sent = writer.join().expect("the writer");
+        eventually("all of it", || world.has_passed(KINDS_OUTPUTS, sent));
+        service.stop();
+        (sent, reader.join().expect("the reader"))
+    });
+    println!("{sent} records, {polls} looks");
+    assert!(polls > 20, "{polls}");
+    assert_no_trace(&world);
+    assert_made_anew(&world);
+}
+
+/// Kafka forgets half of one partition, nearly all of another one, nothing of the third, while the models are
+/// made anew from what is left and the lake.
+#[test]
+fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks() {
+    const TAPS: i64 = 24_000;
+    let Some(world) = world_of_kinds("replay_from_lake", 3) else { return };
+    let mut random = SmallRng::seed_from_u64(43);
+    for begin in (0..TAPS).step_by(4_000) {
+        world.produce(disordered(begin..begin + 4_000, &mut random));
+        world.run_until_caught_up();
+    }
+    let end = world
+        .number("SELECT next_offset FROM highwater.marks WHERE output = 'lake' AND partition = 1");
+    // Some letters of what Kafka will have no more are taken after all, so that files of retries are part of it.
+    let good = Tap(1).json().to_string();
+    world.query(&format!(
+        "UPDATE highwater.dead_letters SET value = '{good}'
+         WHERE output = 'dead_letters' AND \"offset\" % 3 = 0
+           AND (partition = 0 AND \"offset\" < 4000 OR partition = 1 AND \"offset\" < {})",
+        end - 1
+    ));
+    world.run(&["dead-letters", "retry"]);
+    assert!(world.number("SELECT count(*) FROM highwater.lake_files WHERE origin = 'retry'") > 0);
+    assert_verified(&world);
+    let before = everything(&world);
+    forget(&world, 0, 4_000);
+    forget(&world, 1, end - 1);
+    let refused = |arguments: &[&str], code: i32, words: &str| {
+        let (found, said) = Running::start(world.command(arguments)).wait();
+        assert_eq!(found, Some(code), "{said}");
+        assert!(said.contains(words), "no {words:?} in\n{said}");
+    };
+    refused(&["replay", "by_stop"], 1, "--from-lake reads it there");
+    let said = world.run(&["replay", "by_stop", "--from-lake", "--dry-run"]);
+    assert!(
+        said.contains(&format!("{} offsets are read from the lake", 4_000 + end - 1)),
+        "{said}"
+    );
+
+    for (model, _) in KINDS {
+        for table in tables_of(&world, model) {
+            world.query(&format!("DELETE FROM {table} AS t WHERE hashtext(t::text) % 3 = 0"));
+        }
+    }
+    slowly(&world);
+    for (model, _) in KINDS {
+        let mut command = world.command(&["replay", model, "--from-lake"]);
+        command.envs(AT_ONCE);
+        let mut replay = Running::start(command);
+        eventually("some of it, or all", || half_done(&world) > 0 || !replay.is_running());
+        replay.signal(libc::SIGKILL);
+        replay.wait();
+        world.run(&["replay", model, "--from-lake"]);
+    }
+    assert_same(&everything(&world), &before);
+    assert_no_trace(&world);
+    assert_verified(&world);
+
+    // A column that the lake's files do not have.
+    let topic = world.folder.path().join("topics/taps.toml");
+    let text = std::fs::read_to_string(&topic).expect("the topic file");
+    let more =
+        text.replace("[columns]", "[columns]\ndevice = { type = \"text\", optional = true }");
+    std::fs::write(&topic, more).expect("the topic file");
+    refused(&["replay", "latest", "--from-lake"], 1, "has no column device");
+    world.run(&["replay", "latest", "--abort"]);
+    std::fs::write(&topic, &text).expect("the topic file");
+    // Rows that it filters out.
+    std::fs::write(&topic, format!("unique = [\"tap_id\"]\nwithin = \"1h\"\n{text}"))
+        .expect("the topic file");
+    refused(&["replay", "latest", "--from-lake"], 2, "duplicates (unique) are filtered out of it");
+    world.run(&["replay", "latest", "--abort"]);
+    std::fs::write(&topic, &text).expect("the topic file");
+    assert_same(&everything(&world), &before);
+}
+
 /// How much of a rebuild is done, and whether one is under way.
 fn half_done(world: &World) -> i64 {
     world.number(
@@ -221,7 +445,7 @@ fn slowly(world: &World) {
 }
 
 /// Sets the flag when it goes.
-struct Ends<'a>(&'a AtomicBool);
+pub struct Ends<'a>(pub &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
@@ -384,7 +608,8 @@ fn what_cannot_be_made_anew_is_refused_with_the_reason_and_changes_nothing() {
     world.produce(records(0..4_000));
     world.run_until_caught_up();
     refused(&["replay", "nobody"], 2, "there is no such model. Declared: by_stop, paid_by_mode");
-    refused(&["replay", "lake"], 2, "only models are made anew");
+    refused(&["replay", "dead_letters"], 2, "models and lakes are made anew");
+    refused(&["replay", "lake:nobody"], 2, "Declared: lake:taps");
     refused(&["replay", "paid_by_mode", "--from", "2026-03-01"], 2, "cannot be taken apart");
     let before = everything(&world);
     let said = world.run(&["replay", "by_stop", "--dry-run"]);

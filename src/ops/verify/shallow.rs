@@ -332,6 +332,15 @@ pub async fn orphans(
     let there = store.list("").await?;
     let snapshot = warehouse.snapshot().await?;
     let mut known: BTreeSet<String> = snapshot.files().await?.into_iter().map(|f| f.path).collect();
+    let retired = snapshot.retired().await?;
+    if !retired.is_empty() {
+        report.note(format!(
+            "{} files of before a replay of the lake wait out their grace: who lists the lake reads \
+             highwater.lake_current_files instead",
+            retired.len()
+        ));
+    }
+    known.extend(retired);
     known.extend(catalog.references.values().filter_map(|reference| match &reference.place {
         Place::Lake { path, .. } => Some(path.clone()),
         Place::Table(_) => None,
