@@ -32,6 +32,7 @@ pub const KAFKA_WAIT: Duration = Duration::from_secs(3);
 struct Whole {
     outputs: Vec<Line>,
     uploads: Vec<Uploads>,
+    replays: Vec<Replay>,
     /// Of topics whose source's table is another one than they declare, and what to do about it.
     drift: Vec<drift::Told>,
     /// The answer to `/status` of the process that listens here; None: there is none.
@@ -48,6 +49,20 @@ struct Uploads {
     uploads: u64,
     /// As PostgreSQL writes it; None: there are none.
     since: Option<String>,
+}
+
+/// An output that is made anew, by a process that runs or has ended.
+#[derive(Serialize)]
+struct Replay {
+    topic: String,
+    output: String,
+    /// Offsets.
+    done: u64,
+    of: u64,
+    /// None: no process has taken it.
+    owner: Option<String>,
+    /// As PostgreSQL writes it.
+    since: String,
 }
 
 #[derive(Serialize)]
@@ -95,15 +110,18 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         let watermarks = warehouse.watermarks(None).await?;
         let (_, rows) = warehouse.query_text(UPLOADS).await?;
         let uploads: Vec<Uploads> = rows.into_iter().map(uploads).collect();
+        let (_, rows) = warehouse.query_text(REPLAYS).await?;
+        let replays: Vec<Replay> = rows.into_iter().map(replay).collect();
         let held = held(&warehouse, &catalog).await?;
         // Files that contradict what is recorded are told by whoever needs them.
         let drifted = drift::open(&warehouse, &catalog).await.unwrap_or_else(|error| {
             eprintln!("{error}");
             Vec::new()
         });
-        Ok((marks, watermarks, uploads, held, drifted, http::ask(config.listen).await))
+        let service = http::ask(config.listen).await;
+        Ok((marks, watermarks, uploads, replays, held, drifted, service))
     });
-    let (marks, watermarks, uploads, held, drifted, service) = read?;
+    let (marks, watermarks, uploads, replays, held, drifted, service) = read?;
     let logs = logs(config, &catalog, &marks);
     let ends = logs.iter().map(|(key, log)| (key.clone(), log.end)).collect();
     let gaps = gaps(&catalog, &marks, &logs);
@@ -120,7 +138,7 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
     };
     let outputs: Vec<Line> = marks.iter().map(line).collect();
     if json {
-        let whole = Whole { outputs, uploads, drift: drifted, service };
+        let whole = Whole { outputs, uploads, replays, drift: drifted, service };
         let text = serde_json::to_string_pretty(&whole).expect("numbers and texts");
         println!("{text}");
     } else {
@@ -132,6 +150,7 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
         drifted.iter().flat_map(drift::Told::lines).for_each(|line| println!("{line}"));
         print!("{}", render_watermarks(&watermarks));
         print!("{}", render_uploads(&uploads));
+        print!("{}", render_replays(&replays));
         println!("\n{}", told(config, service.as_ref()));
     }
     Ok(())
@@ -166,6 +185,17 @@ fn uploads(row: Vec<Option<String>>) -> Uploads {
     let count = |text: Option<String>| text.and_then(|t| t.parse().ok()).unwrap_or_default();
     let topic = topic.unwrap_or_default();
     Uploads { topic, not_visible: count(not_visible), uploads: count(uploads), since }
+}
+
+const REPLAYS: &str = include_str!("../../sql/queries/replays.sql");
+
+fn replay(row: Vec<Option<String>>) -> Replay {
+    let [topic, output, done, of, owner, since] =
+        <[Option<String>; 6]>::try_from(row).expect("six columns");
+    let count = |text: Option<String>| text.and_then(|t| t.parse().ok()).unwrap_or_default();
+    let text = Option::unwrap_or_default;
+    let (topic, output, since) = (text(topic), text(output), text(since));
+    Replay { topic, output, done: count(done), of: count(of), owner, since }
 }
 
 /// Records of the partition between its end and where the service has read to.
@@ -203,6 +233,20 @@ fn render_uploads(uploads: &[Uploads]) -> String {
     }
     let head = ["topic", "files not visible yet", "uploads under way", "since"];
     format!("\n{}", table::render(&head, &rows))
+}
+
+/// Empty: nothing is made anew.
+fn render_replays(replays: &[Replay]) -> String {
+    if replays.is_empty() {
+        return String::new();
+    }
+    let row = |of: &Replay| {
+        let owner = of.owner.as_deref().map(short).unwrap_or_default();
+        let done = format!("{} of {} offsets", of.done, of.of);
+        vec![of.topic.clone(), of.output.clone(), done, owner, of.since.clone()]
+    };
+    let head = ["topic", "made anew", "done", "owner", "since"];
+    format!("\n{}", table::render(&head, &replays.iter().map(row).collect::<Vec<_>>()))
 }
 
 /// Where the logs of declared topics end, as far as Kafka tells.

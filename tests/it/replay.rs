@@ -94,6 +94,14 @@ pub fn assert_verified(world: &World) {
     assert!(proof.contains("everything holds"), "{proof}");
 }
 
+/// As `status` tells them.
+pub fn replays(world: &World) -> Vec<serde_json::Value> {
+    let told = world.output(&["status", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert!(told["replays"].is_array(), "{told}");
+    told["replays"].as_array().cloned().unwrap_or_default()
+}
+
 /// Damages every table, makes it anew, and finds it as it was; a second time nothing changes.
 pub fn assert_made_anew(world: &World) {
     let before = everything(world);
@@ -401,6 +409,13 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
         eventually("some of it, or all", || half_done(&world) > 0 || !replay.is_running());
         replay.signal(libc::SIGKILL);
         replay.wait();
+        let under_way = world.number("SELECT count(*) FROM highwater.rebuilds");
+        let told = replays(&world);
+        assert_eq!(told.len() as i64, under_way, "{told:?}");
+        if let [told] = told.as_slice() {
+            assert_eq!(told["output"], format!("model:{model}"));
+            assert_eq!(told["done"].as_i64(), Some(half_done(&world)), "{told}");
+        }
         world.run(&["replay", model, "--from-lake"]);
     }
     assert_same(&everything(&world), &before);

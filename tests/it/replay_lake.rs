@@ -3,7 +3,7 @@
 
 use crate::{
     oyster::places_of,
-    replay::{Ends, HURRY, Rows, assert_verified, disordered, first_column},
+    replay::{Ends, HURRY, Rows, assert_verified, disordered, first_column, replays},
     retention::forget,
     support::{Lake, Running, World, connect, eventually, runtime},
     taps::{self, OUTPUTS},
@@ -240,6 +240,11 @@ fn a_replay_of_some_offsets_takes_whole_files_and_one_that_is_given_up_leaves_no
         replay.wait();
     };
     begin(&["replay", "lake:taps"]);
+    let told = &replays(&world)[0];
+    assert_eq!(told["output"], "lake");
+    let all = "SELECT sum(to_offset - from_offset) FROM highwater.lake_rewrite_spans";
+    assert_eq!(told["of"].as_i64(), Some(world.number(all)), "{told}");
+    assert_eq!(told["done"].as_i64(), Some(written(&world)), "{told}");
     let said = world.run(&["replay", "lake:taps", "--abort"]);
     assert!(said.contains("is dropped"), "{said}");
     assert_no_trace(&world);
