@@ -92,11 +92,13 @@ const ALTERED: [(&str, &str); 5] = [
     (
         "ADD COLUMN fee numeric(10,3) DEFAULT 1.5, ADD COLUMN made timestamptz DEFAULT now(), ADD COLUMN doc jsonb, ADD \
          COLUMN tags text[], ADD COLUMN raw bytea, ADD COLUMN ref uuid, ADD COLUMN day date, ADD COLUMN ratio double \
-         precision, ADD COLUMN small smallint, ADD COLUMN \"orderNo\" integer, ADD COLUMN mood mood DEFAULT 'calm'",
+         precision, ADD COLUMN small smallint, ADD COLUMN \"orderNo\" integer, ADD COLUMN mood mood DEFAULT 'calm', ADD \
+         COLUMN pairs hstore",
         "NEW.fee := n / 8.0; NEW.made := timestamptz '2024-02-29 23:59:59.999999+01' + n * interval '1 h'; NEW.doc := \
          jsonb_build_object('n', n, 'nothing', NULL); NEW.tags := ARRAY['a', 'b' || n]; NEW.raw := \
          decode(md5(n::text), 'hex'); NEW.ref := md5(n::text)::uuid; NEW.day := date '1999-12-31' + (n % 1000)::integer; \
-         NEW.ratio := n / 3.0; NEW.small := n % 100; NEW.\"orderNo\" := n; NEW.mood := 'wild'",
+         NEW.ratio := n / 3.0; NEW.small := n % 100; NEW.\"orderNo\" := n; NEW.mood := 'wild'; \
+         NEW.pairs := hstore(ARRAY['n', n::text, 'q\"', 'ü', 'nothing', NULL])",
     ),
 ];
 
@@ -117,6 +119,7 @@ const ADDED: [(usize, &[&str]); 2] = [
             "small",
             "\"orderNo\"",
             "mood",
+            "hstore_to_jsonb(pairs)",
         ],
     ),
 ];
@@ -190,7 +193,10 @@ fn altered(name: &str) -> Option<Altered> {
     }
     let asked = world.runtime.block_on(async {
         let client = connect(&source.url()).await;
-        client.batch_execute("CREATE TYPE mood AS ENUM ('calm', 'wild')").await.expect("a type");
+        client
+            .batch_execute("CREATE TYPE mood AS ENUM ('calm', 'wild'); CREATE EXTENSION hstore")
+            .await
+            .expect("a type");
         client.batch_execute(SOURCE).await.expect("the source's tables");
         client
     });
@@ -240,7 +246,7 @@ impl Altered {
         }
         let wanted = self.source(&format!("SELECT {} FROM orders ORDER BY id", columns.join(", ")));
         let found = "SELECT id, state, version, qty, code, price, digits, at AT TIME ZONE 'UTC', note, big, flag, fee, made, \
-                     doc, tags, raw, ref, day, ratio, small, order_no, mood FROM orders_now ORDER BY id";
+                     doc, tags, raw, ref, day, ratio, small, order_no, mood, pairs FROM orders_now ORDER BY id";
         let (mut last, deadline) =
             (Vec::new(), std::time::Instant::now() + Duration::from_secs(60));
         eventually("the table equals the source's", || {
