@@ -127,6 +127,21 @@ pub enum RejectClass {
 }
 
 impl Decoded {
+    /// Rows that were decoded before, all of them good.
+    pub fn good(rows: RecordBatch, several: Option<Vec<u32>>, event_times: Vec<EventTime>) -> Self {
+        Self {
+            rows,
+            several,
+            event_times,
+            rejects: Vec::new(),
+            empty: Vec::new(),
+            before: None,
+            unknown_fields: 0,
+            met: Vec::new(),
+            untold: None,
+        }
+    }
+
     /// The rows of each record that gives any, in order.
     pub fn rows_by_record(&self) -> impl Iterator<Item = Range<usize>> {
         let mut start = 0;

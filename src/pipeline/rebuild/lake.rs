@@ -335,17 +335,8 @@ impl Rebuilder {
         let rows = take_record_batch(rows, &UInt32Array::from(wanted)).map_err(failed)?;
         let index = self.topic.event_time.unwrap_or(rows.num_columns() - 1);
         let times = rows.column(index).as_primitive::<TimestampMicrosecondType>();
-        Ok(Decoded {
-            event_times: times.values().iter().map(|t| EventTime(*t)).collect(),
-            rows,
-            several: None,
-            rejects,
-            empty,
-            before: None,
-            unknown_fields: 0,
-            met: Vec::new(),
-            untold: None,
-        })
+        let event_times = times.values().iter().map(|t| EventTime(*t)).collect();
+        Ok(Decoded { rejects, empty, ..Decoded::good(rows, None, event_times) })
     }
 }
 

@@ -42,17 +42,8 @@ impl<'a> Concerned<'a> {
         }
         let rows = filter_record_batch(&decoded.rows, &BooleanArray::from(mask))
             .map_err(|e| Error::halt("filter rows to retry").because(e))?;
-        let decoded = Decoded {
-            rows,
-            several: decoded.several.is_some().then_some(several),
-            event_times,
-            rejects: Vec::new(),
-            empty: Vec::new(),
-            before: None,
-            unknown_fields: 0,
-            met: Vec::new(),
-            untold: None,
-        };
+        let several = decoded.several.is_some().then_some(several);
+        let decoded = Decoded::good(rows, several, event_times);
         Ok(Self { letters, decoded, before, output })
     }
 

@@ -52,17 +52,7 @@ pub fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
 pub fn decoded(topic: &Topic, rows: RecordBatch) -> Decoded {
     let event_times = event_times(topic, &rows);
     let several = topic.batched.then(|| records_of(&rows));
-    Decoded {
-        rows,
-        several,
-        event_times,
-        rejects: Vec::new(),
-        empty: Vec::new(),
-        before: None,
-        unknown_fields: 0,
-        met: Vec::new(),
-        untold: None,
-    }
+    Decoded::good(rows, several, event_times)
 }
 
 /// Of each row, which record it is of: neighbours at one place are of one.
