@@ -7,7 +7,9 @@
 mod bounds;
 mod lake;
 
-use super::{load, references, require_registry, require_secret, run, service::hostname, table};
+use super::{
+    load, model, references, require_registry, require_secret, run, service::hostname, table,
+};
 use crate::{
     catalog::{Catalog, Column, Drift, Model, ModelKind, Role, Shape, Topic},
     config::Config,
@@ -83,14 +85,7 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
             return abort(&warehouse, name, request.json).await;
         }
         let catalog = run::with_additions(&catalog, &warehouse).await?;
-        let model = catalog.models.get(name).ok_or_else(|| {
-            let known: Vec<&str> = catalog.models.keys().map(|name| &**name).collect();
-            Error::config(format!(
-                "replay {}: there is no such model. Declared: {}",
-                request.output,
-                known.join(", ")
-            ))
-        })?;
+        let model = model(&catalog, name)?;
         let since = since(&request.from, model)?;
         require_secret(&catalog, config)?;
         require_registry(&catalog)?;

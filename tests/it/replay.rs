@@ -622,7 +622,7 @@ fn what_cannot_be_made_anew_is_refused_with_the_reason_and_changes_nothing() {
     refused(&["replay", "by_stop"], 2, "has no table yet");
     world.produce(records(0..4_000));
     world.run_until_caught_up();
-    refused(&["replay", "nobody"], 2, "there is no such model. Declared: by_stop, paid_by_mode");
+    refused(&["replay", "nobody"], 2, "there is no model nobody. Declared: by_stop, paid_by_mode");
     refused(&["replay", "dead_letters"], 2, "models and lakes are made anew");
     refused(&["replay", "lake:nobody"], 2, "Declared: lake:taps");
     refused(&["replay", "paid_by_mode", "--from", "2026-03-01"], 2, "cannot be taken apart");
