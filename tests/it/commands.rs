@@ -277,7 +277,10 @@ fn every_query_of_the_repository_answers() {
         if sql.contains(" fact_") {
             continue;
         }
-        assert!(!world.query(&sql).is_empty(), "{} is empty", entry.path().display());
+        // Nothing is made anew here; `replay.rs` asks, by `status`, while something is.
+        let may_be_empty = sql.contains("highwater.rebuilds");
+        let rows = world.query(&sql);
+        assert!(may_be_empty || !rows.is_empty(), "{} is empty", entry.path().display());
     }
 }
 
