@@ -22,6 +22,7 @@ mod open;
 mod parts;
 mod picked;
 mod plan;
+pub mod read_back;
 mod rows;
 mod runs;
 mod sessions;

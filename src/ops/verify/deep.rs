@@ -16,7 +16,12 @@ mod rows;
 use super::{Report, shallow::Evidence};
 use crate::{
     catalog::{Catalog, Model, Topic},
-    compute::{Tables, indexes, lookup::Version, places},
+    compute::{
+        Tables, indexes,
+        lookup::Version,
+        places,
+        read_back::{decoded, event_times, in_order},
+    },
     error::{Error, Result},
     lake::reader,
     record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition, RawRecord},
@@ -31,7 +36,7 @@ use arrow::{
 };
 use bytes::Bytes;
 use places::{Marks, Place, comparable, place_of};
-use rows::{decoded, event_times, in_order, only, pieces};
+use rows::{only, pieces};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,

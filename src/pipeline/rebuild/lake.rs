@@ -15,7 +15,11 @@
 use super::{Open, Rebuilder};
 use crate::{
     catalog::Topic,
-    compute::{lookup::Version, places},
+    compute::{
+        lookup::Version,
+        places,
+        read_back::{decoded, in_order},
+    },
     decode::{Decoded, Reject, RejectClass},
     error::{Error, Result},
     lake::reader,
@@ -166,7 +170,7 @@ impl Rebuilder {
                 *end = range.span.to.min(to).max(*end);
             }
             let rows = self.rows_of(cut.iter().copied()).await?;
-            let rows = self.in_order(&[rows, retried.clone()])?;
+            let rows = in_order(&self.topic, &[rows, retried.clone()])?;
             for (partition, to) in ends {
                 self.admit_span(&rows, partition, to, standing, positions, &mut open).await?;
             }
@@ -175,7 +179,7 @@ impl Rebuilder {
                 tell(positions);
             }
         }
-        retried = self.in_order(&[retried])?;
+        retried = in_order(&self.topic, &[retried])?;
         for (partition, to) in until {
             self.admit_span(&retried, *partition, *to, standing, positions, &mut open).await?;
         }
@@ -198,15 +202,6 @@ impl Rebuilder {
             batches.extend(reader::rows(&file.path, bytes, &self.topic)?);
         }
         concat_batches(&self.topic.schema, &batches).map_err(failed)
-    }
-
-    /// By partition and offset.
-    fn in_order(&self, batches: &[RecordBatch]) -> Result<RecordBatch> {
-        let all = concat_batches(&self.topic.schema, batches).map_err(failed)?;
-        let (partitions, offsets) = places(&all);
-        let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
-        order.sort_by_key(|&i| (partitions[i as usize], offsets[i as usize]));
-        take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
     }
 
     /// A partition's offsets from its position to `to`.
@@ -333,10 +328,7 @@ impl Rebuilder {
         empty: Vec<usize>,
     ) -> Result<Decoded> {
         let rows = take_record_batch(rows, &UInt32Array::from(wanted)).map_err(failed)?;
-        let index = self.topic.event_time.unwrap_or(rows.num_columns() - 1);
-        let times = rows.column(index).as_primitive::<TimestampMicrosecondType>();
-        let event_times = times.values().iter().map(|t| EventTime(*t)).collect();
-        Ok(Decoded { rejects, empty, ..Decoded::good(rows, None, event_times) })
+        Ok(Decoded { rejects, empty, ..decoded(&self.topic, rows) })
     }
 }
 

@@ -1,32 +1,16 @@
-//! Rows of the lake as the stage of models takes them: in order, chosen, and as they were decoded.
+//! Rows of the lake as verify gives them to a model: chosen, and some at a time.
 
 use crate::{
-    catalog::Topic,
-    compute::{indexes, places},
-    decode::Decoded,
+    compute::places,
     error::{Error, Result},
-    record::EventTime,
 };
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch, UInt32Array},
-    compute::{concat_batches, filter_record_batch, take_record_batch},
-    datatypes::TimestampMicrosecondType,
+    array::{BooleanArray, RecordBatch},
+    compute::filter_record_batch,
 };
 
 /// Rows given to a model at a time.
 const ROWS: usize = 8_192;
-
-/// By partition, offset and place within the record.
-pub fn in_order(topic: &Topic, batches: &[RecordBatch]) -> Result<RecordBatch> {
-    let failed = |e| Error::halt("sort rows of the lake").because(e);
-    let all = concat_batches(&topic.schema, batches).map_err(failed)?;
-    let (partitions, offsets) = places(&all);
-    let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
-    let indexes = indexes(&all);
-    let index = |row: usize| indexes.map_or(0, |indexes| indexes[row]);
-    order.sort_by_key(|&i| (partitions[i as usize], offsets[i as usize], index(i as usize)));
-    take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
-}
 
 pub fn only(rows: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch> {
     filter_record_batch(rows, mask).map_err(|e| Error::halt("filter rows of the lake").because(e))
@@ -46,26 +30,4 @@ pub fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
         start = end;
     }
     pieces
-}
-
-/// Rows as they were when they were decoded.
-pub fn decoded(topic: &Topic, rows: RecordBatch) -> Decoded {
-    let event_times = event_times(topic, &rows);
-    let several = topic.batched.then(|| records_of(&rows));
-    Decoded::good(rows, several, event_times)
-}
-
-/// Of each row, which record it is of: neighbours at one place are of one.
-fn records_of(rows: &RecordBatch) -> Vec<u32> {
-    let (partitions, offsets) = places(rows);
-    let places: Vec<_> = partitions.iter().zip(offsets).collect();
-    let numbered = places.chunk_by(|a, b| a == b).zip(0..);
-    numbered.flat_map(|(rows, number)| rows.iter().map(move |_| number)).collect()
-}
-
-/// The declared column's, or Kafka's timestamp.
-pub fn event_times(topic: &Topic, rows: &RecordBatch) -> Vec<EventTime> {
-    let index = topic.event_time.unwrap_or(rows.num_columns() - 1);
-    let times = rows.column(index).as_primitive::<TimestampMicrosecondType>();
-    times.values().iter().map(|t| EventTime(*t)).collect()
 }
