@@ -48,34 +48,8 @@ enum Command {
     },
     /// Make a model's table or files of a lake anew, beside the live ones, and swap them in; the service may run.
     Replay {
-        /// `model:NAME`, or its name; `lake:TOPIC`.
-        #[arg(value_name = "OUTPUT")]
-        output: String,
-        /// Where from: `beginning`; of a model with windows also a time; of a lake also an offset (1200), offsets of partitions
-        /// (0:1200,3:900) or a time.
-        #[arg(long, default_value = "beginning")]
-        from: String,
-        /// Of a lake: where it ends, in the same words; without it at all that the lake has.
-        #[arg(long)]
-        to: Option<String>,
-        /// Of a lake: only these (0,3).
-        #[arg(long)]
-        partitions: Option<String>,
-        /// Of a model: read what Kafka has no more from the lake.
-        #[arg(long)]
-        from_lake: bool,
-        /// Of a lake: how long the files of before stay, for readers with an old listing.
-        #[arg(long, value_name = "DURATION", default_value = "24h")]
-        grace: String,
-        /// Say what would be read and replaced, and how long it takes; change nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Drop a rebuild that is half done.
-        #[arg(long, conflicts_with = "dry_run")]
-        abort: bool,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        request: ops::replay::Request,
     },
     /// Topics and models, offline: every mistake with its place, or what each model keeps.
     Check,
@@ -260,30 +234,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo { keep } => ops::demo::demo(config, keep),
         Command::Run { until_caught_up, apply } => ops::run::run(&config, until_caught_up, apply),
         Command::Plan { json } => ops::plan::plan(&config, json),
-        Command::Replay {
-            output,
-            from,
-            to,
-            partitions,
-            from_lake,
-            grace,
-            dry_run,
-            abort,
-            json,
-        } => {
-            let request = ops::replay::Request {
-                output,
-                from,
-                to,
-                partitions,
-                from_lake,
-                grace,
-                dry_run,
-                abort,
-                json,
-            };
-            ops::replay::replay(&config, &request)
-        }
+        Command::Replay { request } => ops::replay::replay(&config, &request),
         Command::Check => ops::check::check(&config),
         Command::Explain { model } => ops::explain::explain(&config, &model),
         #[cfg(feature = "embedded")]

@@ -49,18 +49,36 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 const FETCH_BYTES: usize = 32 << 20;
 
 /// What was typed.
-#[derive(Debug)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Request {
-    pub output: String,
-    pub from: String,
-    pub to: Option<String>,
-    pub partitions: Option<String>,
-    pub from_lake: bool,
-    /// How long files that are replaced stay.
-    pub grace: String,
-    pub dry_run: bool,
-    pub abort: bool,
-    pub json: bool,
+    /// `model:NAME`, or its name; `lake:TOPIC`.
+    #[arg(value_name = "OUTPUT")]
+    output: String,
+    /// Where from: `beginning`; of a model with windows also a time; of a lake also an offset (1200), offsets of partitions
+    /// (0:1200,3:900) or a time.
+    #[arg(long, default_value = "beginning")]
+    from: String,
+    /// Of a lake: where it ends, in the same words; without it at all that the lake has.
+    #[arg(long)]
+    to: Option<String>,
+    /// Of a lake: only these (0,3).
+    #[arg(long)]
+    partitions: Option<String>,
+    /// Of a model: read what Kafka has no more from the lake.
+    #[arg(long)]
+    from_lake: bool,
+    /// Of a lake: how long the files of before stay, for readers with an old listing.
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    grace: String,
+    /// Say what would be read and replaced, and how long it takes; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Drop a rebuild that is half done.
+    #[arg(long, conflicts_with = "dry_run")]
+    abort: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn replay(config: &Config, request: &Request) -> Result<()> {
