@@ -84,15 +84,7 @@ impl Following {
         let truncates_table = Folding::truncates_table(&model.name);
         let (source, truncates) = (quoted(&source_table), quoted(&truncates_table));
 
-        let mut columns: Vec<(String, PgType)> = folding
-            .columns
-            .iter()
-            // jsonb would not give the text back that came.
-            .map(|(name, pg)| match pg {
-                PgType::Jsonb => (name.clone(), PgType::Text),
-                pg => (name.clone(), *pg),
-            })
-            .collect();
+        let mut columns = as_stored(folding);
         let keys = columns[..folding.keys].to_vec();
         let own = [
             ("_event_time", PgType::Timestamptz),
@@ -247,6 +239,15 @@ impl Following {
             list(&given, |(name, _)| quoted(name))
         )
     }
+}
+
+/// The source's columns, as they are kept beside the table: jsonb would not give the text back that came.
+pub(super) fn as_stored(folding: &Folding) -> Vec<(String, PgType)> {
+    let stored = |(name, pg): &(String, PgType)| match pg {
+        PgType::Jsonb => (name.clone(), PgType::Text),
+        pg => (name.clone(), *pg),
+    };
+    folding.columns.iter().map(stored).collect()
 }
 
 pub(super) fn fields<'a>(columns: impl IntoIterator<Item = (&'a str, PgType)>) -> String {

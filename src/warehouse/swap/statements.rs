@@ -5,7 +5,7 @@
 use super::{
     super::{
         encode::Instant,
-        following::{self, Following, fields, write},
+        following::{self, Following, as_stored, fields, write},
         postgres::{Parameter, Row, Session},
         stored,
         tables::{FILLFACTOR, Found, Shape, array_type, list, quoted},
@@ -68,14 +68,7 @@ impl Swap {
             ("decided_by", PgType::Text),
             ("changed_at", PgType::Timestamptz),
         ];
-        let mut columns: Vec<(String, PgType)> = folding
-            .columns
-            .iter()
-            .map(|(name, pg)| match pg {
-                PgType::Jsonb => (name.clone(), PgType::Text),
-                pg => (name.clone(), *pg),
-            })
-            .collect();
+        let mut columns = as_stored(folding);
         let old = columns[..folding.keys].to_vec();
         let own = |columns: &mut Vec<_>, more: &[(&str, PgType)]| {
             columns.extend(more.iter().map(|(name, pg)| ((*name).to_owned(), *pg)));
