@@ -135,7 +135,8 @@ impl RowDecoder {
     /// front of this stage, counted in bytes, are far below that.
     pub fn decode(&mut self, records: &[RawRecord<'_>]) -> Decoded {
         let mut rejects = Rejects::new(records.len());
-        let read = self.read(records, &mut rejects);
+        let indexes = if self.topic.batched { indexes(records) } else { Vec::new() };
+        let read = self.read(records, &indexes, &mut rejects);
         let mut columns = self.convert(&read, &mut rejects);
         let before = self.convert_before(&read, &mut rejects);
         columns.extend(self.service_times(&columns, &mut rejects));
@@ -144,7 +145,7 @@ impl RowDecoder {
             columns.extend(change_columns(records, &read, before.as_ref()));
         }
 
-        let rows = self.batch(records, columns, &rejects);
+        let rows = self.batch(records, columns, &indexes, &rejects);
         let before = before.map(|before| before.filtered(&rejects));
         let good = times.into_iter().zip(rejects.bad()).filter(|(_, bad)| !**bad);
         let event_times: Vec<_> = good.map(|(time, _)| time).collect();
@@ -156,13 +157,17 @@ impl RowDecoder {
     }
 
     /// Step 1: fills the matrices.
-    fn read<'a>(&mut self, records: &[RawRecord<'a>], rejects: &mut Rejects) -> Read<'a> {
+    fn read<'a>(
+        &mut self,
+        records: &[RawRecord<'a>],
+        indexes: &[i32],
+        rejects: &mut Rejects,
+    ) -> Read<'a> {
         let mut read = Read::default();
         self.cells.clear(records.len(), self.kept.len());
         if self.topic.changes.as_ref().is_some_and(|changes| changes.before) {
             self.before.clear(records.len(), self.kept.len());
         }
-        let indexes = if self.topic.batched { indexes(records) } else { Vec::new() };
         for (row, record) in records.iter().enumerate() {
             let mut said = self.reader.read(record);
             if let (Some(index), Ok(Said::Change(change))) = (indexes.get(row), &mut said) {
@@ -482,6 +487,7 @@ impl RowDecoder {
         &self,
         records: &[RawRecord<'_>],
         mut columns: Vec<ArrayRef>,
+        indexes: &[i32],
         rejects: &Rejects,
     ) -> RecordBatch {
         let bad = rejects.bad();
@@ -492,11 +498,7 @@ impl RowDecoder {
             }
         }
         if self.topic.batched {
-            let good = indexes(records)
-                .into_iter()
-                .zip(bad)
-                .filter(|(_, bad)| !**bad)
-                .map(|(index, _)| index);
+            let good = indexes.iter().zip(bad).filter(|(_, bad)| !**bad).map(|(index, _)| *index);
             columns.push(Arc::new(Int32Array::from_iter_values(good)));
         }
         let good = || records.iter().zip(bad).filter(|(_, bad)| !**bad).map(|(record, _)| record);
