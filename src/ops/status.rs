@@ -4,7 +4,7 @@
 
 use super::{drift, http, load, run::runtime, table};
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, Model},
     config::Config,
     error::Result,
     record::{
@@ -159,20 +159,29 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
 /// By model: which snapshot of its source waits for a person.
 async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
     let mut held = BTreeMap::new();
-    for model in catalog.models.values().filter(|model| model.folding.is_some()) {
-        let rows = warehouse.snapshots_of(model).await?;
-        let told = newest(&rows)
-            .and_then(|row| row.sentence(catalog.topics.get(&model.topic)?, &model.name));
-        let loads = warehouse.loads(&model.topic).await?;
-        let open = loads.last().filter(|load| load.to.is_none()).map(|load| {
-            let (topic, name, number) = (&model.topic, &model.name, load.number);
-            format!(
-                "{topic}: load {number} has begun and not ended: what comes since waits beside {name}, until `highwater \
-                 snapshot end {topic}`"
-            )
-        });
-        let told = open.or(told);
-        held.extend(told.map(|told| (Output::Model(model.name.clone()), told)));
+    for topic in catalog.topics.values() {
+        let follows = |model: &&Arc<Model>| model.topic == topic.name && model.folding.is_some();
+        let models: Vec<_> = catalog.models.values().filter(follows).collect();
+        if models.is_empty() {
+            continue;
+        }
+        let loads = warehouse.loads(&topic.name).await?;
+        let open = loads.last().filter(|load| load.to.is_none());
+        for model in models {
+            let (topic, name) = (&topic.name, &model.name);
+            let told = match open {
+                Some(load) => Some(format!(
+                    "{topic}: load {} has begun and not ended: what comes since waits beside {name}, until \
+                     `highwater snapshot end {topic}`",
+                    load.number
+                )),
+                None => {
+                    let rows = warehouse.snapshots_of(model).await?;
+                    newest(&rows).and_then(|row| row.sentence(&catalog.topics[topic], name))
+                }
+            };
+            held.extend(told.map(|told| (Output::Model(name.clone()), told)));
+        }
     }
     Ok(held)
 }
