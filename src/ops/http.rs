@@ -2,8 +2,8 @@
 //! process for its `/status`.
 
 use super::{
+    health::Health,
     metrics::{self, Process},
-    service::Health,
 };
 use crate::error::{Error, Result};
 use axum::{

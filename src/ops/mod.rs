@@ -7,6 +7,7 @@ pub mod check;
 pub mod dead_letters;
 pub mod drift;
 pub mod explain;
+pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod plan;

@@ -1,8 +1,9 @@
 //! `highwater run`: the always-on service.
 
 use super::{
+    health::Health,
     http, load, metrics, plan, references, require_registry, require_secret,
-    service::{Health, Resources, Service},
+    service::{Resources, Service},
     sweep,
 };
 use crate::{

@@ -1,6 +1,6 @@
 //! The pipelines of a process, started, watched and ended together.
 
-use super::metrics::Process;
+use super::health::{Health, Shared};
 use crate::{
     catalog::{Catalog, Model, Topic},
     config::Config,
@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     lake::{store::Store, writer::WriterSettings},
     pipeline::{
-        References, TopicStatus,
+        References,
         drift::Known,
         driver::Driver,
         parts::{Context, Lasting, News, Parts},
@@ -18,7 +18,6 @@ use crate::{
     source::kafka::{Kafka, KafkaSettings, Listener},
     warehouse::postgres::Warehouse,
 };
-use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
@@ -36,95 +35,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
 const SERVE_WAIT: Duration = Duration::from_millis(100);
 const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
-type Shared = Arc<Mutex<Option<TopicStatus>>>;
 /// Per topic and partition: where its log ended at the start.
 pub type Targets = BTreeMap<Arc<str>, BTreeMap<Partition, Offset>>;
-
-/// What people and probes are told.
-pub struct Health {
-    started: Instant,
-    topics: BTreeMap<Arc<str>, Shared>,
-    group: Mutex<Option<String>>,
-}
-
-/// The whole of `/status`.
-#[derive(Serialize)]
-pub struct Status {
-    pub version: &'static str,
-    pub uptime_seconds: u64,
-    pub resident_bytes: u64,
-    pub cpu_seconds: f64,
-    pub not_ready: Option<String>,
-    pub topics: Vec<TopicStatus>,
-}
-
-impl Health {
-    pub fn topics(&self) -> Vec<TopicStatus> {
-        let read = |s: &Shared| s.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.topics.values().filter_map(read).collect()
-    }
-
-    /// None: ready.
-    pub fn why_not_ready(&self) -> Option<String> {
-        if let Some(why) = &*self.group.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Some(why.clone());
-        }
-        let topics = self.topics();
-        if topics.len() < self.topics.len() {
-            return Some("starting".to_owned());
-        }
-        for topic in topics {
-            if let Some(why) = topic.stopped {
-                return Some(format!("topic {} stopped: {why}", topic.topic));
-            }
-            if !topic.gaps.is_empty() {
-                return Some(topic.gaps.join("; "));
-            }
-            if let Some(why) = topic.stalled {
-                return Some(format!("topic {}: {why}", topic.topic));
-            }
-        }
-        None
-    }
-
-    /// A line for each snapshot that is held, and for each topic whose last commit failed and is tried again:
-    /// what waits for a person (a full disk) is told long before it counts as not ready.
-    pub fn tried_again(&self) -> String {
-        let line = |topic: TopicStatus| {
-            let held = topic.snapshots.iter().map(|told| format!("{told}\n"));
-            let failed = topic.last_error.map(|why| format!("topic {}: {why}\n", topic.topic));
-            held.chain(failed).collect::<String>()
-        };
-        self.topics().into_iter().map(line).collect()
-    }
-
-    pub fn status(&self) -> Status {
-        let process = Process::now();
-        Status {
-            version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            resident_bytes: process.resident_bytes,
-            cpu_seconds: process.cpu_seconds,
-            not_ready: self.why_not_ready(),
-            topics: self.topics(),
-        }
-    }
-
-    /// Sets the gauges that follow from the topics' snapshots.
-    pub fn measure(&self) {
-        let mut memory: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for topic in self.topics() {
-            for (component, bytes) in topic.memory_bytes {
-                *memory.entry(component).or_default() += bytes;
-            }
-        }
-        for (component, bytes) in memory {
-            metrics::gauge!("highwater_memory_bytes", "component" => component).set(bytes as f64);
-        }
-        let ready = if self.why_not_ready().is_none() { 1.0 } else { 0.0 };
-        metrics::gauge!("highwater_ready").set(ready);
-    }
-}
 
 /// How the process's memory is divided.
 struct Shares {
