@@ -137,6 +137,28 @@ impl Catalog {
         }
     }
 
+    /// In order of name.
+    pub fn models_of(&self, topic: &str) -> impl Iterator<Item = Arc<Model>> {
+        self.models.values().filter(move |model| *model.topic == *topic).cloned()
+    }
+
+    /// The text that it was read from.
+    pub fn file(&self, file: &Path) -> Option<&str> {
+        let source = self.sources.iter().flatten().find(|(path, _)| path == file);
+        source.map(|(_, text)| text.as_str())
+    }
+
+    /// All that says what becomes of a topic's records: its own file, those of its models and of what they join.
+    pub fn files_of(&self, topic: &str) -> Vec<Source> {
+        let mut files = vec![self.topics[topic].file.clone()];
+        for model in self.models_of(topic) {
+            files.push(model.file.clone());
+            files.extend(model.join.as_ref().map(|join| join.reference.rows.file.clone()));
+        }
+        let of_topic = |(path, _): &&Source| files.contains(path);
+        self.sources.iter().flatten().filter(of_topic).cloned().collect()
+    }
+
     /// The same with what was recorded as added to topics. The mistakes are those that come of that.
     pub fn with_additions(&self, additions: &Additions) -> Result<Self, Vec<Mistake>> {
         let [topics, models] = &*self.sources;

@@ -7,7 +7,7 @@ use crate::pipeline::TopicStatus;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -16,9 +16,14 @@ pub type Shared = Arc<Mutex<Option<TopicStatus>>>;
 
 /// What people and probes are told.
 pub struct Health {
-    pub(super) started: Instant,
-    pub(super) topics: BTreeMap<Arc<str>, Shared>,
-    pub(super) group: Mutex<Option<String>>,
+    started: Instant,
+    topics: Mutex<BTreeMap<Arc<str>, Shared>>,
+    /// Why the group is not served.
+    group: Mutex<Option<String>>,
+}
+
+fn read(status: &Shared) -> Option<TopicStatus> {
+    status.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// The whole of `/status`.
@@ -33,9 +38,34 @@ pub struct Status {
 }
 
 impl Health {
+    pub fn new() -> Self {
+        Self { started: Instant::now(), topics: Mutex::default(), group: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Shared>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the topic is to put its status, which stays where it begins anew.
+    pub fn watch(&self, topic: &Arc<str>) -> Shared {
+        self.lock().entry(topic.clone()).or_default().clone()
+    }
+
+    pub fn forget(&self, topic: &str) {
+        self.lock().remove(topic);
+    }
+
+    pub fn group(&self, trouble: Option<String>) {
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// None: one is starting, and has none yet.
+    pub fn all_topics(&self) -> Option<Vec<TopicStatus>> {
+        self.lock().values().map(read).collect()
+    }
+
     pub fn topics(&self) -> Vec<TopicStatus> {
-        let read = |s: &Shared| s.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.topics.values().filter_map(read).collect()
+        self.lock().values().filter_map(read).collect()
     }
 
     /// None: ready.
@@ -43,10 +73,7 @@ impl Health {
         if let Some(why) = &*self.group.lock().unwrap_or_else(PoisonError::into_inner) {
             return Some(why.clone());
         }
-        let topics = self.topics();
-        if topics.len() < self.topics.len() {
-            return Some("starting".to_owned());
-        }
+        let Some(topics) = self.all_topics() else { return Some("starting".to_owned()) };
         for topic in topics {
             if let Some(why) = topic.stopped {
                 return Some(format!("topic {} stopped: {why}", topic.topic));

@@ -1,17 +1,18 @@
-//! ⇄ HTTP: `/metrics`, `/livez`, `/readyz`, `/status` and a page for people at `/`; and asking another
+//! ⇄ HTTP: `/metrics`, `/livez`, `/readyz`, `/status`, `/reload` and a page for people at `/`; and asking another
 //! process for its `/status`.
 
 use super::{
     health::Health,
     metrics::{self, Process},
+    reload::{Reloads, UNTIL_CAUGHT_UP},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
     response::{Html, IntoResponse, Json},
-    routing::get,
+    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -19,18 +20,23 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 /// Of a process of this machine.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
+/// What it serves.
 #[derive(Clone)]
-struct Site {
+pub struct Site {
     health: Arc<Health>,
     metrics: PrometheusHandle,
+    /// None: the process takes up no other files.
+    reloads: Option<Reloads>,
+}
+
+impl Site {
+    pub fn new(health: Arc<Health>, metrics: PrometheusHandle, reloads: Option<Reloads>) -> Self {
+        Self { health, metrics, reloads }
+    }
 }
 
 /// Listens at once, so that a taken port is an error of the start; serves until dropped.
-pub async fn serve(
-    address: SocketAddr,
-    health: Arc<Health>,
-    metrics: PrometheusHandle,
-) -> Result<SocketAddr> {
+pub async fn serve(address: SocketAddr, site: Site) -> Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|e| Error::config(format!("listen on {address}")).because(e))?;
@@ -41,8 +47,9 @@ pub async fn serve(
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/status", get(status))
+        .route("/reload", post(reload))
         .route("/", get(page))
-        .with_state(Site { health, metrics });
+        .with_state(site);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!("HTTP ended: {error}");
@@ -75,6 +82,20 @@ async fn ready(State(site): State<Site>) -> impl IntoResponse {
 
 async fn status(State(site): State<Site>) -> impl IntoResponse {
     Json(site.health.status())
+}
+
+/// Answers when it is done, or nothing of it is; who goes away meanwhile stops nothing.
+async fn reload(State(site): State<Site>) -> (StatusCode, String) {
+    let Some(reloads) = site.reloads else {
+        return (StatusCode::CONFLICT, format!("{UNTIL_CAUGHT_UP}\n"));
+    };
+    match reloads.asked().await {
+        Ok(told) => (StatusCode::OK, format!("{}\n", told.join("\n"))),
+        Err(error) if error.kind == Kind::Config => {
+            (StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n"))
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    }
 }
 
 /// Everything on one page, without a script: it refreshes itself.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 pub mod plan;
 pub mod references;
+pub mod reload;
 pub mod replay;
 pub mod run;
 pub mod snapshot;
@@ -36,7 +37,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// The declared topics and models, of them those that `--topic` names. Every mistake is printed.
+/// The declared topics and models, of them those that `--topic` names. The error names every mistake.
 pub fn load(config: &Config) -> Result<Catalog> {
     let mut catalog = match catalog::load(&config.topics, &config.models) {
         Ok(catalog) => catalog,
@@ -66,14 +67,15 @@ pub fn load(config: &Config) -> Result<Catalog> {
     Ok(catalog)
 }
 
-/// Prints every mistake, in order; the error counts them.
+/// Every mistake, in order, behind how many they are.
 fn told(mut mistakes: Vec<Mistake>, of: &str) -> Error {
     mistakes.sort();
-    for mistake in &mistakes {
-        eprintln!("{mistake}");
-    }
     let plural = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
-    Error::config(format!("{} {plural} in {of}", mistakes.len()))
+    let mut text = format!("{} {plural} in {of}", mistakes.len());
+    for mistake in &mistakes {
+        text.push_str(&format!("\n{mistake}"));
+    }
+    Error::config(text)
 }
 
 /// The model of this name.
@@ -100,6 +102,19 @@ pub fn require_registry(catalog: &Catalog) -> Result<()> {
         Some(topic) => Err(Error::config(format!(
             "topic {} is in Avro, and no schema registry is set: give `registry` in its file, or \
              HIGHWATER_REGISTRY",
+            topic.name
+        ))),
+    }
+}
+
+/// A topic's lake needs a place.
+pub fn require_lake(catalog: &Catalog, config: &Config) -> Result<()> {
+    let wanting = catalog.topics.values().find(|topic| topic.lake.is_some());
+    match wanting.filter(|_| config.lake.is_none()) {
+        None => Ok(()),
+        Some(topic) => Err(Error::config(format!(
+            "topic {} has a lake, but --lake is not set: give s3://bucket/prefix or file:///directory, or write lake = \
+             false in its file",
             topic.name
         ))),
     }

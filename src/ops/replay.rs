@@ -21,7 +21,7 @@ use crate::{
         rewrite::reach::Bound,
     },
     record::{EventTime, Fates, Output, quantity::show_duration},
-    source::kafka::{Kafka, KafkaSettings, Listener},
+    source::kafka::{Kafka, KafkaSettings},
     warehouse::{
         Warehouse,
         rebuild::{Filled, Halt, Rebuild, Swapped, is_rebuild},
@@ -29,7 +29,6 @@ use crate::{
 };
 use serde_json::json;
 use std::{
-    collections::HashMap,
     io::{IsTerminal, Write},
     sync::Arc,
     time::{Duration, Instant},
@@ -225,9 +224,9 @@ fn kafka_of(config: &Config, topic: &Topic) -> Result<Arc<Kafka>> {
         properties: config.kafka_properties.clone(),
         fetch_bytes: FETCH_BYTES.min(config.memory / 8),
     };
-    let nobody: Listener = Box::new(|_| {});
-    let listeners = HashMap::from([(topic.kafka_topic.clone(), nobody)]);
-    Kafka::new(&settings, listeners, Duration::ZERO)
+    let kafka = Kafka::new(&settings, Duration::ZERO)?;
+    kafka.listen(&topic.kafka_topic, Box::new(|_| {}));
+    Ok(kafka)
 }
 
 /// Waits before the next try, or says why there is none.

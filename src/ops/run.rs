@@ -2,7 +2,9 @@
 
 use super::{
     health::Health,
-    http, load, metrics, plan, references, require_registry, require_secret,
+    http, load, metrics, plan, references,
+    reload::{self, Declared, Reloader, Reloading, Reloads},
+    require_lake, require_registry, require_secret,
     service::{Resources, Service},
     sweep,
 };
@@ -17,7 +19,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
-    sync::Arc,
+    sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -47,16 +49,28 @@ pub fn run(config: &Config, until_caught_up: bool, apply: bool) -> Result<()> {
     let handle = runtime.handle().clone();
     // Before the first partition is taken: from then on a signal is answered in good order.
     let signals = Signals::listen(&handle)?;
+    let declared = Declared::new(RwLock::new(Arc::new(catalog.clone())));
     if let Some(store) = &store {
-        let sweeper = sweep::Sweeper::new(&catalog, warehouse.clone(), store.clone());
+        let sweeper = sweep::Sweeper::new(&declared, warehouse.clone(), store.clone());
         handle.spawn(sweeper.run(config.sweep_interval, config.sweep_age));
     }
     let loading = references::load_all(&catalog, &warehouse, store.as_ref());
     let references = runtime.block_on(loading)?;
     references::keep_fresh(&catalog, &references, &warehouse, store.as_ref(), &handle);
-    let resources = Resources { warehouse, store, references, known };
-    let mut service = Service::start(&catalog, config, resources, until_caught_up, &handle)?;
-    let address = runtime.block_on(http::serve(config.listen, service.health.clone(), prometheus));
+    let resources =
+        Resources { warehouse: warehouse.clone(), store: store.clone(), references, known };
+    let service = Service::start(&catalog, config, resources, until_caught_up, &handle)?;
+    let (reloads, reloading) = match until_caught_up {
+        true => (None, None),
+        false => {
+            let service = service.clone();
+            let reloader = Reloader::new(config, service, warehouse, store, handle, declared);
+            let (reloads, reloading) = Reloads::start(reloader)?;
+            (Some(reloads), Some(reloading))
+        }
+    };
+    let site = http::Site::new(service.health.clone(), prometheus, reloads.clone());
+    let address = runtime.block_on(http::serve(config.listen, site));
     match address {
         Ok(address) => tracing::info!("serving http://{address}"),
         Err(error) => {
@@ -64,7 +78,8 @@ pub fn run(config: &Config, until_caught_up: bool, apply: bool) -> Result<()> {
             return Err(error);
         }
     }
-    let waited = runtime.block_on(wait(&mut service, signals, until_caught_up));
+    let waited = runtime.block_on(wait(&service, signals, reloads));
+    reloading.into_iter().for_each(Reloading::end);
     let ended = service.end(PATIENCE);
     runtime.shutdown_timeout(Duration::from_secs(1));
     waited.and(ended)
@@ -117,6 +132,7 @@ async fn make_ready(
     catalog: Catalog,
     config: &Config,
 ) -> Result<(Warehouse, Option<Store>, Catalog)> {
+    require_lake(&catalog, config)?;
     warehouse.declare_topics(catalog.topics.values()).await?;
     let models: Vec<_> = catalog.models.values().cloned().collect();
     warehouse.ensure_tables(&models).await?;
@@ -126,17 +142,7 @@ async fn make_ready(
             store.probe().await?;
             Some(store.of_warehouse(warehouse.id().await?))
         }
-        None => {
-            let wanting = catalog.topics.values().find(|topic| topic.lake.is_some());
-            if let Some(topic) = wanting {
-                return Err(Error::config(format!(
-                    "topic {} has a lake, but --lake is not set: give s3://bucket/prefix or \
-                     file:///directory, or write lake = false in its file",
-                    topic.name
-                )));
-            }
-            None
-        }
+        None => None,
     };
     Ok((warehouse, store, catalog))
 }
@@ -144,6 +150,7 @@ async fn make_ready(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -153,17 +160,24 @@ impl Signals {
         Ok(Self {
             terminate: heard(SignalKind::terminate())?,
             interrupt: heard(SignalKind::interrupt())?,
+            hangup: heard(SignalKind::hangup())?,
         })
     }
 }
 
-async fn wait(service: &mut Service, mut signals: Signals, until_caught_up: bool) -> Result<()> {
+/// Without `reloads`: until it is caught up.
+async fn wait(service: &Service, mut signals: Signals, reloads: Option<Reloads>) -> Result<()> {
+    let until_caught_up = reloads.is_none();
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut progress = Progress::new();
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.hangup.recv() => match &reloads {
+                Some(reloads) => reloads.ask(),
+                None => tracing::warn!("{}", reload::UNTIL_CAUGHT_UP),
+            },
             _ = look.tick() => {
                 progress.show(&service.health);
                 // Following, a stopped topic leaves the others going; /readyz says so.

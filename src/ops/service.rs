@@ -1,6 +1,6 @@
 //! The pipelines of a process, started, watched and ended together.
 
-use super::health::{Health, Shared};
+use super::health::Health;
 use crate::{
     catalog::{Catalog, Model, Topic},
     config::Config,
@@ -15,13 +15,13 @@ use crate::{
         worker::Settings,
     },
     record::{Offset, Output, Partition},
-    source::kafka::{Kafka, KafkaSettings, Listener},
+    source::kafka::{Kafka, KafkaSettings},
     warehouse::postgres::Warehouse,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Sender},
     },
@@ -56,11 +56,17 @@ impl Shares {
 
 pub struct Service {
     pub health: Arc<Health>,
+    config: Config,
     kafka: Arc<Kafka>,
     warehouse: Warehouse,
+    store: Option<Store>,
+    references: References,
     targets: Option<Targets>,
-    topics: Vec<RunningTopic>,
-    group: Option<JoinHandle<()>>,
+    /// Name of this life of the process.
+    owner: Arc<str>,
+    runtime: Handle,
+    topics: Mutex<BTreeMap<Arc<str>, RunningTopic>>,
+    group: Mutex<Option<JoinHandle<()>>>,
     leaving: Arc<AtomicBool>,
 }
 
@@ -75,7 +81,7 @@ pub struct Resources {
 }
 
 struct RunningTopic {
-    name: Arc<str>,
+    kafka_topic: String,
     /// What has marks of this topic.
     outputs: Vec<Output>,
     news: Sender<News>,
@@ -91,107 +97,157 @@ impl Service {
         resources: Resources,
         until_caught_up: bool,
         runtime: &Handle,
-    ) -> Result<Self> {
+    ) -> Result<Arc<Self>> {
         let Resources { warehouse, store, references, mut known } = resources;
-        let whole = Arc::new(catalog.clone());
-        let shares = Shares::of(config.memory, catalog.topics.len());
-        let mut listeners: HashMap<String, Listener> = HashMap::new();
-        let mut inboxes = BTreeMap::new();
-        for topic in catalog.topics.values() {
-            let (news, inbox) = mpsc::channel();
-            let sender = news.clone();
-            let listener = Box::new(move |of_group| drop(sender.send(News::Group(of_group))));
-            if listeners.insert(topic.kafka_topic.clone(), listener).is_some() {
-                return Err(Error::config(format!("two topic files read {}", topic.kafka_topic)));
-            }
-            inboxes.insert(topic.name.clone(), (news, inbox));
-        }
         let settings = KafkaSettings {
             brokers: config.brokers.clone(),
             topic_ids: config.topic_ids,
             group: config.group.clone(),
             properties: config.kafka_properties.clone(),
-            fetch_bytes: shares.fetch,
+            fetch_bytes: Shares::of(config.memory, catalog.topics.len()).fetch,
         };
-        let kafka = Kafka::new(&settings, listeners, RELEASE_TIMEOUT)?;
+        let kafka = Kafka::new(&settings, RELEASE_TIMEOUT)?;
         let targets = match until_caught_up {
             true => Some(targets(catalog, &kafka)?),
             false => None,
         };
-        let owner: Arc<str> = format!("{}/{}", hostname(), uuid::Uuid::new_v4()).into();
-        let mut health =
-            Health { started: Instant::now(), topics: BTreeMap::new(), group: Mutex::new(None) };
-        let mut topics = Vec::new();
-        for topic in catalog.topics.values() {
-            let (news, inbox) = inboxes.remove(&topic.name).expect("made above");
-            let status = Shared::default();
-            health.topics.insert(topic.name.clone(), status.clone());
-            let models = catalog.models.values().filter(|m| m.topic == topic.name).cloned();
-            let models: Vec<_> = models.collect();
-            let outputs = outputs(topic, &models);
-            let lasting = Lasting {
-                catalog: whole.clone(),
-                references: references.clone(),
-                secret: config.pii_secret.clone().map(Secret),
-                store: topic.lake.as_ref().and(store.clone()),
-                worker: worker_settings(config, topic, &shares),
-                keys_memory: shares.keys,
-                writer: WriterSettings::default(),
-                context: Context {
-                    runtime: runtime.clone(),
-                    kafka: kafka.clone(),
-                    warehouse: warehouse.clone(),
-                    owner: owner.clone(),
-                    news: news.clone(),
-                },
-                status,
-                targets: targets.as_ref().and_then(|t| t.get(&topic.name).cloned()),
-            };
-            let driver = Driver::new(Parts {
-                topic: topic.clone(),
-                models,
-                known: known.remove(&topic.name).unwrap_or_default(),
-                lasting,
-                inbox,
-                assigned: BTreeSet::new(),
-                numbers: None,
-            })?;
-            let thread = std::thread::Builder::new()
-                .name(format!("topic-{}", topic.name))
-                .spawn(move || run(driver))
-                .map_err(|e| Error::halt("start a topic's thread").because(e))?;
-            let name = topic.name.clone();
-            topics.push(RunningTopic { name, outputs, news, thread: Some(thread), outcome: None });
+        let service = Self {
+            health: Arc::new(Health::new()),
+            config: config.clone(),
+            kafka,
+            warehouse,
+            store,
+            references,
+            targets,
+            owner: format!("{}/{}", hostname(), uuid::Uuid::new_v4()).into(),
+            runtime: runtime.clone(),
+            topics: Mutex::default(),
+            group: Mutex::default(),
+            leaving: Arc::new(AtomicBool::new(false)),
+        };
+        let catalog = Arc::new(catalog.clone());
+        for name in catalog.topics.keys() {
+            service.start_topic(&catalog, name, known.remove(name).unwrap_or_default())?;
         }
-        kafka.subscribe()?;
-        let health = Arc::new(health);
-        let leaving = Arc::new(AtomicBool::new(false));
-        let group = serve_group(kafka.clone(), health.clone(), leaving.clone())?;
-        Ok(Self { health, kafka, warehouse, targets, topics, group: Some(group), leaving })
+        service.kafka.subscribe()?;
+        *service.group.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(service.serve_group()?);
+        Ok(Arc::new(service))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, RunningTopic>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the pipeline of a topic that has none, or whose own has ended; of a new one nothing comes before
+    /// [`Self::subscribe`].
+    pub fn start_topic(&self, catalog: &Arc<Catalog>, name: &Arc<str>, known: Known) -> Result<()> {
+        let topic = catalog.topics[name].clone();
+        let models: Vec<_> = catalog.models_of(name).collect();
+        let (news, inbox) = mpsc::channel();
+        let sender = news.clone();
+        let listener = Box::new(move |of_group| drop(sender.send(News::Group(of_group))));
+        let assigned = self.kafka.listen(&topic.kafka_topic, listener);
+        let lasting = self.lasting(catalog, name, news.clone());
+        let running = |thread| RunningTopic {
+            kafka_topic: topic.kafka_topic.clone(),
+            outputs: outputs(&topic, &models),
+            news,
+            thread: Some(thread),
+            outcome: None,
+        };
+        let driver = Driver::new(Parts {
+            topic: topic.clone(),
+            models: models.clone(),
+            known,
+            lasting,
+            inbox,
+            assigned: assigned.into_iter().collect(),
+            numbers: None,
+        })?;
+        let thread = std::thread::Builder::new()
+            .name(format!("topic-{name}"))
+            .spawn(move || run(driver))
+            .map_err(|e| Error::halt("start a topic's thread").because(e))?;
+        self.lock().insert(name.clone(), running(thread));
+        Ok(())
+    }
+
+    /// What a topic's pipeline has as this catalog says.
+    pub fn lasting(&self, catalog: &Arc<Catalog>, name: &Arc<str>, news: Sender<News>) -> Lasting {
+        let topic = &catalog.topics[name];
+        let shares = Shares::of(self.config.memory, catalog.topics.len());
+        Lasting {
+            catalog: catalog.clone(),
+            references: self.references.clone(),
+            secret: self.config.pii_secret.clone().map(Secret),
+            store: topic.lake.as_ref().and(self.store.clone()),
+            worker: worker_settings(&self.config, topic, &shares),
+            keys_memory: shares.keys,
+            writer: WriterSettings::default(),
+            context: Context {
+                runtime: self.runtime.clone(),
+                kafka: self.kafka.clone(),
+                warehouse: self.warehouse.clone(),
+                owner: self.owner.clone(),
+                news,
+            },
+            status: self.health.watch(name),
+            targets: self.targets.as_ref().and_then(|targets| targets.get(name).cloned()),
+        }
+    }
+
+    /// To be told when topics came or went.
+    pub fn subscribe(&self) -> Result<()> {
+        self.kafka.subscribe()
+    }
+
+    pub fn references(&self) -> &References {
+        &self.references
+    }
+
+    /// To tell the topic something; None: it is not there, or has stopped.
+    pub fn news(&self, name: &str) -> Option<Sender<News>> {
+        self.is_over();
+        self.lock().get(name).filter(|topic| topic.outcome.is_none()).map(|topic| topic.news.clone())
+    }
+
+    /// Ends a topic, with what is open committed; [`Self::subscribe`] gives its partitions up.
+    pub async fn stop_topic(&self, name: &str) {
+        while let Some(news) = self.news(name) {
+            // Between the two it may have ended by itself.
+            let _ = news.send(News::Drain);
+            tokio::time::sleep(SERVE_WAIT).await;
+        }
+        if let Some(topic) = self.lock().remove(name) {
+            self.kafka.forget(&topic.kafka_topic);
+        }
+        self.health.forget(name);
     }
 
     /// All topics ended by themselves.
-    pub fn is_over(&mut self) -> bool {
-        for topic in &mut self.topics {
+    pub fn is_over(&self) -> bool {
+        let mut topics = self.lock();
+        for (name, topic) in topics.iter_mut() {
             if topic.thread.as_ref().is_some_and(JoinHandle::is_finished) {
-                topic.join();
+                topic.join(name);
             }
         }
-        self.topics.iter().all(|topic| topic.outcome.is_some())
+        topics.values().all(|topic| topic.outcome.is_some())
     }
 
     /// A topic that ended although nobody asked for it.
-    pub fn has_stopped_topic(&mut self) -> bool {
+    pub fn has_stopped_topic(&self) -> bool {
         self.is_over();
-        self.topics.iter().any(|topic| topic.outcome.is_some())
+        self.lock().values().any(|topic| topic.outcome.is_some())
     }
 
     /// Everything that was in the topics at the start is committed, here or by another process. An error:
     /// partitions stand, or a snapshot waits for a person, and everything else is done: waiting is for nothing.
     pub async fn is_caught_up(&self) -> Result<bool> {
         let Some(targets) = &self.targets else { return Ok(false) };
-        let topics = self.health.topics();
-        if topics.len() < self.topics.len() || !topics.iter().all(|topic| topic.caught_up) {
+        let Some(topics) = self.health.all_topics() else { return Ok(false) };
+        if !topics.iter().all(|topic| topic.caught_up) {
             return Ok(false);
         }
         let waiting =
@@ -201,17 +257,17 @@ impl Service {
             return Err(Error::halt(waiting.join("; ")));
         }
         let marks = self.warehouse.marks(None).await?;
-        for topic in &self.topics {
+        for (name, topic) in self.lock().iter() {
             // Each output by name: one that was declared just now has no mark yet.
             let reached = |output: &Output, partition: Partition, target: Offset| {
                 marks.iter().any(|m| {
-                    m.topic == topic.name
+                    m.topic == *name
                         && m.partition == partition
                         && m.output == *output
                         && m.mark.next >= target
                 })
             };
-            for (&partition, &target) in &targets[&topic.name] {
+            for (&partition, &target) in &targets[name] {
                 let all = topic.outputs.iter().all(|output| reached(output, partition, target));
                 if target > Offset(0) && !all {
                     return Ok(false);
@@ -222,39 +278,63 @@ impl Service {
     }
 
     /// Commits what is held, leaves the group, and tells what went wrong; within `patience`.
-    pub fn end(mut self, patience: Duration) -> Result<()> {
+    pub fn end(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
-        for topic in &self.topics {
+        for topic in self.lock().values() {
             let _ = topic.news.send(News::Drain);
         }
         while !self.is_over() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
-        for topic in self.topics.iter().filter(|t| t.outcome.is_none()) {
-            tracing::warn!(topic = %topic.name, "not drained in time; the marks say where to go on");
+        for (name, _) in self.lock().iter().filter(|(_, topic)| topic.outcome.is_none()) {
+            tracing::warn!(topic = %name, "not drained in time; the marks say where to go on");
         }
         self.kafka.leave();
         self.leaving.store(true, Ordering::Relaxed);
-        if let Some(group) = self.group.take() {
+        let group = self.group.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(group) = group {
             let _ = group.join();
         }
         let mut outcome = Ok(());
-        for topic in &mut self.topics {
+        for topic in self.lock().values_mut() {
             if let Some(Err(error)) = topic.outcome.take() {
                 outcome = Err(error);
             }
         }
         outcome
     }
+
+    /// Serves the group until told to leave and left.
+    fn serve_group(&self) -> Result<JoinHandle<()>> {
+        let (kafka, health) = (self.kafka.clone(), self.health.clone());
+        let leaving = self.leaving.clone();
+        let serve = move || {
+            let mut gave_up = None;
+            while !leaving.load(Ordering::Relaxed) {
+                if let Err(error) = kafka.serve(SERVE_WAIT) {
+                    tracing::error!("{error}");
+                    gave_up = Some(error.to_string());
+                    std::thread::sleep(SERVE_WAIT);
+                }
+                health.group(gave_up.clone().or_else(|| kafka.trouble()));
+            }
+            // The revocation that follows from leaving.
+            let _ = kafka.serve(SERVE_WAIT);
+        };
+        std::thread::Builder::new()
+            .name("kafka-group".to_owned())
+            .spawn(serve)
+            .map_err(|e| Error::halt("start the group's thread").because(e))
+    }
 }
 
 impl RunningTopic {
-    fn join(&mut self) {
+    fn join(&mut self, name: &str) {
         let Some(thread) = self.thread.take() else { return };
         self.outcome = Some(thread.join().unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(Error::halt(format!("topic {}: a defect in highwater: {text}", self.name)))
+            Err(Error::halt(format!("topic {name}: a defect in highwater: {text}")))
         }));
         if let Some(Err(error)) = &self.outcome {
             tracing::error!("{error}");
@@ -308,32 +388,6 @@ fn targets(catalog: &Catalog, kafka: &Kafka) -> Result<Targets> {
         targets.insert(topic.name.clone(), ends);
     }
     Ok(targets)
-}
-
-/// Serves the group until told to leave and left.
-fn serve_group(
-    kafka: Arc<Kafka>,
-    health: Arc<Health>,
-    leaving: Arc<AtomicBool>,
-) -> Result<JoinHandle<()>> {
-    let serve = move || {
-        let mut gave_up = None;
-        while !leaving.load(Ordering::Relaxed) {
-            if let Err(error) = kafka.serve(SERVE_WAIT) {
-                tracing::error!("{error}");
-                gave_up = Some(error.to_string());
-                std::thread::sleep(SERVE_WAIT);
-            }
-            *health.group.lock().unwrap_or_else(PoisonError::into_inner) =
-                gave_up.clone().or_else(|| kafka.trouble());
-        }
-        // The revocation that follows from leaving.
-        let _ = kafka.serve(SERVE_WAIT);
-    };
-    std::thread::Builder::new()
-        .name("kafka-group".to_owned())
-        .spawn(serve)
-        .map_err(|e| Error::halt("start the group's thread").because(e))
 }
 
 pub fn hostname() -> String {

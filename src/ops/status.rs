@@ -21,7 +21,7 @@ use crate::{
 use serde::Serialize;
 use serde_json::Value;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -272,7 +272,7 @@ pub fn client(config: &Config) -> Result<Arc<Kafka>> {
         properties: config.kafka_properties.clone(),
         fetch_bytes: 1 << 20,
     };
-    Kafka::new(&settings, HashMap::new(), Duration::ZERO)
+    Kafka::new(&settings, Duration::ZERO)
 }
 
 pub fn ends(config: &Config, catalog: &Catalog, marks: &[MarkRow]) -> Ends {

@@ -7,9 +7,8 @@
 //! The service removes only what is staged, and files that a replay of the lake has replaced when their grace
 //! is over. A visible file that no manifest names is somebody's file until a person says otherwise.
 
-use super::{load, run::runtime};
+use super::{load, reload::Declared, run::runtime};
 use crate::{
-    catalog::Catalog,
     config::Config,
     error::{Error, Kind, Result},
     lake::{
@@ -21,7 +20,10 @@ use crate::{
     warehouse::{Warehouse, WarehouseSettings},
 };
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 /// What a sweep found; with `dry_run` it was not removed.
 #[derive(Debug, Default, Serialize)]
@@ -44,16 +46,22 @@ struct Leftover {
 }
 
 pub struct Sweeper {
-    topics: Vec<Arc<str>>,
+    declared: Declared,
     warehouse: Warehouse,
     store: Store,
 }
 
 impl Sweeper {
     /// `store` must be named after the warehouse (`Store::of_warehouse`).
-    pub fn new(catalog: &Catalog, warehouse: Warehouse, store: Store) -> Self {
-        let with_lake = catalog.topics.values().filter(|topic| topic.lake.is_some());
-        Self { topics: with_lake.map(|topic| topic.name.clone()).collect(), warehouse, store }
+    pub fn new(declared: &Declared, warehouse: Warehouse, store: Store) -> Self {
+        Self { declared: declared.clone(), warehouse, store }
+    }
+
+    /// Of those declared now, the ones with a lake.
+    fn topics(&self) -> Vec<Arc<str>> {
+        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner);
+        let with_lake = declared.topics.values().filter(|topic| topic.lake.is_some());
+        with_lake.map(|topic| topic.name.clone()).collect()
     }
 
     /// Until the process ends: what is staged, again and again.
@@ -111,7 +119,7 @@ impl Sweeper {
         dry_run: bool,
     ) -> Result<(usize, Vec<Leftover>)> {
         let mut uploads = 0;
-        for topic in &self.topics {
+        for topic in &self.topics() {
             uploads += match dry_run {
                 true => self.warehouse.abandoned(topic).await?.len(),
                 false => abort_abandoned(topic, &self.store, &self.warehouse).await?,
@@ -137,7 +145,7 @@ impl Sweeper {
     /// process have been killed.
     async fn sweep_replaced(&self, dry_run: bool) -> Result<Vec<Leftover>> {
         let mut gone = Vec::new();
-        for topic in &self.topics {
+        for topic in &self.topics() {
             if !dry_run {
                 let unfinished = self.warehouse.unfinished(topic).await?;
                 complete(&self.store, &self.warehouse, &unfinished).await?;
@@ -160,7 +168,7 @@ impl Sweeper {
     /// Visible files that no manifest names.
     async fn sweep_files(&self, older_than: Duration, dry_run: bool) -> Result<Vec<Leftover>> {
         let mut gone = Vec::new();
-        for topic in &self.topics {
+        for topic in &self.topics() {
             let listed = async {
                 let mut listed = self.store.list_dated(topic).await?;
                 // highwater writes nothing else: whatever else lies there has another owner.
@@ -203,7 +211,8 @@ pub fn sweep(config: &Config, older_than: &str, dry_run: bool, json: bool) -> Re
         let warehouse = Warehouse::connect(config.warehouse()?, &settings).await?;
         warehouse.migrate().await?;
         let store = Store::open(url, &config.store_options)?.of_warehouse(warehouse.id().await?);
-        let sweeper = Sweeper::new(&catalog, warehouse, store);
+        let declared = Declared::new(RwLock::new(Arc::new(catalog)));
+        let sweeper = Sweeper::new(&declared, warehouse, store);
         let (uploads, staged) = sweeper.sweep_staged(older_than, dry_run).await?;
         let replaced = sweeper.sweep_replaced(dry_run).await?;
         let files = sweeper.sweep_files(older_than, dry_run).await?;

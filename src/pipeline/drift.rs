@@ -1,4 +1,5 @@
-//! ⇄ A source's table changes while its topic is read: what is known of it, and what follows.
+//! ⇄ A topic is declared otherwise, or its source's table is another one, while it is read: what is known of the table,
+//! and what follows.
 //!
 //! Owns: at which record a topic ends to begin anew, the order of noting and going on, what people are
 //! told. Does not own: the judgement (`catalog::drift`), the rows (`warehouse::drift`).
@@ -28,6 +29,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::sync::oneshot;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -53,7 +55,15 @@ pub struct Next {
     pub topic: Arc<Topic>,
     pub models: Vec<Arc<Model>>,
     pub known: Known,
-    pub catalog: Arc<Catalog>,
+    pub lasting: Lasting,
+}
+
+impl Next {
+    /// As the catalog in `lasting` says.
+    pub fn of(topic: &str, known: Known, lasting: Lasting) -> Self {
+        let models = lasting.catalog.models_of(topic).collect();
+        Self { topic: lasting.catalog.topics[topic].clone(), models, known, lasting }
+    }
 }
 
 /// What became of a table that was met.
@@ -67,6 +77,8 @@ enum Pending {
     Nothing,
     /// Something was added elsewhere.
     Anew,
+    /// Other files are to be gone on with: who brings them is told when all before them is committed.
+    Change,
     Note(Sighting),
     Widen(Sighting, Vec<Addition>),
     Refuse(Sighting, String),
@@ -80,6 +92,8 @@ pub struct Watch {
     known: Known,
     pending: Pending,
     asked: bool,
+    /// Of a change: who waits for it.
+    ready: Option<oneshot::Sender<()>>,
     pub next: Option<Box<Next>>,
     /// Told, each once: columns of the tables, fields of records without a schema.
     columns: Vec<String>,
@@ -98,6 +112,7 @@ impl Watch {
             known,
             pending: Pending::Nothing,
             asked: false,
+            ready: None,
             next: None,
             columns: told,
             names: BTreeSet::new(),
@@ -113,6 +128,15 @@ impl Watch {
     pub fn begin_anew(&mut self) {
         if !self.is_pending() {
             self.pending = Pending::Anew;
+        }
+    }
+
+    /// `ready` hears when nothing is open any more, and then has to tell what is gone on with by `News::Drift`. Where
+    /// the pipeline ends for something else first it is dropped, to be asked again.
+    pub fn change(&mut self, ready: oneshot::Sender<()>) {
+        if !self.is_pending() {
+            self.pending = Pending::Change;
+            self.ready = Some(ready);
         }
     }
 
@@ -231,6 +255,12 @@ impl Watch {
         if std::mem::replace(&mut self.asked, true) {
             return;
         }
+        match self.ready.take().map(|ready| ready.send(())) {
+            Some(Ok(())) => return,
+            // Nobody waits any more.
+            Some(Err(())) => self.pending = Pending::Anew,
+            None => {}
+        }
         let (pending, topic, lasting) = (self.pending.clone(), self.topic.clone(), lasting.clone());
         let context = lasting.context.clone();
         context.runtime.clone().spawn(async move {
@@ -300,7 +330,7 @@ fn stop(topic: &Topic, sighting: &Sighting, diff: &str) -> String {
 async fn attempt(pending: &Pending, topic: &Arc<Topic>, lasting: &Lasting) -> Result<Resolved> {
     let warehouse = &lasting.context.warehouse;
     match pending {
-        Pending::Nothing | Pending::Anew => {}
+        Pending::Nothing | Pending::Anew | Pending::Change => {}
         Pending::Stop(why) => return Ok(Resolved::Stop(why.clone())),
         Pending::Note(sighting) => warehouse.meet(sighting, Verdict::Known).await?,
         Pending::Refuse(sighting, why) => {
@@ -331,8 +361,8 @@ async fn widen(
 ) -> Result<()> {
     let (catalog, warehouse) = (&lasting.catalog, &lasting.context.warehouse);
     let wider = wider(catalog, topic, additions).map_err(|mistakes| config(&mistakes))?;
-    let models = |catalog: &Catalog| of_topic(catalog, topic);
-    let models = models(catalog).into_iter().zip(models(&wider)).collect();
+    let models = |catalog: &Catalog| catalog.models_of(&topic.name);
+    let models = models(catalog).zip(models(&wider)).collect();
     let wider = Wider { after: topic.additions.len(), additions: additions.to_vec(), models };
     let done = warehouse.widen(sighting, &wider).await?;
     if done {
@@ -341,10 +371,6 @@ async fn widen(
             "followed the source: {}", names.join(", "));
     }
     Ok(())
-}
-
-fn of_topic(catalog: &Catalog, topic: &Topic) -> Vec<Arc<Model>> {
-    catalog.models.values().filter(|model| model.topic == topic.name).cloned().collect()
 }
 
 /// The catalog as it would be with these.
@@ -362,15 +388,23 @@ pub fn config(mistakes: &[Mistake]) -> Error {
 }
 
 async fn again(topic: &Topic, lasting: &Lasting) -> Result<Next> {
-    let warehouse = &lasting.context.warehouse;
+    let (catalog, known) =
+        recorded(&lasting.catalog, &topic.name, &lasting.context.warehouse).await?;
+    Ok(Next::of(&topic.name, known, Lasting { catalog, ..lasting.clone() }))
+}
+
+/// The catalog with what is recorded as added by now, and what is known of the topic's source; its models have their
+/// tables then.
+pub async fn recorded(
+    catalog: &Catalog,
+    topic: &str,
+    warehouse: &Warehouse,
+) -> Result<(Arc<Catalog>, Known)> {
     let additions = warehouse.additions(None).await?;
-    let catalog = lasting.catalog.with_additions(&additions).map_err(|found| config(&found))?;
-    let models = of_topic(&catalog, topic);
-    warehouse.ensure_tables(&models).await?;
+    let catalog = catalog.with_additions(&additions).map_err(|found| config(&found))?;
+    warehouse.ensure_tables(&catalog.models_of(topic).collect::<Vec<_>>()).await?;
     warehouse.forget_statements();
-    let known = Known::load(warehouse, &topic.name).await?;
-    let topic = catalog.topics[&topic.name].clone();
-    Ok(Next { topic, models, known, catalog: Arc::new(catalog) })
+    Ok((Arc::new(catalog), Known::load(warehouse, topic).await?))
 }
 
 /// What tables of a source have beside what the topic declares, each once.
@@ -424,8 +458,8 @@ fn statements(catalog: &Catalog, topic: &Topic, findings: &[Finding]) -> Vec<Str
         Err(mistakes) => return vec![config(&mistakes).to_string()],
     };
     let mut statements = Vec::new();
-    for (old, new) in of_topic(catalog, topic).iter().zip(&of_topic(&wider, topic)) {
-        match widening::alterations(old, new) {
+    for (old, new) in catalog.models_of(&topic.name).zip(wider.models_of(&topic.name)) {
+        match widening::alterations(&old, &new) {
             Ok(of_model) => statements.extend(of_model.into_iter().map(|sql| format!("{sql};"))),
             Err(why) => statements.push(why),
         }

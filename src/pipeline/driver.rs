@@ -185,15 +185,10 @@ impl Driver {
             // Nothing is held any more.
             let _ = done.try_send(());
         }
-        Parts {
-            topic: next.topic,
-            models: next.models,
-            known: next.known,
-            lasting: Lasting { catalog: next.catalog, ..self.lasting },
-            inbox: self.inbox,
-            assigned: self.assigned,
-            numbers: Some(self.worker.numbers()),
-        }
+        let Next { topic, models, known, lasting } = next;
+        let (inbox, assigned) = (self.inbox, self.assigned);
+        let numbers = Some(self.worker.numbers());
+        Parts { topic, models, known, lasting, inbox, assigned, numbers }
     }
 
     fn lake_is_ready(&self) -> bool {
@@ -228,6 +223,10 @@ impl Driver {
             News::Halt(why) => Input::Halt { why },
             News::Drain => {
                 self.leaving = true;
+                Input::Drain
+            }
+            News::Change(ready) => {
+                self.watch.change(ready);
                 Input::Drain
             }
             News::Watermarks(told) => {

@@ -7,7 +7,7 @@ use crate::{
     source::kafka::{Kafka, KafkaSettings},
     warehouse::tests::{Database, TOPIC, advance, cut, read, take_one},
 };
-use std::{collections::HashMap, sync::mpsc::Receiver};
+use std::sync::mpsc::Receiver;
 
 struct World {
     database: Database,
@@ -31,7 +31,7 @@ async fn world() -> Option<World> {
     let (sender, news) = std::sync::mpsc::channel();
     let context = Context {
         runtime: tokio::runtime::Handle::current(),
-        kafka: Kafka::new(&settings, HashMap::new(), Duration::ZERO).expect("a client"),
+        kafka: Kafka::new(&settings, Duration::ZERO).expect("a client"),
         warehouse: database.warehouse.clone(),
         owner: "test".into(),
         news: sender,

@@ -1,6 +1,6 @@
 //! What a topic's pipeline is made of, what reaches it, what its tasks need.
 //!
-//! Owns: no decision. A pipeline that ends to begin anew, with a wider topic, hands most of it on.
+//! Owns: no decision. A pipeline that ends to begin anew, with another topic or models, hands most of it on.
 
 use super::{
     drift::{Known, Resolved},
@@ -25,7 +25,7 @@ use std::{
         mpsc::{Receiver, Sender},
     },
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 
 /// What reaches a topic from outside.
 pub enum News {
@@ -49,6 +49,8 @@ pub enum News {
     Watermarks(Option<Vec<OutputWatermark>>),
     /// What follows from a table of the source that was met; or why that is not known yet.
     Drift(Result<Box<Resolved>, String>),
+    /// Other files are to be gone on with: told when all before them is committed, and answered with `Drift`.
+    Change(oneshot::Sender<()>),
     /// The lake's encoder takes batches again.
     Room,
     Halt(String),

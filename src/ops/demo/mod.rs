@@ -72,8 +72,8 @@ pub fn demo(mut config: Config, keep: bool) -> Result<()> {
         references: References::default(),
         known: std::collections::BTreeMap::new(),
     };
-    let mut service = Service::start(&catalog, &config, resources, true, &handle)?;
-    let waited = runtime.block_on(wait(&mut service));
+    let service = Service::start(&catalog, &config, resources, true, &handle)?;
+    let waited = runtime.block_on(wait(&service));
     let took = running.elapsed();
     service.end(Duration::from_secs(8))?;
     waited?;
@@ -101,7 +101,7 @@ pub fn demo(mut config: Config, keep: bool) -> Result<()> {
     Ok(())
 }
 
-async fn wait(service: &mut Service) -> Result<()> {
+async fn wait(service: &Service) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !service.is_caught_up().await? {
         if service.has_stopped_topic() {

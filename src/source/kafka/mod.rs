@@ -38,10 +38,10 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ffi::CString,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
         mpsc::{RecvTimeoutError, SyncSender},
     },
@@ -84,12 +84,19 @@ pub type Listener = Box<dyn Fn(News) + Send + Sync>;
 
 /// The consumer's context: passes the group's news on to the topics.
 struct Group {
-    listeners: HashMap<String, Listener>,
     /// Emptied before the client goes: librdkafka destroys queues only while it lives.
-    queues: RwLock<HashMap<String, Queue>>,
+    topics: RwLock<BTreeMap<String, Listening>>,
     release_timeout: Duration,
     /// The process ends: what is not given up by now will not be.
     leaving: AtomicBool,
+}
+
+/// A topic that somebody listens to, or did.
+struct Listening {
+    listener: Option<Listener>,
+    queue: Queue,
+    /// What its listeners were told of, so that the next one can be.
+    assigned: BTreeSet<Partition>,
 }
 
 /// Owned handle of a librdkafka queue.
@@ -175,7 +182,15 @@ impl ConsumerContext for Group {
 
 impl Group {
     fn tell(&self, topic: &str, news: News) {
-        if let Some(listener) = self.listeners.get(topic) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(listening) = topics.get_mut(topic) else { return };
+        match &news {
+            News::Assigned(partitions) => listening.assigned.extend(partitions),
+            News::Revoked(partitions, _) | News::Lost(partitions) => {
+                listening.assigned.retain(|partition| !partitions.contains(partition));
+            }
+        }
+        if let Some(listener) = &listening.listener {
             listener(news);
         }
     }
@@ -206,8 +221,8 @@ impl Group {
 
     /// Sends what is fetched of the partitions to the topic's queue.
     fn forward(&self, consumer: &BaseConsumer<Self>, topic: &str, partitions: &[Partition]) {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(queue) = queues.get(topic) else { return };
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(Listening { queue, .. }) = topics.get(topic) else { return };
         let Ok(name) = CString::new(topic) else { return };
         for partition in partitions {
             // SAFETY: the client lives while its callback runs; a null queue is not used.
@@ -276,7 +291,6 @@ fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
 pub struct Kafka {
     consumer: BaseConsumer<Group>,
     settings: KafkaSettings,
-    topics: Vec<String>,
     trouble: Mutex<Trouble>,
 }
 
@@ -295,37 +309,58 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Kafka {
     /// Makes the client; connects and joins the group only in [`Kafka::subscribe`].
-    pub fn new(
-        settings: &KafkaSettings,
-        listeners: HashMap<String, Listener>,
-        release_timeout: Duration,
-    ) -> Result<Arc<Self>> {
+    pub fn new(settings: &KafkaSettings, release_timeout: Duration) -> Result<Arc<Self>> {
         let config = consumer_config(settings)?;
-        let topics: Vec<String> = listeners.keys().cloned().collect();
         let leaving = AtomicBool::new(false);
-        let group = Group { listeners, queues: RwLock::default(), release_timeout, leaving };
+        let group = Group { topics: RwLock::default(), release_timeout, leaving };
         let consumer: BaseConsumer<Group> = config
             .create_with_context(group)
             .map_err(|e| Error::config("set up the Kafka consumer").because(e))?;
+        Ok(Arc::new(Self { consumer, settings: settings.clone(), trouble: Mutex::default() }))
+    }
+
+    fn topics(&self) -> RwLockReadGuard<'_, BTreeMap<String, Listening>> {
+        self.consumer.context().topics.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has news of the topic told to this listener from now on; and what the one before it was told of and has
+    /// still. Of a new topic there is none before [`Kafka::subscribe`].
+    pub fn listen(&self, topic: &str, listener: Listener) -> Vec<Partition> {
+        let topics = &self.consumer.context().topics;
+        let mut topics = topics.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listening) = topics.get_mut(topic) {
+            listening.listener = Some(listener);
+            return listening.assigned.iter().copied().collect();
+        }
         // SAFETY: the client outlives the queues, see `Drop`.
-        let queue = || Queue(unsafe { rd::rd_kafka_queue_new(consumer.client().native_ptr()) });
-        let queues = topics.iter().map(|topic| (topic.clone(), queue())).collect();
-        *consumer.context().queues.write().unwrap_or_else(PoisonError::into_inner) = queues;
-        Ok(Arc::new(Self {
-            consumer,
-            settings: settings.clone(),
-            topics,
-            trouble: Mutex::default(),
-        }))
+        let queue = Queue(unsafe { rd::rd_kafka_queue_new(self.consumer.client().native_ptr()) });
+        let listening = Listening { listener: Some(listener), queue, assigned: BTreeSet::new() };
+        topics.insert(topic.to_owned(), listening);
+        Vec::new()
+    }
+
+    /// Nobody reads the topic any more; to be followed by [`Kafka::subscribe`]. What is assigned of it is known until it
+    /// is taken away, for who listens again before.
+    pub fn forget(&self, topic: &str) {
+        let topics = &self.consumer.context().topics;
+        let mut topics = topics.write().unwrap_or_else(PoisonError::into_inner);
+        topics.entry(topic.to_owned()).and_modify(|listening| listening.listener = None);
+    }
+
+    fn listened(&self) -> Vec<String> {
+        let topics = self.topics();
+        let listened = topics.iter().filter(|(_, listening)| listening.listener.is_some());
+        listened.map(|(name, _)| name.clone()).collect()
     }
 
     pub fn settings(&self) -> &KafkaSettings {
         &self.settings
     }
 
-    /// Joins the group.
+    /// Joins the group, or tells it that other topics are listened to now.
     pub fn subscribe(&self) -> Result<()> {
-        let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        let names = self.listened();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.consumer
             .subscribe(&names)
             .map_err(|e| Error::config("subscribe to the topics").because(e))
@@ -382,8 +417,9 @@ impl Kafka {
         if !trouble.suspected || trouble.asked.is_some_and(|at| at.elapsed() < ASK_EVERY) {
             return;
         }
+        let names = self.listened();
         let ask = |topic: &String| self.partitions(topic, ASK_EVERY).err();
-        let why = self.topics.iter().find_map(ask).map(|error| error.to_string());
+        let why = names.iter().find_map(ask).map(|error| error.to_string());
         trouble.why = match (why, trouble.remedy) {
             (Some(why), Some(remedy)) if !why.contains(remedy) => Some(format!("{why}; {remedy}")),
             (why, _) => why,
@@ -542,13 +578,12 @@ impl Kafka {
     }
 
     fn queue(&self, topic: &str) -> *mut rd::rd_kafka_queue_t {
-        let queues = &self.consumer.context().queues;
-        queues.read().unwrap_or_else(PoisonError::into_inner)[topic].0
+        self.topics()[topic].queue.0
     }
 }
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        self.consumer.context().queues.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.consumer.context().topics.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
