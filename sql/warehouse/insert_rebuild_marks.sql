@@ -1,5 +1,5 @@
--- B-1, G-3: a rebuild begins where the live output began, of some windows only from the offsets given (B-5), in the same
--- generation and of the same topic. Partitions that the live output has taken up since follow.
+-- B-1, G-3: a rebuild begins where the live output began; of some windows only (B-5), and where there is none (B-7), at the
+-- offsets given, in the generation and of the topic of what it follows. Partitions that were taken up since follow.
 INSERT INTO highwater.marks (output, topic, partition, first_offset, next_offset, epoch, owner, taken_at,
                              topic_id, generation)
 SELECT $3, m.topic, m.partition, coalesce(w.from_offset, m.first_offset), coalesce(w.from_offset, m.first_offset), 0, $4,

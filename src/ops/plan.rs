@@ -3,15 +3,19 @@
 //!
 //! Owns: what is unchanged, new, changed or not declared any more. Does not own: the rebuild (`replay`).
 
-use super::{load, replay::Replay, run, status, table};
+use super::{
+    load,
+    replay::{Beginning, Replay, change},
+    run, status, table,
+};
 use crate::{
-    catalog::{Catalog, Model},
+    catalog::{Catalog, Model, Topic},
     config::Config,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     record::Output,
     warehouse::{
         MarkRow, Warehouse,
-        rebuild::{Filled, Rebuild, is_rebuild},
+        rebuild::{Change, Rebuild, is_rebuild},
     },
 };
 use serde::Serialize;
@@ -80,14 +84,14 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
         let output = Output::Model(model.name.clone());
         let own: Vec<&MarkRow> = marks.iter().filter(|m| m.output == output).collect();
         let covers = own.iter().map(|m| (m.mark.next.0 - m.mark.first.0) as u64).sum();
-        let (state, reads_back, says) = match filled {
-            Filled::Same if !own.is_empty() => (State::Unchanged, None, String::new()),
-            Filled::Same | Filled::Absent => {
-                let there = in_kafka(config, catalog, model);
-                (State::New, there, "filled from what Kafka has, beside the others".to_owned())
+        let half = under_way.iter().any(|row| row.output == output);
+        let (state, reads_back, says) = match change(model, filled, &marks) {
+            Change::Same => (State::Unchanged, None, String::new()),
+            Change::New => {
+                let (reads_back, says) = new(config, catalog, model, &marks, half);
+                (State::New, reads_back, says)
             }
-            Filled::Other => {
-                let half = under_way.iter().any(|row| row.output == output);
+            Change::Changed => {
                 let says = match half {
                     true => "rebuilt beside the old one, half done already",
                     false => "rebuilt beside the old one, which is read until the swap",
@@ -118,10 +122,39 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
     Ok(lines)
 }
 
-/// Offsets that Kafka has of the model's topic; None: it does not tell.
-fn in_kafka(config: &Config, catalog: &Catalog, model: &Model) -> Option<u64> {
+/// What a new output reads back, and from where; None: Kafka does not tell.
+fn new(
+    config: &Config,
+    catalog: &Catalog,
+    model: &Model,
+    marks: &[MarkRow],
+    half: bool,
+) -> (Option<u64>, String) {
+    let topic = &catalog.topics[&model.topic];
+    if marks.iter().all(|m| m.topic != topic.name || m.output != Output::DeadLetters) {
+        let says = "filled from what Kafka has, with the others of its topic";
+        return (in_kafka(config, topic), says.to_owned());
+    }
+    let kafka = status::client(config).ok();
+    let beginning =
+        kafka.and_then(|kafka| Beginning::find(topic, model, marks, &kafka, false).ok());
+    let mut says = match half {
+        true => "made beside the others, half done already".to_owned(),
+        false => "made beside the others with --apply; else filled while they wait".to_owned(),
+    };
+    if let Some(lake) = beginning.as_ref().map(|b| b.only_in_lake).filter(|lake| *lake > 0) {
+        says += &format!(
+            ". From where Kafka begins: {lake} offsets before are only in the lake (`highwater replay model:{} --from-lake`)",
+            model.name
+        );
+    }
+    (beginning.map(|beginning| beginning.reads_back), says)
+}
+
+/// Offsets that Kafka has of a topic; None: it does not tell.
+fn in_kafka(config: &Config, topic: &Topic) -> Option<u64> {
     let kafka = status::client(config).ok()?;
-    let name = &catalog.topics[&model.topic].kafka_topic;
+    let name = &topic.kafka_topic;
     let wait = status::KAFKA_WAIT;
     let partitions = kafka.partitions(name, wait).ok()?;
     let logs = partitions.into_iter().map(|p| kafka.log(name, p, wait).ok());
@@ -129,7 +162,8 @@ fn in_kafka(config: &Config, catalog: &Catalog, model: &Model) -> Option<u64> {
     Some(logs?.iter().map(|(oldest, end)| (end.0 - oldest.0) as u64).sum())
 }
 
-/// Rebuilds the models whose tables were filled by another definition; without `apply` refuses to start on one.
+/// Makes anew, beside what is live, the models whose tables were filled by another definition, and makes those that
+/// are new in topics whose other outputs have begun. Without `apply` refuses to start on a changed one.
 pub async fn apply(
     config: &Config,
     catalog: &Catalog,
@@ -138,10 +172,13 @@ pub async fn apply(
 ) -> Result<()> {
     let models: Vec<Arc<Model>> = catalog.models.values().cloned().collect();
     let filled = warehouse.filled(&models).await?;
-    let changed = models.iter().zip(filled).filter(|(_, filled)| *filled == Filled::Other);
-    let changed: Vec<&Arc<Model>> = changed.map(|(model, _)| model).collect();
-    if let (Some(first), false) = (changed.first(), apply) {
-        let names: Vec<&str> = changed.iter().map(|model| &*model.name).collect();
+    let marks = warehouse.marks(None).await?;
+    let all =
+        models.iter().zip(filled).map(|(model, filled)| (model, change(model, filled, &marks)));
+    let all: Vec<(&Arc<Model>, Change)> = all.collect();
+    let changed = || all.iter().filter(|(_, change)| *change == Change::Changed);
+    if let (Some((first, _)), false) = (changed().next(), apply) {
+        let names: Vec<&str> = changed().map(|(model, _)| &*model.name).collect();
         return Err(Error::config(format!(
             "the definition of {} ({}) has changed since the table was filled: going on would mix rows of both. \
              `highwater plan` says what would be rebuilt, `highwater run --apply` rebuilds it beside the live table. Or \
@@ -150,12 +187,58 @@ pub async fn apply(
             first.file.display(),
         )));
     }
-    for model in changed {
+    if !apply {
+        return Ok(());
+    }
+    for (model, _) in changed() {
         tracing::info!(model = %model.name, "rebuilding by its changed definition");
+        let rebuild = Rebuild::of(model);
         let mut replay =
-            Replay::new(config, catalog, warehouse, Rebuild::of(model), true, false).await?;
+            Replay::new(config, catalog, warehouse, rebuild, Change::Changed, false).await?;
         let (_, passed) = replay.to_the_swap().await?;
         tracing::info!(model = %model.name, offsets = passed, "rebuilt and swapped in");
+    }
+    let begun =
+        |topic: &str| marks.iter().any(|m| *m.topic == *topic && m.output == Output::DeadLetters);
+    for (model, change) in &all {
+        if *change == Change::New && begun(&model.topic) {
+            fill(config, catalog, warehouse, model).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A new model, beside the others; where that cannot be, the service fills it.
+async fn fill(
+    config: &Config,
+    catalog: &Catalog,
+    warehouse: &Warehouse,
+    model: &Arc<Model>,
+) -> Result<()> {
+    let rebuild = Rebuild::of(model);
+    let mut replay =
+        match Replay::new(config, catalog, warehouse, rebuild, Change::New, false).await {
+            Ok(replay) => replay,
+            Err(error) if error.kind == Kind::Config => {
+                tracing::warn!(model = %model.name, "the service fills it: {error}");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+    tracing::info!(model = %model.name, "making it beside the others");
+    match replay.to_the_swap().await {
+        Ok((_, passed)) => tracing::info!(model = %model.name, offsets = passed, "made"),
+        // Another process runs it already, and fills it.
+        Err(error) if error.kind == Kind::Fenced => {
+            let output = Output::Model(model.name.clone());
+            let marks = warehouse.marks(Some(&*model.topic)).await?;
+            if marks.iter().all(|m| m.output != output) {
+                return Err(error);
+            }
+            tracing::warn!(model = %model.name, "{error}");
+            warehouse.abort_rebuild(&model.topic, &model.name).await?;
+        }
+        Err(error) => return Err(error),
     }
     Ok(())
 }

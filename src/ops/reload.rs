@@ -23,6 +23,7 @@ use crate::{
     pipeline::{
         drift::{Next, Resolved, recorded},
         parts::News,
+        rebuild::Progress,
     },
     record::Output,
     warehouse::{
@@ -34,7 +35,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock, mpsc::Sender},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     runtime::Handle,
@@ -44,6 +45,7 @@ use tokio::{
 pub const UNTIL_CAUGHT_UP: &str = "a run until caught up takes up no other files: it ends by itself";
 /// Before a pipeline that was busy with something else is asked again, and after PostgreSQL did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What the process runs, for who looks at all topics now and then.
 pub type Declared = Arc<RwLock<Arc<Catalog>>>;
@@ -305,7 +307,14 @@ impl Reloader {
             let rebuild = Rebuild::of(&model);
             match Replay::new(config, catalog, warehouse, rebuild, change, false).await {
                 Ok(mut replay) => {
-                    replay.beside().await?;
+                    let (output, mut logged) = (model.name.clone(), Instant::now());
+                    let mut tell = |Progress { passed, all }| {
+                        if logged.elapsed() >= TELL_EVERY {
+                            logged = Instant::now();
+                            tracing::info!(model = %output, passed, all, "made beside");
+                        }
+                    };
+                    replay.beside(&mut tell).await?;
                     replays.push((model, change, replay));
                 }
                 // The pipeline fills it, and its other outputs wait.

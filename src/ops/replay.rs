@@ -4,8 +4,13 @@
 //! Owns: when to swap, doing it again after a failure, what is told. Does not own: what a rebuild reads
 //! (`pipeline::rebuild`), its tables and the swap (`warehouse::rebuild`), files of the lake (`lake`).
 
+mod beginning;
 mod bounds;
 mod lake;
+mod told;
+
+pub use beginning::Beginning;
+use told::{Shown, tell_aborted, tell_done, told_left};
 
 use super::{
     load, model, references, require_registry, require_secret, run, service::hostname, table,
@@ -20,16 +25,15 @@ use crate::{
         rebuild::{Parts, Progress, Rebuilder},
         rewrite::reach::Bound,
     },
-    record::{EventTime, Fates, Output, quantity::show_duration},
+    record::{EventTime, Output},
     source::kafka::{Kafka, KafkaSettings},
     warehouse::{
-        Warehouse,
-        rebuild::{Filled, Halt, Rebuild, Swapped, is_rebuild},
+        MarkRow, Warehouse,
+        rebuild::{Change, Filled, Halt, Rebuild, Swapped, is_rebuild},
     },
 };
 use serde_json::json;
 use std::{
-    io::{IsTerminal, Write},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -43,7 +47,6 @@ const ATTEMPTS: u32 = 8;
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A dry run reads for so long to say how long all of it would take.
 const SAMPLE: Duration = Duration::from_secs(3);
-const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Bytes of librdkafka's that wait to be decoded.
 const FETCH_BYTES: usize = 32 << 20;
 
@@ -106,31 +109,35 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
         let since = since(&request.from, model)?;
         require_secret(&catalog, config)?;
         require_registry(&catalog)?;
-        match warehouse.filled(std::slice::from_ref(model)).await?.first() {
-            Some(Filled::Same) => {}
-            Some(Filled::Other) => {
+        let filled = warehouse.filled(std::slice::from_ref(model)).await?;
+        let marks = warehouse.marks(Some(&*model.topic)).await?;
+        let change = change(model, filled.first().copied().unwrap_or(Filled::Absent), &marks);
+        match change {
+            Change::Same => {}
+            Change::Changed => {
                 return Err(Error::config(format!(
                     "the definition of model {name} ({}) has changed since its table was filled: `highwater plan` says \
                      what is to be rebuilt, `highwater run --apply` rebuilds it",
                     model.file.display()
                 )));
             }
-            Some(Filled::Absent) | None => {
+            Change::New if since.is_some() => {
                 return Err(Error::config(format!(
-                    "model {name} has no table yet, so there is nothing to make anew: `highwater run` fills it"
+                    "model {name} has no table yet, of which other windows could stay. Allowed: --from beginning"
                 )));
             }
+            Change::New => can_be_made_beside(model, &marks)?,
         }
         let mut replay = {
             let rebuild = Rebuild::of(model).since(since);
-            Replay::new(config, &catalog, &warehouse, rebuild, false, request.from_lake).await?
+            Replay::new(config, &catalog, &warehouse, rebuild, change, request.from_lake).await?
         };
         match request.dry_run {
             true => replay.dry_run(request.json).await,
             false => {
                 let began = Instant::now();
                 let (swapped, passed) = replay.to_the_swap().await?;
-                tell_done(name, &swapped, passed, began.elapsed(), request.json);
+                tell_done(name, change, &swapped, passed, began.elapsed(), request.json);
                 Ok(())
             }
         }
@@ -173,20 +180,57 @@ fn since(from: &str, model: &Model) -> Result<Option<EventTime>> {
     )))
 }
 
+/// What there is of the model, by its table and the marks of its topic.
+pub fn change(model: &Model, filled: Filled, marks: &[MarkRow]) -> Change {
+    let output = Output::Model(model.name.clone());
+    match filled {
+        _ if marks.iter().all(|m| m.topic != model.topic || m.output != output) => Change::New,
+        Filled::Absent | Filled::Same => Change::Same,
+        Filled::Other => Change::Changed,
+    }
+}
+
+/// A new output is made beside others of its topic.
+fn can_be_made_beside(model: &Model, marks: &[MarkRow]) -> Result<()> {
+    if marks.iter().any(|m| m.topic == model.topic && m.output == Output::DeadLetters) {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "model {} has no table yet, and no output of topic {} has begun, beside which to make it: `highwater run` fills \
+         it with them",
+        model.name, model.topic
+    )))
+}
+
 /// What a rebuild beside the live table does not follow.
-async fn can_be_made_anew(topic: &Topic, model: &Model, warehouse: &Warehouse) -> Result<()> {
+async fn can_be_made_anew(
+    topic: &Topic,
+    model: &Model,
+    change: Change,
+    warehouse: &Warehouse,
+) -> Result<()> {
+    let replaces = model.folding.as_ref().and_then(|folding| folding.snapshots.max_deletes());
     let why = if topic.drift == Drift::Apply {
         "its topic gets columns from the source while it runs (drift = \"apply\")"
     } else if !warehouse.snapshots_of(model).await?.is_empty() {
         "it holds a snapshot of the source, which is swapped in when it has ended"
+    } else if change == Change::New && replaces.is_some() {
+        "snapshots of its source are swapped in by the service when they have ended"
     } else if !warehouse.loads(&topic.name).await?.is_empty() {
         "a load of its source is swapped in when it has ended"
     } else {
         return Ok(());
     };
+    let instead = match change {
+        Change::New => {
+            "`highwater run` without --apply, which fills it from Kafka while the topic's other tables wait"
+        }
+        Change::Same | Change::Changed => {
+            "the model under a new name, which keeps this table as it is"
+        }
+    };
     Err(Error::config(format!(
-        "model {} cannot be made anew beside its table: {why}. Allowed: the model under a new name, which keeps this \
-         table as it is",
+        "model {} cannot be made beside what is live: {why}. Allowed: {instead}",
         model.name
     )))
 }
@@ -201,18 +245,6 @@ async fn abort(warehouse: &Warehouse, name: &str, json: bool) -> Result<()> {
     };
     tell_aborted(&output.to_string(), dropped, "table", json);
     Ok(())
-}
-
-fn tell_aborted(output: &str, dropped: bool, live: &str, json: bool) {
-    match (json, dropped) {
-        (true, _) => println!("{}", json!({ "output": output, "aborted": dropped })),
-        (false, true) => {
-            let stays =
-                if live == "table" { "table is as it was" } else { "files are as they were" };
-            println!("the rebuild of {output} is dropped; its live {stays}")
-        }
-        (false, false) => println!("no rebuild of {output} is under way"),
-    }
 }
 
 /// A client outside of the group: nothing is heard.
@@ -246,38 +278,32 @@ async fn retried(error: Error, failures: u32, done: &str) -> Result<()> {
     Ok(())
 }
 
-/// How long it takes, in a dry run.
-fn told_left(rate: Option<f64>, seconds: Option<f64>, done: &str, on_top: &str) {
-    match (rate, seconds) {
-        (Some(rate), Some(seconds)) => println!(
-            "about {}, at {rate:.0} records/s read and {done} here just now; {on_top}",
-            whole_seconds(seconds)
-        ),
-        (_, _) => println!("nothing is there to read"),
-    }
-}
-
 /// One output's way from nothing to the swap.
+///
+/// Two halves: [`Self::catch_up`], as long as it may take, while the live output goes on; and [`Self::try_swap`],
+/// which halts it for what little is left. [`Self::to_the_swap`] is both, again after each failure.
 pub struct Replay {
     rebuild: Rebuild,
     rebuilder: Rebuilder,
     warehouse: Warehouse,
-    /// By another definition than filled the live tables.
-    changed: bool,
+    /// Of a new output.
+    beginning: Option<Beginning>,
 }
 
 impl Replay {
+    /// # Errors
+    /// `Config`: it cannot be made beside what is live, with the reason.
     pub async fn new(
         config: &Config,
         catalog: &Catalog,
         warehouse: &Warehouse,
         rebuild: Rebuild,
-        changed: bool,
+        change: Change,
         from_lake: bool,
     ) -> Result<Self> {
-        let model = &rebuild.model;
+        let model = rebuild.model.clone();
         let topic = catalog.topics[&model.topic].clone();
-        can_be_made_anew(&topic, model, warehouse).await?;
+        can_be_made_anew(&topic, &model, change, warehouse).await?;
         let mut joined = catalog.clone();
         let reference = model.join.as_ref().map(|join| join.reference.name.clone());
         joined.references.retain(|name, _| Some(name) == reference.as_ref());
@@ -294,6 +320,18 @@ impl Replay {
         };
         let references = references::load_all(&joined, warehouse, store.as_ref()).await?;
         let kafka = kafka_of(config, &topic)?;
+        let beginning = match change {
+            Change::Same | Change::Changed => None,
+            Change::New => {
+                let marks = warehouse.marks(Some(&*topic.name)).await?;
+                Some(Beginning::find(&topic, &model, &marks, &kafka, from_lake)?)
+            }
+        };
+        let rebuild = match (&beginning, change) {
+            (Some(beginning), _) => rebuild.new_output(beginning.begins.clone()),
+            (None, Change::Changed) => rebuild.changed(),
+            (None, Change::Same | Change::New) => rebuild,
+        };
         let rebuilder = Rebuilder::new(Parts {
             topic,
             rebuild: rebuild.clone(),
@@ -306,12 +344,17 @@ impl Replay {
             memory: config.memory / 4,
             interval: config.catch_up_interval.max(config.commit_interval),
         })?;
-        Ok(Self { rebuild, rebuilder, warehouse: warehouse.clone(), changed })
+        Ok(Self { rebuild, rebuilder, warehouse: warehouse.clone(), beginning })
+    }
+
+    /// Notes the rebuild, or goes on with the one that is noted.
+    pub async fn begin(&self) -> Result<()> {
+        self.warehouse.begin_rebuild(&self.rebuild).await.map(drop)
     }
 
     /// Rebuilds and swaps, however often a service goes away meanwhile; and how many offsets were passed.
     pub async fn to_the_swap(&mut self) -> Result<(Swapped, u64)> {
-        self.warehouse.begin_rebuild(&self.rebuild).await?;
+        self.begin().await?;
         let mut shown = Shown::new(self.rebuild.output().to_string());
         let mut failures = 0;
         loop {
@@ -324,7 +367,8 @@ impl Replay {
             };
             if error.kind == Kind::Unknown && self.is_over().await? {
                 tracing::warn!("the answer to the swap was lost; it was done: {error}");
-                let swapped = Swapped { replaced: self.changed, ..Swapped::default() };
+                let swapped =
+                    Swapped { replaced: self.rebuild.change != Change::Same, ..Swapped::default() };
                 return Ok((swapped, shown.passed));
             }
             failures = if shown.passed > before { 1 } else { failures + 1 };
@@ -332,38 +376,72 @@ impl Replay {
         }
     }
 
-    async fn is_over(&self) -> Result<bool> {
+    /// The first half alone, however often a service goes away meanwhile; where it is over, [`Self::to_the_swap`] goes on.
+    pub async fn beside(&mut self, tell: &mut (dyn FnMut(Progress) + Send)) -> Result<()> {
+        self.begin().await?;
+        let (mut come, mut failures) = (0, 0);
+        loop {
+            let before = come;
+            let mut noted = |now: Progress| {
+                come = now.passed;
+                tell(now);
+            };
+            let Err(error) = self.catch_up(&mut noted).await else { return Ok(()) };
+            failures = if come > before { 1 } else { failures + 1 };
+            retried(error, failures, "rebuilt").await?;
+        }
+    }
+
+    /// Swapped in, or given up: after an `Unknown` of [`Self::try_swap`].
+    pub async fn is_over(&self) -> Result<bool> {
         let rebuilds = self.warehouse.rebuilds(Some(&*self.rebuild.model.topic)).await?;
         Ok(rebuilds.iter().all(|row| row.output != self.rebuild.output()))
     }
 
     async fn attempt(&mut self, shown: &mut Shown) -> Result<Swapped> {
+        let mut tell = |now| shown.tell(now);
+        self.catch_up(&mut tell).await?;
+        self.try_swap(&mut tell).await
+    }
+
+    /// Reads until what is left is read in no time.
+    pub async fn catch_up(&mut self, tell: &mut dyn FnMut(Progress)) -> Result<()> {
         loop {
             let began = Instant::now();
-            let passed = self.rebuilder.catch_up(&mut |now| shown.tell(now)).await?;
+            let passed = self.rebuilder.catch_up(tell).await?;
             if passed == 0 || began.elapsed() < NEAR {
-                break;
+                return Ok(());
             }
         }
+    }
+
+    /// # Errors
+    /// As [`Warehouse::swap_rebuild`] and [`Rebuilder::catch_up`] tell them; after `Retry` [`Self::catch_up`] goes on.
+    pub async fn try_swap(&mut self, tell: &mut dyn FnMut(Progress)) -> Result<Swapped> {
         for _ in 0..TRIES_BESIDE {
             let halt = self.warehouse.halt(&self.rebuild).await?;
             if stands_there(&halt, &self.rebuild) {
-                return self.warehouse.swap_rebuild(halt, &self.rebuild, self.changed).await;
+                return self.warehouse.swap_rebuild(halt, &self.rebuild).await;
             }
             drop(halt);
-            self.rebuilder.catch_up(&mut |now| shown.tell(now)).await?;
+            self.rebuilder.catch_up(tell).await?;
         }
         // Its owner commits between any two looks: it waits for what little is left.
         let halt = self.warehouse.halt(&self.rebuild).await?;
-        self.rebuilder.catch_up(&mut |now| shown.tell(now)).await?;
-        self.warehouse.swap_rebuild(halt, &self.rebuild, self.changed).await
+        self.rebuilder.catch_up(tell).await?;
+        self.warehouse.swap_rebuild(halt, &self.rebuild).await
     }
 
     async fn dry_run(&mut self, json: bool) -> Result<()> {
         let standing = self.warehouse.look_at_rebuild(&self.rebuild).await?;
         let spans = self.rebuilder.spans(&standing)?;
         let rate = self.rebuilder.sample(&standing, SAMPLE)?;
-        let tables = self.warehouse.table_rows(&self.rebuild).await?;
+        let is_new = self.rebuild.change == Change::New;
+        let tables = match is_new {
+            true => Vec::new(),
+            false => self.warehouse.table_rows(&self.rebuild).await?,
+        };
+        let only_in_lake = self.beginning.as_ref().map_or(0, |beginning| beginning.only_in_lake);
         let all: u64 = spans.values().map(|span| span.len()).sum();
         let seconds = rate.map(|rate| all as f64 / rate);
         let topic = &self.rebuild.model.topic;
@@ -379,7 +457,7 @@ impl Replay {
                 tables.iter().map(|(t, rows)| json!({ "table": t, "rows": rows })).collect();
             let printed = json!({
                 "output": self.rebuild.output().to_string(), "spans": spans, "records_at_most": all,
-                "from_lake": of_lake, "replaces": tables, "records_per_second": rate, "seconds": seconds,
+                "from_lake": of_lake, "only_in_lake": only_in_lake, "new": is_new, "replaces": tables, "records_per_second": rate, "seconds": seconds,
             });
             println!("{}", serde_json::to_string_pretty(&printed).expect("texts and numbers"));
             return Ok(());
@@ -398,6 +476,9 @@ impl Replay {
             0 => println!("{all} offsets are read from Kafka"),
             lake => println!("{lake} offsets are read from the lake, {} from Kafka", all - lake),
         }
+        if let Some(beginning) = &self.beginning {
+            println!("{}", beginning.told());
+        }
         for (table, rows) in tables {
             let of = self.rebuild.since.map_or("", |_| ", of windows that begin then or later");
             println!("replaced: {rows} rows of {table}{of}, where they differ");
@@ -409,108 +490,13 @@ impl Replay {
 
 /// Both marks at the same offsets.
 fn stands_there(halt: &Halt, rebuild: &Rebuild) -> bool {
-    let (live, beside) = (rebuild.output(), rebuild.beside());
+    let (live, beside) = (rebuild.leader(), rebuild.beside());
     let at = |output: &Output, partition| {
         let row = halt.marks.iter().find(|m| m.output == *output && m.partition == partition);
         row.map(|m| m.mark.next)
     };
     let mut of_live = halt.marks.iter().filter(|m| m.output == live);
     of_live.all(|m| at(&beside, m.partition) == Some(m.mark.next))
-}
-
-fn whole_seconds(seconds: f64) -> String {
-    show_duration(Duration::from_secs(seconds.ceil().max(1.0) as u64))
-}
-
-fn tell_done(name: &str, swapped: &Swapped, passed: u64, took: Duration, json: bool) {
-    let Swapped { before, after, rows_written, rows_removed, replaced } = *swapped;
-    let rate = passed as f64 / took.as_secs_f64().max(0.001);
-    if json {
-        let fates = |f: Fates| {
-            json!({ "accepted": f.accepted, "filtered": f.filtered, "late": f.late, "dead": f.dead,
-                    "absent": f.absent, "duplicate": f.duplicate })
-        };
-        let printed = json!({
-            "output": format!("model:{name}"), "offsets": passed, "seconds": took.as_secs_f64(),
-            "rows_written": rows_written, "rows_removed": rows_removed, "replaced": replaced,
-            "before": fates(before), "after": fates(after),
-        });
-        println!("{}", serde_json::to_string_pretty(&printed).expect("texts and numbers"));
-        return;
-    }
-    println!(
-        "model:{name}: {passed} offsets in {} ({rate:.0}/s), swapped in",
-        whole_seconds(took.as_secs_f64())
-    );
-    match replaced {
-        true => println!("its tables are those of the new definition"),
-        false if rows_written + rows_removed == 0 => println!("every row is as it was"),
-        false => println!("{rows_written} rows are others now, {rows_removed} are gone"),
-    }
-    for (fate, was, is) in [
-        ("accepted", before.accepted, after.accepted),
-        ("filtered", before.filtered, after.filtered),
-        ("late", before.late, after.late),
-        ("dead", before.dead, after.dead),
-        ("duplicate", before.duplicate, after.duplicate),
-    ] {
-        if was != is {
-            println!("{fate}: {was} before, {is} now");
-        }
-    }
-}
-
-/// One line on a terminal; elsewhere one every few seconds.
-struct Shown {
-    output: String,
-    began: Instant,
-    at_first: Option<u64>,
-    /// Since the beginning of this process.
-    passed: u64,
-    told: Option<Instant>,
-    terminal: bool,
-}
-
-impl Shown {
-    fn new(output: String) -> Self {
-        Self {
-            output,
-            began: Instant::now(),
-            at_first: None,
-            passed: 0,
-            told: None,
-            terminal: std::io::stderr().is_terminal(),
-        }
-    }
-
-    fn tell(&mut self, now: Progress) {
-        let at_first = *self.at_first.get_or_insert(now.passed);
-        self.passed = self.passed.max(now.passed.saturating_sub(at_first));
-        let every = if self.terminal { Duration::from_millis(200) } else { TELL_EVERY };
-        if self.told.is_some_and(|at| at.elapsed() < every) {
-            return;
-        }
-        self.told = Some(Instant::now());
-        let rate = self.passed as f64 / self.began.elapsed().as_secs_f64().max(0.001);
-        let left = now.all.saturating_sub(now.passed);
-        let time = match rate > 0.0 {
-            true => format!(", about {} left", whole_seconds(left as f64 / rate)),
-            false => String::new(),
-        };
-        let line =
-            format!("{}: {} of {} offsets, {rate:.0}/s{time}", self.output, now.passed, now.all);
-        match self.terminal {
-            true => eprint!("\r\x1b[K{line}"),
-            false => eprintln!("{line}"),
-        }
-        let _ = std::io::stderr().flush();
-    }
-
-    fn end(&self) {
-        if self.terminal {
-            eprintln!();
-        }
-    }
 }
 
 /// What whoever changes fates waits for, as `replay` names it.

@@ -31,7 +31,7 @@ use crate::{
     source::kafka::{Fetched, Kafka, TopicReader},
     warehouse::{
         Warehouse,
-        rebuild::{Rebuild, RetriedPlaces, Standing},
+        rebuild::{Change, Rebuild, RetriedPlaces, Standing},
     },
 };
 use std::{
@@ -243,24 +243,29 @@ impl Rebuilder {
     /// How far everything that judges is recorded: the live marks, not beyond the judge's.
     fn bounds(&self, standing: &Standing) -> Result<BTreeMap<Partition, Offset>> {
         let mut bounds = BTreeMap::new();
-        for live in standing.of(&self.rebuild.output()) {
+        let is_new = self.rebuild.change == Change::New;
+        for live in standing.of(&self.rebuild.leader()) {
             let beside =
                 standing.of(&self.rebuild.beside()).find(|m| m.partition == live.partition);
             let later = self.rebuild.since.is_some();
+            let begins = |row: &crate::warehouse::MarkRow| {
+                is_new
+                    || row.mark.first == live.mark.first
+                    || later && row.mark.first > live.mark.first
+            };
             let same = |row: &&crate::warehouse::MarkRow| {
-                (row.generation, row.topic_id) == (live.generation, live.topic_id)
-                    && (row.mark.first == live.mark.first
-                        || later && row.mark.first > live.mark.first)
+                (row.generation, row.topic_id) == (live.generation, live.topic_id) && begins(row)
             };
             let place = format!("{}/{}", self.topic.name, live.partition.0);
             let Some(beside) = beside.filter(same) else {
                 return Err(Error::halt(format!(
-                    "the live output of {place} has begun anew since the rebuild began: `highwater replay {} --abort`, \
+                    "{} of {place} has begun anew since the rebuild began: `highwater replay {} --abort`, \
                      then begin it again",
+                    live.output,
                     self.rebuild.output()
                 )));
             };
-            if live.mark.fates.lost > 0 || live.generation > 1 {
+            if !is_new && (live.mark.fates.lost > 0 || live.generation > 1) {
                 return Err(Error::halt(format!(
                     "{} holds what Kafka has no more: of {place} offsets were accepted as lost, or the topic was made \
                      again. It cannot be rebuilt from Kafka",
@@ -284,7 +289,7 @@ impl Rebuilder {
             let Some(row) = row else { continue };
             let (next, topic_id) = (row.mark.next, row.topic_id);
             // Nor may it end below the live mark, up to which it is to be read.
-            let live = standing.of(&self.rebuild.output()).find(|m| m.partition == partition);
+            let live = standing.of(&self.rebuild.leader()).find(|m| m.partition == partition);
             let to = live.map_or(next, |live| live.mark.next);
             let reason = gap::judge(next, topic_id, &log).or(gap::judge(to, topic_id, &log));
             if reason == Some(Reason::Retention) && self.lake.is_some() {
@@ -303,12 +308,17 @@ impl Rebuilder {
             }
         }
         if !gaps.is_empty() {
-            return Err(Error::halt(format!(
-                "{} cannot be rebuilt from Kafka, which has not all that it was made of: {}. The live table stays as it \
-                 is. Where the lake has it, --from-lake reads it there",
-                self.rebuild.output(),
-                gap::causes(&self.topic.name, &gaps)
-            )));
+            let (output, causes) = (self.rebuild.output(), gap::causes(&self.topic.name, &gaps));
+            return Err(Error::halt(match self.rebuild.change {
+                Change::New => format!(
+                    "Kafka has no more what {output} has still to read: {causes}. Where the lake has it, --from-lake reads \
+                     it there. Or `highwater replay {output} --abort`, and begin where Kafka begins now"
+                ),
+                Change::Same | Change::Changed => format!(
+                    "{output} cannot be rebuilt from Kafka, which has not all that it was made of: {causes}. The live \
+                     table stays as it is. Where the lake has it, --from-lake reads it there"
+                ),
+            }));
         }
         let own = standing.of(&self.rebuild.beside());
         let begins = |p| self.of_lake.get(&p).copied().unwrap_or(Offset(0));

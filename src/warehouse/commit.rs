@@ -91,6 +91,8 @@ impl Warehouse {
         let session = self.begin(&doing).await?;
         if claim.lane == Lane::Tables {
             know_partitions(&session, &doing, topic, claim.partition_count as i32).await?;
+            let sql = include_str!("../../sql/warehouse/share_topic.sql");
+            session.query(&doing, sql, &[&topic]).await?;
         }
         let sql = include_str!("../../sql/warehouse/insert_marks.sql");
         session

@@ -25,17 +25,21 @@
 //! marks first and the rebuild's second, and nobody else locks a rebuild's marks while it waits for a
 //! live one: `lock_lane` and its like leave them out.
 
+mod contents;
+mod definitions;
+mod fresh;
 mod windows;
+
+pub use definitions::Filled;
 
 use super::{
     MarkRow, Warehouse,
     commit::advance,
     encode::Instant,
-    exchange::{Exchange, exchange},
-    finality::FinalView,
     listing,
     postgres::{Parameter, Row, Session},
-    tables::{self, Table},
+    schema,
+    tables::Table,
 };
 use crate::{
     catalog::Model,
@@ -52,6 +56,17 @@ const SWAP_STATEMENT: Duration = Duration::from_secs(600);
 /// Readers hold a table that is replaced by another one for no longer than this, or the swap is tried again.
 const SWAP_LOCK: Duration = Duration::from_secs(5);
 
+/// What there is before: so what becomes of it at the swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A table that this definition filled: rows that differ are exchanged.
+    Same,
+    /// A table that another definition filled: the tables themselves are exchanged.
+    Changed,
+    /// No output yet: tables and marks of the rebuild become the live ones.
+    New,
+}
+
 /// Which output, and as what it is made anew.
 #[derive(Debug, Clone)]
 pub struct Rebuild {
@@ -59,15 +74,29 @@ pub struct Rebuild {
     pub model: Arc<Model>,
     /// The same by the name of its rebuild.
     pub shadow: Arc<Model>,
+    pub change: Change,
     /// Only the windows that begin then or later.
     pub since: Option<EventTime>,
+    /// Of a new output: where it begins.
+    pub begins: BTreeMap<Partition, Offset>,
 }
 
 impl Rebuild {
     pub fn of(model: &Arc<Model>) -> Self {
         let name = format!("{PREFIX}{}", model.name);
         let shadow = Model { name: name.into(), ..Model::clone(model) };
-        Self { model: model.clone(), shadow: Arc::new(shadow), since: None }
+        let (model, shadow) = (model.clone(), Arc::new(shadow));
+        Self { model, shadow, change: Change::Same, since: None, begins: BTreeMap::new() }
+    }
+
+    /// Of a table that another definition filled.
+    pub fn changed(self) -> Self {
+        Self { change: Change::Changed, ..self }
+    }
+
+    /// Of an output that is not there yet, and begins at these offsets.
+    pub fn new_output(self, begins: BTreeMap<Partition, Offset>) -> Self {
+        Self { change: Change::New, begins, ..self }
     }
 
     pub fn since(self, since: Option<EventTime>) -> Self {
@@ -77,7 +106,25 @@ impl Rebuild {
     /// What fills its tables.
     fn definition(&self) -> String {
         let all = self.model.fingerprint();
-        self.since.map_or(all.clone(), |since| format!("{all} since {}", since.0))
+        match (self.change, self.since) {
+            (Change::New, _) => format!("{all} new"),
+            (Change::Same | Change::Changed, Some(since)) => format!("{all} since {}", since.0),
+            (Change::Same | Change::Changed, None) => all,
+        }
+    }
+
+    /// Up to whose marks it reads, and which stand still at the swap: the live output's. Where there is none, the
+    /// dead letters', which every topic has, and which no cut of the tables passes by.
+    pub fn leader(&self) -> Output {
+        match self.change {
+            Change::New => Output::DeadLetters,
+            Change::Same | Change::Changed => self.output(),
+        }
+    }
+
+    /// Its marks begin where the leader's do.
+    fn begins_with_leader(&self) -> bool {
+        self.change != Change::New && self.since.is_none()
     }
 
     pub fn output(&self) -> Output {
@@ -92,6 +139,11 @@ impl Rebuild {
 /// Whether this is the output of a rebuild.
 pub fn is_rebuild(output: &Output) -> bool {
     matches!(output, Output::Model(name) if name.starts_with(PREFIX))
+}
+
+/// Whether this is the output of the rebuild of this model.
+pub fn is_rebuild_of(output: &Output, model: &str) -> bool {
+    matches!(output, Output::Model(name) if name.strip_prefix(PREFIX) == Some(model))
 }
 
 /// A row of `highwater.rebuilds`.
@@ -135,17 +187,6 @@ pub struct Halt {
     pub marks: Vec<MarkRow>,
 }
 
-/// What a model's table was filled by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filled {
-    /// There is none.
-    Absent,
-    /// The model as it is declared; or nobody knows, since the comment was taken off.
-    Same,
-    /// Another definition.
-    Other,
-}
-
 /// What a swap has changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swapped {
@@ -183,8 +224,13 @@ impl Warehouse {
                 shape.table
             )));
         }
+        if rebuild.change == Change::New {
+            self.refuse_what_is_there(rebuild, &doing).await?;
+        }
         let sql = include_str!("../../sql/warehouse/begin_rebuild.sql");
-        self.change(&doing, sql, &[&topic, &output, &shadow, &definition]).await?;
+        let leader = rebuild.leader().to_string();
+        let values: [Parameter; 5] = [&topic, &output, &shadow, &definition, &leader];
+        self.change(&doing, sql, &values).await?;
         let rows = self.rebuilds(Some(topic)).await?;
         let row = rows.into_iter().find(|row| row.output == rebuild.output());
         let row = row.ok_or_else(|| Error::retry(format!("{doing}: it was given up just now")))?;
@@ -202,15 +248,12 @@ impl Warehouse {
     /// would be made.
     pub async fn look_at_rebuild(&self, rebuild: &Rebuild) -> Result<Standing> {
         let mut marks = self.marks(Some(&*rebuild.model.topic)).await?;
-        let (live, beside) = (rebuild.output(), rebuild.beside());
+        let (live, beside) = (rebuild.leader(), rebuild.beside());
         let is_there = |partition| {
             let own = |m: &&MarkRow| m.output == beside && m.partition == partition;
             marks.iter().find(own).is_some()
         };
-        let starts = match rebuild.since {
-            Some(_) => self.rebuild_starts(rebuild).await?,
-            None => BTreeMap::new(),
-        };
+        let starts = self.rebuild_starts(rebuild).await?;
         let absent = marks.iter().filter(|m| m.output == live && !is_there(m.partition));
         let begun = |live: &MarkRow| {
             let first = starts.get(&live.partition).copied().unwrap_or(live.mark.first);
@@ -240,10 +283,7 @@ impl Warehouse {
     /// changed since, so that it can only be begun anew.
     pub async fn take_rebuild(&self, rebuild: &Rebuild, owner: &str) -> Result<Standing> {
         let doing = format!("take the rebuild of {}", rebuild.output());
-        let starts = match rebuild.since {
-            Some(_) => self.rebuild_starts(rebuild).await?,
-            None => BTreeMap::new(),
-        };
+        let starts = self.rebuild_starts(rebuild).await?;
         let taken =
             self.within(&doing, self.take_rebuild_now(rebuild, owner, &starts, &doing)).await;
         taken.map_err(|error| match error.kind {
@@ -262,11 +302,12 @@ impl Warehouse {
     ) -> Result<Standing> {
         let topic: &str = &rebuild.model.topic;
         let (output, shadow) = (rebuild.output().to_string(), rebuild.beside().to_string());
+        let leader = rebuild.leader().to_string();
         let session = self.begin(doing).await?;
         let sql = include_str!("../../sql/warehouse/insert_rebuild_marks.sql");
         let (partitions, from): (Vec<i32>, Vec<i64>) =
             starts.iter().map(|(partition, from)| (partition.0, from.0)).unzip();
-        let values: [Parameter; 6] = [&topic, &output, &shadow, &owner, &partitions, &from];
+        let values: [Parameter; 6] = [&topic, &leader, &shadow, &owner, &partitions, &from];
         session.execute(doing, sql, &values).await?;
         let sql = include_str!("../../sql/warehouse/lock_output_marks.sql");
         session.query(doing, sql, &[&topic, &shadow]).await?;
@@ -298,12 +339,18 @@ impl Warehouse {
         })
     }
 
-    /// Locks the live output's marks. Dropped, it goes on as if nothing had been.
+    /// Locks the marks of the live output, or of what leads in its place. Dropped, it goes on as if nothing had been.
     pub async fn halt(&self, rebuild: &Rebuild) -> Result<Halt> {
-        let doing = format!("halt {} for its swap", rebuild.output());
-        let (topic, output) = (&*rebuild.model.topic, rebuild.output().to_string());
+        let doing = format!("halt {} for its swap", rebuild.leader());
+        let (topic, output) = (&*rebuild.model.topic, rebuild.leader().to_string());
         self.within(&doing, async {
             let session = self.begin(&doing).await?;
+            if rebuild.change == Change::New {
+                // Nobody makes its tables, and nobody its marks, while they are looked for.
+                schema::lock(&session, &doing).await?;
+                let sql = include_str!("../../sql/warehouse/lock_topic.sql");
+                session.query(&doing, sql, &[&topic]).await?;
+            }
             let sql = include_str!("../../sql/warehouse/lock_output_marks.sql");
             let locked = session.query(&doing, sql, &[&topic, &output]).await?;
             let partitions = locked.iter().map(|row| row.get(0)).collect();
@@ -318,16 +365,12 @@ impl Warehouse {
     /// # Errors
     /// `Retry`: nothing happened, the rebuild does not stand where the live output does. `Unknown`: it
     /// may have happened; then the rebuild is not there any more.
-    pub async fn swap_rebuild(
-        &self,
-        halt: Halt,
-        rebuild: &Rebuild,
-        changed: bool,
-    ) -> Result<Swapped> {
+    pub async fn swap_rebuild(&self, halt: Halt, rebuild: &Rebuild) -> Result<Swapped> {
         let doing = format!("swap in the rebuild of {}", rebuild.output());
         let Halt { session, partitions, .. } = halt;
         let topic: &str = &rebuild.model.topic;
         let (output, shadow) = (rebuild.output().to_string(), rebuild.beside().to_string());
+        let (leader, with_leader) = (rebuild.leader().to_string(), rebuild.begins_with_leader());
         let limit = |limit: Duration| format!("{}ms", limit.as_millis());
         let sql = include_str!("../../sql/warehouse/limit_swap.sql");
         session.query(&doing, sql, &[&limit(SWAP_STATEMENT), &limit(SWAP_LOCK)]).await?;
@@ -335,21 +378,22 @@ impl Warehouse {
         session.query(&doing, sql, &[&topic, &shadow]).await?;
         same_as_begun(&session, &doing, rebuild).await?;
         let sql = include_str!("../../sql/warehouse/unequal_marks.sql");
-        if let Some(row) = session
-            .query(&doing, sql, &[&topic, &output, &shadow, &rebuild.since.is_some()])
-            .await?
-            .first()
+        if let Some(row) =
+            session.query(&doing, sql, &[&topic, &leader, &shadow, &!with_leader]).await?.first()
         {
             let next =
                 |at| row.get::<_, Option<i64>>(at).map_or("nothing".into(), |n| n.to_string());
             return Err(Error::retry(format!(
-                "{doing}: in {topic}/{} it stands at {}, the live output at {}",
+                "{doing}: in {topic}/{} it stands at {}, {leader} at {}",
                 row.get::<_, i32>(0),
                 next(2),
                 next(1)
             )));
         }
         let marks = marks_of(&session, &doing, topic).await?;
+        if rebuild.change == Change::New {
+            return fresh::swap(session, &doing, rebuild, &partitions, &marks).await;
+        }
         let totals = |output: Output| {
             let of = marks.iter().filter(|m| m.output == output);
             of.fold(Fates::default(), |mut sum, row| {
@@ -370,37 +414,15 @@ impl Warehouse {
                 windows::swap(session, &doing, rebuild, &partitions, after.absent).await?;
             return Ok(Swapped { before, after: before, ..swapped });
         }
-        let live = Table::new(&rebuild.model);
-        let beside = Table::new(&rebuild.shadow);
+        let changed = rebuild.change == Change::Changed;
         let mut swapped = match changed {
-            true => replace(&session, &doing, rebuild, &live, &beside).await?,
-            false => exchange_rows(&session, &doing, rebuild).await?,
+            true => contents::replace(&session, &doing, rebuild).await?,
+            false => contents::exchange_rows(&session, &doing, rebuild).await?,
         };
         let sql = include_str!("../../sql/warehouse/swap_marks.sql");
         let moved = session.execute(&doing, sql, &[&topic, &output, &shadow, &changed]).await?;
-        for sql in [
-            include_str!("../../sql/warehouse/swap_letters.sql"),
-            include_str!("../../sql/warehouse/refresh_swapped_letters.sql"),
-            include_str!("../../sql/warehouse/follow_refusals.sql"),
-            include_str!("../../sql/warehouse/drop_swapped_refusals.sql"),
-            include_str!("../../sql/warehouse/swap_refusals.sql"),
-        ] {
-            session.execute(&doing, sql, &[&topic, &output, &shadow]).await?;
-        }
-        let sql = include_str!("../../sql/warehouse/drop_reference_uses.sql");
-        session.execute(&doing, sql, &[&topic, &output]).await?;
-        let sql = include_str!("../../sql/warehouse/swap_reference_uses.sql");
-        session.execute(&doing, sql, &[&topic, &output, &shadow]).await?;
-        let sql = include_str!("../../sql/warehouse/drop_output_marks.sql");
-        session.execute(&doing, sql, &[&topic, &shadow]).await?;
-        let sql = include_str!("../../sql/warehouse/end_rebuild.sql");
-        session.execute(&doing, sql, &[&topic, &output]).await?;
-        let mut now = marks_of(&session, &doing, topic).await?;
-        now.retain(|m| m.output == rebuild.output());
-        let now: Vec<i32> = now.iter().map(|m| m.partition.0).collect();
-        if now != partitions || moved != partitions.len() as u64 {
-            return Err(Error::retry(format!("{doing}: {topic} got a partition meanwhile")));
-        }
+        take_over(&session, &doing, rebuild).await?;
+        stood_still(&session, &doing, rebuild, &partitions, moved).await?;
         session.commit(&doing).await?;
         (swapped.before, swapped.after) = (before, after);
         Ok(swapped)
@@ -423,63 +445,13 @@ impl Warehouse {
             ] {
                 session.execute(&doing, sql, &[&topic, &shadow]).await?;
             }
-            let dropped = drop_tables(&session, &doing, &name).await?;
+            let dropped = contents::drop_tables(&session, &doing, &name).await?;
             let sql = include_str!("../../sql/warehouse/end_rebuild.sql");
             let ended = session.execute(&doing, sql, &[&topic, &output]).await?;
             session.commit(&doing).await?;
             Ok(ended > 0 || dropped > 0)
         })
         .await
-    }
-
-    /// By which definition the models' tables were filled, in the same order.
-    pub async fn filled(&self, models: &[Arc<Model>]) -> Result<Vec<Filled>> {
-        let names: Vec<String> = models.iter().map(|model| model.name.to_string()).collect();
-        let sql = include_str!("../../sql/warehouse/read_definitions.sql");
-        let rows = self.read("read what tables were filled by", sql, &[&names]).await?;
-        let filled = |model: &Arc<Model>| {
-            let row = rows.iter().find(|row| row.get::<_, &str>(0) == &*model.name);
-            match row.map(|row| row.get::<_, Option<String>>(1)) {
-                None => Filled::Absent,
-                Some(None) => Filled::Same,
-                Some(Some(comment)) if comment == tables::definition_comment(model) => Filled::Same,
-                Some(Some(_)) => Filled::Other,
-            }
-        };
-        Ok(models.iter().map(filled).collect())
-    }
-
-    /// B-3: a process that knows a model by another definition than its table was filled by would mix rows
-    /// of both. Asked under the lock of its marks.
-    pub(super) async fn refuse_other_definitions(
-        &self,
-        session: &Session,
-        doing: &str,
-        outputs: impl Iterator<Item = &Output>,
-    ) -> Result<()> {
-        let known = outputs.filter_map(|output| match output {
-            Output::Model(name) => self.table(name).ok(),
-            Output::Lake | Output::DeadLetters => None,
-        });
-        let known: Vec<Arc<Table>> = known.collect();
-        if known.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = known.iter().map(|table| table.model.to_string()).collect();
-        let sql = include_str!("../../sql/warehouse/read_definitions.sql");
-        for row in session.query(doing, sql, &[&names]).await? {
-            let (name, comment): (String, Option<String>) = (row.get(0), row.get(1));
-            let ours = known.iter().find(|table| *table.model == *name);
-            if let (Some(ours), Some(comment)) = (ours, comment)
-                && ours.definition != comment
-            {
-                return Err(Error::config(format!(
-                    "the table of model {name} was rebuilt by another definition than this process runs: start it \
-                     again with the model's new file"
-                )));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -495,6 +467,49 @@ fn rebuild_row(row: &Row) -> Result<RebuildRow> {
         retried_now: row.get(5),
         started_at: row.get::<_, Instant>(6).0,
     })
+}
+
+/// What goes with the marks becomes the live output's: letters, refusals, versions that were looked up. The rebuild
+/// is over.
+async fn take_over(session: &Session, doing: &str, rebuild: &Rebuild) -> Result<()> {
+    let topic: &str = &rebuild.model.topic;
+    let (output, shadow) = (rebuild.output().to_string(), rebuild.beside().to_string());
+    for sql in [
+        include_str!("../../sql/warehouse/swap_letters.sql"),
+        include_str!("../../sql/warehouse/refresh_swapped_letters.sql"),
+        include_str!("../../sql/warehouse/follow_refusals.sql"),
+        include_str!("../../sql/warehouse/drop_swapped_refusals.sql"),
+        include_str!("../../sql/warehouse/swap_refusals.sql"),
+    ] {
+        session.execute(doing, sql, &[&topic, &output, &shadow]).await?;
+    }
+    let sql = include_str!("../../sql/warehouse/drop_reference_uses.sql");
+    session.execute(doing, sql, &[&topic, &output]).await?;
+    let sql = include_str!("../../sql/warehouse/swap_reference_uses.sql");
+    session.execute(doing, sql, &[&topic, &output, &shadow]).await?;
+    let sql = include_str!("../../sql/warehouse/drop_output_marks.sql");
+    session.execute(doing, sql, &[&topic, &shadow]).await?;
+    let sql = include_str!("../../sql/warehouse/end_rebuild.sql");
+    session.execute(doing, sql, &[&topic, &output]).await.map(drop)
+}
+
+/// No partition came meanwhile: its mark was not locked, and may have brought rows.
+async fn stood_still(
+    session: &Session,
+    doing: &str,
+    rebuild: &Rebuild,
+    partitions: &[i32],
+    moved: u64,
+) -> Result<()> {
+    let topic = &rebuild.model.topic;
+    let mut now = marks_of(session, doing, topic).await?;
+    now.retain(|m| m.output == rebuild.leader());
+    if now.iter().map(|m| m.partition.0).ne(partitions.iter().copied())
+        || moved != partitions.len() as u64
+    {
+        return Err(Error::retry(format!("{doing}: {topic} got a partition meanwhile")));
+    }
+    Ok(())
 }
 
 async fn marks_of(session: &Session, doing: &str, topic: &str) -> Result<Vec<MarkRow>> {
@@ -522,76 +537,4 @@ async fn same_as_begun(session: &Session, doing: &str, rebuild: &Rebuild) -> Res
         )));
     }
     Ok(())
-}
-
-async fn exchange_rows(session: &Session, doing: &str, rebuild: &Rebuild) -> Result<Swapped> {
-    let (live, beside) = (Table::new(&rebuild.model), Table::new(&rebuild.shadow));
-    let part = rebuild.part();
-    let mut swapped = Swapped::default();
-    for (kept, rebuilt) in live.shapes().zip(beside.shapes()) {
-        let Exchange { add, is_done, remove } = exchange(kept, rebuilt, part.as_deref());
-        swapped.rows_written += session.execute(doing, &add, &[]).await?;
-        if !session.query(doing, &is_done, &[]).await?[0].get::<_, bool>(0) {
-            swapped.rows_removed += session.execute(doing, &remove, &[]).await?;
-        }
-    }
-    drop_tables(session, doing, &beside.model).await?;
-    Ok(swapped)
-}
-
-/// The rebuild's tables take the names of the live ones, with their grants.
-async fn replace(
-    session: &Session,
-    doing: &str,
-    rebuild: &Rebuild,
-    live: &Table,
-    beside: &Table,
-) -> Result<Swapped> {
-    let names: Vec<String> = live.shapes().map(|shape| shape.table.clone()).collect();
-    let sql = include_str!("../../sql/warehouse/read_grants.sql");
-    let view = rebuild.model.final_view();
-    let of_view = session.query(doing, sql, &[&vec![view.as_str()]]).await?;
-    let of_tables = session.query(doing, sql, &[&names]).await?;
-    // Its columns may be others now; of a model without windows there is none any more.
-    if FinalView::is_there(session, doing, &view).await? {
-        session.batch(doing, &format!("DROP VIEW {}", tables::quoted(&view))).await?;
-    }
-    drop_tables(session, doing, &live.model).await?;
-    for ((kept, rebuilt), (_, comment)) in live.shapes().zip(beside.shapes()).zip(live.creates()) {
-        let (from, to) = (tables::quoted(&rebuilt.table), tables::quoted(&kept.table));
-        session.batch(doing, &format!("ALTER TABLE {from} RENAME TO {to}")).await?;
-        session.batch(doing, comment).await?;
-    }
-    if let Some(view) = FinalView::of(&rebuild.model) {
-        view.ensure(session).await?;
-        grant(session, doing, &of_view).await?;
-    }
-    grant(session, doing, &of_tables).await?;
-    Ok(Swapped { replaced: true, ..Swapped::default() })
-}
-
-async fn grant(session: &Session, doing: &str, grants: &[Row]) -> Result<()> {
-    for row in grants {
-        session.batch(doing, row.get(0)).await?;
-    }
-    Ok(())
-}
-
-/// Whatever a definition of the model has made; how many.
-async fn drop_tables(session: &Session, doing: &str, model: &str) -> Result<usize> {
-    let sql = include_str!("../../sql/warehouse/tables_of_model.sql");
-    let found = session.query(doing, sql, &[&model]).await?;
-    for row in &found {
-        let name: String = row.get(0);
-        let dropped = session.batch(doing, &format!("DROP TABLE {}", tables::quoted(&name))).await;
-        dropped.map_err(|error| match error.kind {
-            Kind::Halt => Error::halt(format!(
-                "{doing}: table {name} cannot be dropped. Views of your own over it are to be dropped first, and made \
-                 again afterwards: its columns are others then"
-            ))
-            .because(error),
-            Kind::Retry | Kind::Unknown | Kind::Fenced | Kind::Config => error,
-        })?;
-    }
-    Ok(found.len())
 }

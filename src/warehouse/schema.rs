@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 26] = migrations![
+static MIGRATIONS: [Migration; 27] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -65,6 +65,7 @@ static MIGRATIONS: [Migration; 26] = migrations![
     "0039_rows_of_records"
     "0043_loads"
     "0044_lake_rewrites"
+    "0045_rebuild_leaders"
 ];
 
 impl Migration {

@@ -4,8 +4,10 @@
 //! Owns: what a dry run says, when to swap, doing it again after a failure. Does not own: which files
 //! (`pipeline::rewrite::reach`), their rows (`pipeline::rewrite`), the swap (`warehouse::rewrite`).
 
-use super::{Request, SAMPLE, Shown, bounds, whole_seconds};
-use super::{kafka_of, retried, told_left};
+use super::{
+    Request, SAMPLE, bounds, kafka_of, retried,
+    told::{Shown, tell_aborted, told_left, whole_seconds},
+};
 use crate::{
     catalog::{Catalog, Topic},
     config::Config,
@@ -81,7 +83,7 @@ pub async fn replay(
     if request.abort {
         let dropped = warehouse.abort_rewrite(&topic.name).await?;
         owed::abort_abandoned(&topic.name, &store, &warehouse).await?;
-        super::tell_aborted(&format!("lake:{}", topic.name), dropped, "files", request.json);
+        tell_aborted(&format!("lake:{}", topic.name), dropped, "files", request.json);
         return Ok(());
     }
     if request.from_lake {

@@ -24,7 +24,10 @@ use crate::{
     error::{Error, Result},
     lake::reader,
     record::{EventTime, Offset, Output, Partition, RawRecord, Span},
-    warehouse::{rebuild::Standing, snapshot::ManifestFile},
+    warehouse::{
+        rebuild::{Change, Standing},
+        snapshot::ManifestFile,
+    },
 };
 use arrow::{
     array::{AsArray, RecordBatch, UInt32Array},
@@ -119,9 +122,12 @@ impl Rebuilder {
         let not_in_lake = snapshot.not_in_lake().await?;
         snapshot.end().await?;
         let (topic, output) = (&*self.topic.name, self.rebuild.output().to_string());
-        if let Some((.., count)) = not_in_lake.iter().find(|(t, o, _)| t == topic && *o == output) {
+        // A new output would take what any other took.
+        let is_new = self.rebuild.change == Change::New;
+        let has_more = |of: &&(String, String, i64)| of.0 == topic && (is_new || of.1 == output);
+        if let Some((_, taker, count)) = not_in_lake.iter().find(has_more) {
             return Err(Error::config(format!(
-                "{output} cannot be rebuilt from the lake, which refused {count} records that it took: `highwater \
+                "{output} cannot be made from the lake, which refused {count} records that {taker} took: `highwater \
                  dead-letters retry` puts that right"
             )));
         }

@@ -12,7 +12,7 @@
 //! output's totals, refusals and letters stay. They are right as long as decode took the same records, which is
 //! compared.
 
-use super::{Rebuild, Swapped, exchange_rows, marks_of};
+use super::{Rebuild, Swapped, contents::exchange_rows, stood_still};
 use crate::{
     catalog::Role,
     error::{Error, Result},
@@ -52,12 +52,12 @@ impl Warehouse {
         Ok(counts)
     }
 
-    /// By partition, where a rebuild of some windows begins.
+    /// By partition, where a rebuild begins; what is not there begins where its leader began.
     pub(super) async fn rebuild_starts(
         &self,
         rebuild: &Rebuild,
     ) -> Result<BTreeMap<Partition, Offset>> {
-        let Some(EventTime(since)) = rebuild.since else { return Ok(BTreeMap::new()) };
+        let Some(EventTime(since)) = rebuild.since else { return Ok(rebuild.begins.clone()) };
         let (topic, output) = (&*rebuild.model.topic, rebuild.output().to_string());
         let snapshot = self.snapshot().await?;
         let not_in_lake = snapshot.not_in_lake().await?;
@@ -109,11 +109,7 @@ pub(super) async fn swap(
     }
     let sql = include_str!("../../../sql/warehouse/end_rebuild.sql");
     session.execute(doing, sql, &[&topic, &output]).await?;
-    let mut now = marks_of(&session, doing, topic).await?;
-    now.retain(|m| m.output == rebuild.output());
-    if now.iter().map(|m| m.partition.0).ne(partitions.iter().copied()) {
-        return Err(Error::retry(format!("{doing}: {topic} got a partition meanwhile")));
-    }
+    stood_still(&session, doing, rebuild, partitions, partitions.len() as u64).await?;
     session.commit(doing).await?;
     Ok(swapped)
 }
