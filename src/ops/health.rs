@@ -37,11 +37,13 @@ pub struct Status {
     pub topics: Vec<TopicStatus>,
 }
 
-impl Health {
-    pub fn new() -> Self {
+impl Default for Health {
+    fn default() -> Self {
         Self { started: Instant::now(), topics: Mutex::default(), group: Mutex::default() }
     }
+}
 
+impl Health {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Shared>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,8 +9,7 @@
 //!      little is left, and the swap, its pipeline stands: everything is committed, and nothing is read.
 
 use super::{
-    load,
-    references,
+    load, references,
     replay::{Replay, change},
     require_lake, require_registry, require_secret, run,
     service::Service,
@@ -42,7 +41,8 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-pub const UNTIL_CAUGHT_UP: &str = "a run until caught up takes up no other files: it ends by itself";
+pub const UNTIL_CAUGHT_UP: &str =
+    "a run until caught up takes up no other files: it ends by itself";
 /// Before a pipeline that was busy with something else is asked again, and after PostgreSQL did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -182,7 +182,9 @@ impl Reloader {
         for name in before.difference(&names) {
             self.service.stop_topic(name).await;
             self.running.remove(name);
-            told.push(format!("topic {name} is read no more; its tables, files and marks are kept"));
+            told.push(format!(
+                "topic {name} is read no more; its tables, files and marks are kept"
+            ));
         }
         for name in &names {
             let files = catalog.files_of(name);
@@ -343,23 +345,19 @@ impl Reloader {
                 recorded => break recorded,
             }
         };
-        let resolved = match (&news, recorded) {
-            (None, recorded) => {
-                let (catalog, known) = recorded?;
-                return self.service.start_topic(&catalog, name, known);
-            }
-            (Some(news), Ok((catalog, known))) => {
-                let lasting = self.service.lasting(&catalog, name, news.clone());
-                Ok(Resolved::Again(Box::new(Next::of(name, known, lasting))))
-            }
-            (Some(_), Err(error)) => Err(error),
+        let Some(news) = news else {
+            let (catalog, known) = recorded?;
+            return self.service.start_topic(&catalog, name, known);
         };
-        let (resolved, outcome) = match resolved {
-            Ok(again) => (again, Ok(())),
+        let (resolved, outcome) = match recorded {
+            Ok((catalog, known)) => {
+                let lasting = self.service.lasting(&catalog, name, news.clone());
+                (Resolved::Again(Box::new(Next::of(name, known, lasting))), Ok(()))
+            }
             Err(error) => (Resolved::Stop(error.to_string()), Err(error)),
         };
         // A pipeline that ended needs no news.
-        let _ = news.map(|news| news.send(News::Drift(Ok(Box::new(resolved)))));
+        let _ = news.send(News::Drift(Ok(Box::new(resolved))));
         outcome
     }
 }

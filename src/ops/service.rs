@@ -112,7 +112,7 @@ impl Service {
             false => None,
         };
         let service = Self {
-            health: Arc::new(Health::new()),
+            health: Arc::default(),
             config: config.clone(),
             kafka,
             warehouse,
@@ -209,7 +209,10 @@ impl Service {
     /// To tell the topic something; None: it is not there, or has stopped.
     pub fn news(&self, name: &str) -> Option<Sender<News>> {
         self.is_over();
-        self.lock().get(name).filter(|topic| topic.outcome.is_none()).map(|topic| topic.news.clone())
+        self.lock()
+            .get(name)
+            .filter(|topic| topic.outcome.is_none())
+            .map(|topic| topic.news.clone())
     }
 
     /// Ends a topic, with what is open committed; [`Self::subscribe`] gives its partitions up.

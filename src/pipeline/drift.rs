@@ -361,8 +361,7 @@ async fn widen(
 ) -> Result<()> {
     let (catalog, warehouse) = (&lasting.catalog, &lasting.context.warehouse);
     let wider = wider(catalog, topic, additions).map_err(|mistakes| config(&mistakes))?;
-    let models = |catalog: &Catalog| catalog.models_of(&topic.name);
-    let models = models(catalog).zip(models(&wider)).collect();
+    let models = catalog.models_of(&topic.name).zip(wider.models_of(&topic.name)).collect();
     let wider = Wider { after: topic.additions.len(), additions: additions.to_vec(), models };
     let done = warehouse.widen(sighting, &wider).await?;
     if done {

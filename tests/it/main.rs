@@ -20,6 +20,7 @@ mod oyster;
 mod proxy;
 mod references;
 mod refusing;
+mod reload;
 mod replay;
 mod replay_lake;
 mod retention;

@@ -397,12 +397,18 @@ impl Running {
         text
     }
 
-    /// Of the running service: GET, status and body.
+    /// Of the running service: status and body.
     pub fn get(&mut self, path: &str) -> (u16, String) {
+        self.request("GET", path)
+    }
+
+    pub fn request(&mut self, method: &str, path: &str) -> (u16, String) {
         let address = self.address();
         let mut stream = TcpStream::connect(address).expect("the service listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("time limit");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).expect("request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answer");
