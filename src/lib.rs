@@ -172,6 +172,9 @@
 //! | Z-1 | a rewrite of a lake's files goes on from what it has written, whoever is killed; its uploads are noted until they are in the manifest or given up | `pipeline/rewrite.rs`; `tests/it/replay_lake.rs` | `take_rewrite.sql`, `lock_rewrite.sql`, `move_rewrite.sql`; foreign keys of `0044_lake_rewrites.sql` |
 //! | Z-2 | a swap of files is one transaction, of whole files and as many rows per partition as go; marks and fates stay; a reader by the view gets the files of before until all that replace them are there | `pipeline/rewrite/reach.rs`, against an oracle; `tests/it/replay_lake.rs`, a reader that polls | `rewrite_differs.sql`; `0044_lake_rewrites.sql`, `lake_current_files` |
 //! | Z-3 | files that were replaced are removed when their grace is over and what replaces them is there | `ops/sweep.rs`; `tests/it/replay_lake.rs` | `retired_files.sql` |
+//! | Q-1 | a mistake in any file that is taken up while running changes nothing; a topic that fails goes on as before | `ops/reload.rs`, `reload`; `tests/it/reload.rs` | |
+//! | Q-2 | a topic none of whose files has changed is not touched | `catalog/mod.rs`, `files_of`; `tests/it/reload.rs` | |
+//! | Q-3 | what is made anew is swapped in, and gone on with, while the topic's pipeline stands with everything committed | `pipeline/drift.rs`, `change`; `ops/reload.rs`, `take_up`; `tests/it/reload.rs`, killed at random | `read_definitions.sql` fences who goes on by the old definition |
 //! | S-1 | records come only of partitions seeked since they were assigned, from the offset seeked to | `source/kafka/reader.rs`, `poll` | |
 //! | S-2 | the group's offsets are written and never read | `source/kafka/mod.rs`: `auto.offset.reset=error`, seeks only | |
 //! | S-3 | not fetching is the whole of backpressure; the group is served all the time | `pipeline/worker.rs`, `wants_records`; a thread of its own in `ops/service.rs` | |
