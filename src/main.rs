@@ -36,12 +36,15 @@ enum Command {
         /// End when all that was in the topics at the start is committed.
         #[arg(long)]
         until_caught_up: bool,
-        /// First rebuild models whose definition is another one than filled their tables.
+        /// First make models that are new, or whose definition is another one than filled their tables, beside what is live.
         #[arg(long)]
         apply: bool,
     },
-    /// Topics and models held against what the tables were filled by: new, changed, unchanged.
+    /// Topics and models held against what the tables were filled by: new, changed, unchanged, not declared.
     Plan {
+        /// Drop tables, marks and dead letters of models that are not declared any more.
+        #[arg(long)]
+        drop: bool,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -233,7 +236,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         #[cfg(feature = "embedded")]
         Command::Demo { keep } => ops::demo::demo(config, keep),
         Command::Run { until_caught_up, apply } => ops::run::run(&config, until_caught_up, apply),
-        Command::Plan { json } => ops::plan::plan(&config, json),
+        Command::Plan { json, drop } => ops::plan::plan(&config, json, drop),
         Command::Replay { request } => ops::replay::replay(&config, &request),
         Command::Check => ops::check::check(&config),
         Command::Explain { model } => ops::explain::explain(&config, &model),

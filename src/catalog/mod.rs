@@ -26,6 +26,7 @@ mod calls;
 mod changes;
 mod csv_file;
 mod decompose;
+mod definition;
 mod describe;
 pub mod drift;
 mod fingerprint;
@@ -52,6 +53,7 @@ mod window;
 
 pub use changes::{ChangeSpec, Decimals, Encoding, Images, Order, Snapshots, Tombstones, Unit};
 pub use csv_file::{CsvSpec, QLIK_PREFIX};
+pub use definition::Definition;
 pub use describe::describe;
 pub use drift::{Drift, Upstream};
 pub use folding::{Folding, Keeps};

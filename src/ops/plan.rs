@@ -26,8 +26,12 @@ use std::{collections::BTreeSet, sync::Arc};
 enum State {
     Unchanged,
     New,
+    /// Columns more, and nothing else.
+    Wider,
     Changed,
     NotDeclared,
+    /// Just now.
+    Dropped,
 }
 
 /// One output.
@@ -41,13 +45,21 @@ struct Line {
     says: String,
 }
 
-pub fn plan(config: &Config, json: bool) -> Result<()> {
+/// With `drop` whatever is not declared any more goes.
+pub fn plan(config: &Config, json: bool, drop: bool) -> Result<()> {
     let catalog = load(config)?;
     let runtime = run::runtime()?;
     let lines = runtime.block_on(async {
         let warehouse = run::connect(config).await?;
         let catalog = run::with_additions(&catalog, &warehouse).await?;
-        compare(config, &catalog, &warehouse).await
+        let mut lines = compare(config, &catalog, &warehouse).await?;
+        if drop {
+            let gone = lines.iter_mut().filter(|line| line.state == State::NotDeclared);
+            for line in gone {
+                drop_one(line, &warehouse).await?;
+            }
+        }
+        Ok::<_, Error>(lines)
     })?;
     if json {
         println!("{}", serde_json::to_string_pretty(&lines).expect("texts and numbers"));
@@ -57,20 +69,36 @@ pub fn plan(config: &Config, json: bool) -> Result<()> {
         let state = match line.state {
             State::Unchanged => "unchanged",
             State::New => "new",
+            State::Wider => "columns more",
             State::Changed => "changed",
             State::NotDeclared => "not declared",
+            State::Dropped => "dropped",
         };
         let reads_back = line.reads_back.map_or_else(String::new, |n| n.to_string());
         vec![line.output.clone(), line.topic.clone(), state.into(), reads_back, line.says.clone()]
     };
     let rows: Vec<_> = lines.iter().map(row).collect();
     print!("{}", table::render(&["output", "topic", "", "reads back", ""], &rows));
-    let changed = lines.iter().filter(|line| line.state == State::Changed).count();
-    if changed > 0 {
+    if lines.iter().any(|line| matches!(line.state, State::Wider | State::Changed)) {
         println!(
             "`highwater run` refuses to start on this; `highwater run --apply` rebuilds what has changed"
         );
     }
+    Ok(())
+}
+
+async fn drop_one(line: &mut Line, warehouse: &Warehouse) -> Result<()> {
+    let name = line.output.strip_prefix("model:").unwrap_or(&line.output);
+    let dropped = warehouse.drop_model(name).await?;
+    line.state = State::Dropped;
+    let relations: Vec<&str> =
+        dropped.tables.iter().chain(&dropped.views).map(String::as_str).collect();
+    line.says = format!(
+        "{}; {} marks, {} dead letters",
+        relations.join(", "),
+        dropped.marks,
+        dropped.letters
+    );
     Ok(())
 }
 
@@ -90,6 +118,15 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
             Change::New => {
                 let (reads_back, says) = new(config, catalog, model, &marks, half);
                 (State::New, reads_back, says)
+            }
+            Change::Wider => {
+                let says = match half {
+                    true => {
+                        "made anew beside it, half done already; the table stays and gets the columns"
+                    }
+                    false => "made anew beside it; the table stays and gets the columns",
+                };
+                (State::Wider, Some(covers), says.to_owned())
             }
             Change::Changed => {
                 let says = match half {
@@ -115,7 +152,9 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
                 topic: topic.to_string(),
                 state: State::NotDeclared,
                 reads_back: None,
-                says: "its table and marks are kept, and nobody goes on with them".to_owned(),
+                says:
+                    "its table and marks are kept, and nobody goes on with them; --drop drops them"
+                        .to_owned(),
             });
         }
     }
@@ -176,7 +215,8 @@ pub async fn apply(
     let all =
         models.iter().zip(filled).map(|(model, filled)| (model, change(model, filled, &marks)));
     let all: Vec<(&Arc<Model>, Change)> = all.collect();
-    let changed = || all.iter().filter(|(_, change)| *change == Change::Changed);
+    let changed =
+        || all.iter().filter(|(_, change)| matches!(change, Change::Wider | Change::Changed));
     if let (Some((first, _)), false) = (changed().next(), apply) {
         let names: Vec<&str> = changed().map(|(model, _)| &*model.name).collect();
         return Err(Error::config(format!(
@@ -190,11 +230,10 @@ pub async fn apply(
     if !apply {
         return Ok(());
     }
-    for (model, _) in changed() {
+    for (model, change) in changed() {
         tracing::info!(model = %model.name, "rebuilding by its changed definition");
         let rebuild = Rebuild::of(model);
-        let mut replay =
-            Replay::new(config, catalog, warehouse, rebuild, Change::Changed, false).await?;
+        let mut replay = Replay::new(config, catalog, warehouse, rebuild, *change, false).await?;
         let (_, passed) = replay.to_the_swap().await?;
         tracing::info!(model = %model.name, offsets = passed, "rebuilt and swapped in");
     }

@@ -8,23 +8,22 @@ mod beginning;
 mod bounds;
 mod lake;
 mod told;
+mod windows;
 
 pub use beginning::Beginning;
 use told::{Shown, tell_aborted, tell_done, told_left};
+use windows::Windows;
 
 use super::{
     load, model, references, require_registry, require_secret, run, service::hostname, table,
 };
 use crate::{
-    catalog::{Catalog, Column, Drift, Model, ModelKind, Role, Shape, Topic},
+    catalog::{Catalog, Drift, Model, Topic},
     config::Config,
     decode::Secret,
     error::{Error, Kind, Result},
     lake::store::Store,
-    pipeline::{
-        rebuild::{Parts, Progress, Rebuilder},
-        rewrite::reach::Bound,
-    },
+    pipeline::rebuild::{Parts, Progress, Rebuilder},
     record::{EventTime, Output},
     source::kafka::{Kafka, KafkaSettings},
     warehouse::{
@@ -56,11 +55,12 @@ pub struct Request {
     /// `model:NAME`, or its name; `lake:TOPIC`.
     #[arg(value_name = "OUTPUT")]
     output: String,
-    /// Where from: `beginning`; of a model with windows also a time; of a lake also an offset (1200), offsets of partitions
+    /// Where from: `beginning`; of a lake or of a model with windows also an offset (1200), offsets of partitions
     /// (0:1200,3:900) or a time.
     #[arg(long, default_value = "beginning")]
     from: String,
-    /// Of a lake: where it ends, in the same words; without it at all that the lake has.
+    /// Of a lake: where it ends, in the same words; without it at all that the lake has. Of a model with windows: the time
+    /// before which they begin.
     #[arg(long)]
     to: Option<String>,
     /// Of a lake: only these (0,3).
@@ -95,18 +95,12 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
             return lake::replay(config, &catalog, &topic, warehouse, request).await;
         }
         let name = model_name(&request.output)?;
-        if request.to.is_some() || request.partitions.is_some() {
-            return Err(Error::config(format!(
-                "replay {}: --to and --partitions are for files of a lake (lake:TOPIC). A table holds all of its topic",
-                request.output
-            )));
-        }
         if request.abort {
             return abort(&warehouse, name, request.json).await;
         }
         let catalog = run::with_additions(&catalog, &warehouse).await?;
         let model = model(&catalog, name)?;
-        let since = since(&request.from, model)?;
+        let windows = Windows::of(request, model, &warehouse).await?;
         require_secret(&catalog, config)?;
         require_registry(&catalog)?;
         let filled = warehouse.filled(std::slice::from_ref(model)).await?;
@@ -114,14 +108,14 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
         let change = change(model, filled.first().copied().unwrap_or(Filled::Absent), &marks);
         match change {
             Change::Same => {}
-            Change::Changed => {
+            Change::Wider | Change::Changed => {
                 return Err(Error::config(format!(
                     "the definition of model {name} ({}) has changed since its table was filled: `highwater plan` says \
                      what is to be rebuilt, `highwater run --apply` rebuilds it",
                     model.file.display()
                 )));
             }
-            Change::New if since.is_some() => {
+            Change::New if windows != Windows::default() => {
                 return Err(Error::config(format!(
                     "model {name} has no table yet, of which other windows could stay. Allowed: --from beginning"
                 )));
@@ -129,7 +123,7 @@ pub fn replay(config: &Config, request: &Request) -> Result<()> {
             Change::New => can_be_made_beside(model, &marks)?,
         }
         let mut replay = {
-            let rebuild = Rebuild::of(model).since(since);
+            let rebuild = Rebuild::of(model).windows(windows.since, windows.until);
             Replay::new(config, &catalog, &warehouse, rebuild, change, request.from_lake).await?
         };
         match request.dry_run {
@@ -153,39 +147,13 @@ fn model_name(output: &str) -> Result<&str> {
     }
 }
 
-/// From which time on windows are made anew; None: all of it. Else why nothing but the beginning will do.
-fn since(from: &str, model: &Model) -> Result<Option<EventTime>> {
-    let bound = bounds::bound("--from", from)?;
-    let is_difference = |column: &Column| matches!(column.role, Role::Difference(_));
-    let why = match (&model.kind, &bound) {
-        (_, Bound::Beginning) => return Ok(None),
-        (ModelKind::Rows(_), _) => "the latest row of a key may be of before",
-        (ModelKind::Aggregate(_), _) if model.window().is_none() => {
-            "its totals have no window: each holds what came before any offset or time, and cannot be taken apart"
-        }
-        (ModelKind::Aggregate(_), _) if model.columns.iter().any(is_difference) => {
-            "its differences (delta) reach back to the window before"
-        }
-        (ModelKind::Aggregate(_), Bound::Time(time)) => match model.window().map(|w| &w.shape) {
-            Some(Shape::Session { .. }) => "a session that goes on at that time has begun before",
-            Some(Shape::Tumble(_) | Shape::Hop(_)) | None => return Ok(Some(*time)),
-        },
-        (ModelKind::Aggregate(_), Bound::Offset(_) | Bound::Offsets(_)) => {
-            "its windows are spans of event time, which no offset borders. Allowed too: --from TIME"
-        }
-    };
-    Err(Error::config(format!(
-        "replay model:{} --from {from}: {why}. Allowed: --from beginning",
-        model.name
-    )))
-}
-
 /// What there is of the model, by its table and the marks of its topic.
 pub fn change(model: &Model, filled: Filled, marks: &[MarkRow]) -> Change {
     let output = Output::Model(model.name.clone());
     match filled {
         _ if marks.iter().all(|m| m.topic != model.topic || m.output != output) => Change::New,
         Filled::Absent | Filled::Same => Change::Same,
+        Filled::Narrower => Change::Wider,
         Filled::Other => Change::Changed,
     }
 }
@@ -225,7 +193,7 @@ async fn can_be_made_anew(
         Change::New => {
             "`highwater run` without --apply, which fills it from Kafka while the topic's other tables wait"
         }
-        Change::Same | Change::Changed => {
+        Change::Same | Change::Wider | Change::Changed => {
             "the model under a new name, which keeps this table as it is"
         }
     };
@@ -321,16 +289,15 @@ impl Replay {
         let references = references::load_all(&joined, warehouse, store.as_ref()).await?;
         let kafka = kafka_of(config, &topic)?;
         let beginning = match change {
-            Change::Same | Change::Changed => None,
+            Change::Same | Change::Wider | Change::Changed => None,
             Change::New => {
                 let marks = warehouse.marks(Some(&*topic.name)).await?;
                 Some(Beginning::find(&topic, &model, &marks, &kafka, from_lake)?)
             }
         };
-        let rebuild = match (&beginning, change) {
-            (Some(beginning), _) => rebuild.new_output(beginning.begins.clone()),
-            (None, Change::Changed) => rebuild.changed(),
-            (None, Change::Same | Change::New) => rebuild,
+        let rebuild = match &beginning {
+            Some(beginning) => rebuild.new_output(beginning.begins.clone()),
+            None => rebuild.by(change),
         };
         let rebuilder = Rebuilder::new(Parts {
             topic,
@@ -367,8 +334,10 @@ impl Replay {
             };
             if error.kind == Kind::Unknown && self.is_over().await? {
                 tracing::warn!("the answer to the swap was lost; it was done: {error}");
-                let swapped =
-                    Swapped { replaced: self.rebuild.change != Change::Same, ..Swapped::default() };
+                let change = self.rebuild.change;
+                let replaced = matches!(change, Change::Changed | Change::New);
+                let widened = change == Change::Wider;
+                let swapped = Swapped { replaced, widened, ..Swapped::default() };
                 return Ok((swapped, shown.passed));
             }
             failures = if shown.passed > before { 1 } else { failures + 1 };
@@ -480,7 +449,15 @@ impl Replay {
             println!("{}", beginning.told());
         }
         for (table, rows) in tables {
-            let of = self.rebuild.since.map_or("", |_| ", of windows that begin then or later");
+            let time = |time: Option<EventTime>| time.map(told::time);
+            let of = match (time(self.rebuild.since), time(self.rebuild.until)) {
+                (None, None) => String::new(),
+                (Some(since), None) => format!(", of windows that begin then or later ({since})"),
+                (None, Some(until)) => format!(", of windows that begin before {until}"),
+                (Some(since), Some(until)) => {
+                    format!(", of windows that begin from {since} to before {until}")
+                }
+            };
             println!("replaced: {rows} rows of {table}{of}, where they differ");
         }
         told_left(rate, seconds, "aggregated", "PostgreSQL's part comes on top");

@@ -314,7 +314,7 @@ impl Rebuilder {
                     "Kafka has no more what {output} has still to read: {causes}. Where the lake has it, --from-lake reads \
                      it there. Or `highwater replay {output} --abort`, and begin where Kafka begins now"
                 ),
-                Change::Same | Change::Changed => format!(
+                Change::Same | Change::Wider | Change::Changed => format!(
                     "{output} cannot be rebuilt from Kafka, which has not all that it was made of: {causes}. The live \
                      table stays as it is. Where the lake has it, --from-lake reads it there"
                 ),

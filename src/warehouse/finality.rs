@@ -4,9 +4,9 @@
 //! Owns: the views' text, when one is made anew, whose a view is. Does not own: what a watermark is
 //! (`sql/migrations/0018_watermarks.sql`), how far behind a window's end finality is (`catalog`).
 
-use super::{Warehouse, postgres::Session, tables::quoted};
+use super::{Warehouse, postgres::Session, schema, tables::quoted};
 use crate::{
-    catalog::{Late, Model, Role, Topic},
+    catalog::{Column, Late, Model, Role, Topic, Window},
     error::{Error, Result},
     record::{Output, quantity::show_duration},
 };
@@ -35,7 +35,12 @@ impl FinalView {
         let end = model.columns.iter().find(|column| column.role == Role::WindowEnd)?;
         // Hidden columns begin with a line.
         let shown = model.columns.iter().filter(|column| !column.name.starts_with('_'));
-        let shown: Vec<_> = shown.map(|column| quoted(&column.name)).collect();
+        let shown: Vec<_> = shown.map(|column| column.name.as_str()).collect();
+        Some(Self::showing(model, window, end, &shown))
+    }
+
+    fn showing(model: &Model, window: &Window, end: &Column, shown: &[&str]) -> Self {
+        let shown: Vec<_> = shown.iter().map(|name| quoted(name)).collect();
         let name = model.final_view();
         let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let create = format!(
@@ -61,7 +66,31 @@ impl FinalView {
             model.name,
             show_duration(window.closes_after()),
         );
-        Some(Self { model: model.name.clone(), name, create, comment })
+        Self { model: model.name.clone(), name, create, comment }
+    }
+
+    /// Shows columns that its table got behind those that it shows; made where it is absent.
+    pub(super) async fn widen(model: &Model, session: &Session) -> Result<()> {
+        let (Some(mut view), Some(window)) = (Self::of(model), model.window()) else {
+            return Ok(());
+        };
+        let doing = format!("widen the view of final windows, model={}", model.name);
+        if Self::is_there(session, &doing, &view.name).await? {
+            let found = schema::columns_of(session, &doing, &view.name).await?;
+            let is_there = |name: &str| found.iter().any(|found| found.name == name);
+            let shown = model.columns.iter().map(|column| column.name.as_str());
+            let more = shown.filter(|name| !name.starts_with('_') && !is_there(name));
+            let all: Vec<&str> = found.iter().map(|f| f.name.as_str()).chain(more).collect();
+            if let Some(end) = model.columns.iter().find(|c| c.role == Role::WindowEnd) {
+                view = Self::showing(model, window, end, &all);
+            }
+            session.batch(&doing, &view.create).await?;
+        }
+        view.ensure(session).await
+    }
+
+    pub(super) fn name_of(model: &str) -> String {
+        format!("{model}_final")
     }
 
     /// Whether a view of ours has this name.

@@ -29,6 +29,7 @@
 //! | `swap` | snapshots of the source: what waits for their end, and the transaction that swaps them in |
 //! | `loads` | where loads begin and end that a person brackets |
 //! | `rebuild` | an output made anew beside the live one, and the swap |
+//! | `dropped` | a model that is not declared any more |
 //! | `gaps` | what a person accepted as gone; generations |
 //! | `manifest` | lake files and uploads after their cut |
 //! | `dead_letters` | letters and refusals: stored by a cut, read by people |
@@ -50,6 +51,7 @@ mod compare;
 mod dead_letters;
 mod differences;
 pub mod drift;
+pub mod dropped;
 mod exchange;
 pub mod finality;
 mod following;

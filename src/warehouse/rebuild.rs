@@ -25,7 +25,7 @@
 //! marks first and the rebuild's second, and nobody else locks a rebuild's marks while it waits for a
 //! live one: `lock_lane` and its like leave them out.
 
-mod contents;
+pub(in crate::warehouse) mod contents;
 mod definitions;
 mod fresh;
 mod windows;
@@ -46,7 +46,7 @@ use crate::{
     error::{Error, Kind, Result},
     record::{EventTime, Fates, IdleAdvance, Mark, Offset, Output, Partition},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::AddAssign, sync::Arc, time::Duration};
 
 /// Before the name of a model: its rebuild. No declared name begins with a line.
 pub const PREFIX: &str = "_rebuild_";
@@ -61,6 +61,8 @@ const SWAP_LOCK: Duration = Duration::from_secs(5);
 pub enum Change {
     /// A table that this definition filled: rows that differ are exchanged.
     Same,
+    /// A table that a definition of fewer columns filled: it gets them, and the rows that differ are exchanged.
+    Wider,
     /// A table that another definition filled: the tables themselves are exchanged.
     Changed,
     /// No output yet: tables and marks of the rebuild become the live ones.
@@ -75,8 +77,10 @@ pub struct Rebuild {
     /// The same by the name of its rebuild.
     pub shadow: Arc<Model>,
     pub change: Change,
-    /// Only the windows that begin then or later.
+    /// Only the windows that begin then or later,
     pub since: Option<EventTime>,
+    /// and before this.
+    pub until: Option<EventTime>,
     /// Of a new output: where it begins.
     pub begins: BTreeMap<Partition, Offset>,
 }
@@ -86,12 +90,19 @@ impl Rebuild {
         let name = format!("{PREFIX}{}", model.name);
         let shadow = Model { name: name.into(), ..Model::clone(model) };
         let (model, shadow) = (model.clone(), Arc::new(shadow));
-        Self { model, shadow, change: Change::Same, since: None, begins: BTreeMap::new() }
+        Self {
+            model,
+            shadow,
+            change: Change::Same,
+            since: None,
+            until: None,
+            begins: BTreeMap::new(),
+        }
     }
 
-    /// Of a table that another definition filled.
-    pub fn changed(self) -> Self {
-        Self { change: Change::Changed, ..self }
+    /// Of a table that another definition filled: `Changed` or `Wider`.
+    pub fn by(self, change: Change) -> Self {
+        Self { change, ..self }
     }
 
     /// Of an output that is not there yet, and begins at these offsets.
@@ -99,18 +110,26 @@ impl Rebuild {
         Self { change: Change::New, begins, ..self }
     }
 
-    pub fn since(self, since: Option<EventTime>) -> Self {
-        Self { since, ..self }
+    /// Of those windows only that begin then or later, and before an end.
+    pub fn windows(self, since: Option<EventTime>, until: Option<EventTime>) -> Self {
+        Self { since, until, ..self }
+    }
+
+    /// Of some windows only (B-5).
+    pub fn is_part(&self) -> bool {
+        self.since.is_some() || self.until.is_some()
     }
 
     /// What fills its tables.
     fn definition(&self) -> String {
-        let all = self.model.fingerprint();
-        match (self.change, self.since) {
-            (Change::New, _) => format!("{all} new"),
-            (Change::Same | Change::Changed, Some(since)) => format!("{all} since {}", since.0),
-            (Change::Same | Change::Changed, None) => all,
+        let mut all = self.model.fingerprint();
+        if self.change == Change::New {
+            all += " new";
         }
+        for (word, time) in [("since", self.since), ("until", self.until)] {
+            all += &time.map_or(String::new(), |time| format!(" {word} {}", time.0));
+        }
+        all
     }
 
     /// Up to whose marks it reads, and which stand still at the swap: the live output's. Where there is none, the
@@ -118,7 +137,7 @@ impl Rebuild {
     pub fn leader(&self) -> Output {
         match self.change {
             Change::New => Output::DeadLetters,
-            Change::Same | Change::Changed => self.output(),
+            Change::Same | Change::Wider | Change::Changed => self.output(),
         }
     }
 
@@ -195,8 +214,18 @@ pub struct Swapped {
     pub after: Fates,
     pub rows_written: u64,
     pub rows_removed: u64,
-    /// The definition is another one: the tables themselves were exchanged.
+    /// The definition is another one: the tables themselves were exchanged,
     pub replaced: bool,
+    /// or got columns.
+    pub widened: bool,
+}
+
+impl AddAssign for Swapped {
+    /// What was done to another table.
+    fn add_assign(&mut self, other: Self) {
+        self.rows_written += other.rows_written;
+        self.rows_removed += other.rows_removed;
+    }
 }
 
 impl Warehouse {
@@ -409,15 +438,16 @@ impl Warehouse {
                 after.absent - before.absent
             )));
         }
-        if rebuild.since.is_some() {
+        if rebuild.is_part() {
             let swapped =
                 windows::swap(session, &doing, rebuild, &partitions, after.absent).await?;
             return Ok(Swapped { before, after: before, ..swapped });
         }
-        let changed = rebuild.change == Change::Changed;
-        let mut swapped = match changed {
-            true => contents::replace(&session, &doing, rebuild).await?,
-            false => contents::exchange_rows(&session, &doing, rebuild).await?,
+        let changed = rebuild.change != Change::Same;
+        let mut swapped = match rebuild.change {
+            Change::Same => contents::exchange_rows(&session, &doing, rebuild).await?,
+            Change::Wider => contents::widen(&session, &doing, rebuild).await?,
+            Change::Changed | Change::New => contents::replace(&session, &doing, rebuild).await?,
         };
         let sql = include_str!("../../sql/warehouse/swap_marks.sql");
         let moved = session.execute(&doing, sql, &[&topic, &output, &shadow, &changed]).await?;
@@ -445,11 +475,11 @@ impl Warehouse {
             ] {
                 session.execute(&doing, sql, &[&topic, &shadow]).await?;
             }
-            let dropped = contents::drop_tables(&session, &doing, &name).await?;
+            let dropped = contents::drop_tables(&session, &doing, &name, "").await?;
             let sql = include_str!("../../sql/warehouse/end_rebuild.sql");
             let ended = session.execute(&doing, sql, &[&topic, &output]).await?;
             session.commit(&doing).await?;
-            Ok(ended > 0 || dropped > 0)
+            Ok(ended > 0 || !dropped.is_empty())
         })
         .await
     }

@@ -9,11 +9,11 @@
 use super::{
     Warehouse,
     finality::FinalView,
-    postgres::Session,
+    postgres::{Row, Session},
     tables::{self, Found, FoundKey, Shape, Table},
 };
 use crate::{
-    catalog::Model,
+    catalog::{Definition, Model},
     error::{Error, Result},
     record::Output,
 };
@@ -38,7 +38,7 @@ macro_rules! migrations {
 }
 
 /// In order. A published one never changes: its checksum stands in every database.
-static MIGRATIONS: [Migration; 27] = migrations![
+static MIGRATIONS: [Migration; 28] = migrations![
     "0001_marks"
     "0002_lake_files"
     "0003_lake_file_ranges"
@@ -66,6 +66,7 @@ static MIGRATIONS: [Migration; 27] = migrations![
     "0043_loads"
     "0044_lake_rewrites"
     "0045_rebuild_leaders"
+    "0046_definitions"
 ];
 
 impl Migration {
@@ -165,6 +166,9 @@ impl Warehouse {
             lock(&session, doing).await?;
             for table in &tables {
                 ensure(&session, table).await?;
+                let sql = include_str!("../../sql/warehouse/note_definition.sql");
+                let Definition { fingerprint, frame, pieces } = &table.consists_of;
+                session.execute(doing, sql, &[fingerprint, frame, pieces]).await?;
             }
             for view in views {
                 view.ensure(&session).await?;
@@ -237,7 +241,7 @@ async fn ensure(session: &Session, table: &Table) -> Result<()> {
 }
 
 /// Empty: there is no such table.
-async fn columns_of(session: &Session, doing: &str, table: &str) -> Result<Vec<Found>> {
+pub(super) async fn columns_of(session: &Session, doing: &str, table: &str) -> Result<Vec<Found>> {
     let sql = include_str!("../../sql/warehouse/read_table.sql");
     let rows = session.query(doing, sql, &[&table]).await?;
     let found = rows.iter().map(|row| Found {
@@ -249,6 +253,20 @@ async fn columns_of(session: &Session, doing: &str, table: &str) -> Result<Vec<F
     Ok(found.collect())
 }
 
+/// Between the table found and the one wanted.
+pub(super) async fn differences(
+    session: &Session,
+    doing: &str,
+    shape: &Shape,
+    found: &[Found],
+) -> Result<Vec<[String; 3]>> {
+    let sql = include_str!("../../sql/warehouse/read_keys.sql");
+    let keys = session.query(doing, sql, &[&shape.table]).await?;
+    let key = |row: &Row| FoundKey { columns: row.get(0), nulls_equal: row.get(1) };
+    let keys: Vec<_> = keys.iter().map(key).collect();
+    Ok(shape.differences(found, &keys))
+}
+
 /// Refuses a table that is not what its model keeps, or was filled by another definition.
 async fn compare(
     session: &Session,
@@ -258,14 +276,7 @@ async fn compare(
     found: &[Found],
 ) -> Result<()> {
     let (model, name) = (&table.model, &shape.table);
-    let sql = include_str!("../../sql/warehouse/read_keys.sql");
-    let keys: Vec<_> = session
-        .query(doing, sql, &[name])
-        .await?
-        .iter()
-        .map(|row| FoundKey { columns: row.get(0), nulls_equal: row.get(1) })
-        .collect();
-    let differences = shape.differences(found, &keys);
+    let differences = differences(session, doing, shape, found).await?;
     if !differences.is_empty() {
         return Err(Error::config(format!(
             "table {name} is not what its model keeps ({}):{}\n\

@@ -15,7 +15,7 @@ use super::{
     sets,
     sketches::Sketches,
 };
-use crate::catalog::{Column, INDEX, Merge, Model, ModelKind, PgType, Role};
+use crate::catalog::{Column, Definition, INDEX, Merge, Model, ModelKind, PgType, Role};
 use sha2::{Digest, Sha256};
 use std::{fmt, fmt::Write as _, sync::Arc};
 
@@ -37,6 +37,7 @@ pub struct Table {
     pub comment: String,
     /// The comment's text: another one means that the rows were made by another definition.
     pub definition: String,
+    pub consists_of: Definition,
     /// Of sessions: what merges them, instead of the next three.
     pub sessions: Option<Sessions>,
     /// One array parameter per column.
@@ -173,6 +174,7 @@ impl Table {
                 definition_comment(model).replace('\'', "''")
             ),
             definition: definition_comment(model),
+            consists_of: model.definition(),
             merge_arrays: format!(
                 "INSERT INTO {name} AS t ({names}) SELECT * FROM unnest({arrays}){conflict}"
             ),
@@ -318,26 +320,26 @@ fn key(model: &Model) -> Vec<String> {
     if key.is_empty() { vec![ONLY.into()] } else { key }
 }
 
+/// As a table is made of it, or gets it.
+pub(super) fn field(column: &Column) -> String {
+    let name = quoted(&column.name);
+    match &column.role {
+        Role::Derived(expr) => {
+            format!("{name} {} GENERATED ALWAYS AS ({expr}) STORED", definition(column.pg))
+        }
+        Role::WindowStart
+        | Role::WindowEnd
+        | Role::Key
+        | Role::Part(_)
+        | Role::Difference(_)
+        | Role::Estimate(..)
+        | Role::Value
+        | Role::Position => format!("{name} {}", definition(column.pg)),
+    }
+}
+
 fn create(model: &Model, key: &[String]) -> String {
-    let mut lines: Vec<String> = model
-        .columns
-        .iter()
-        .map(|c| match &c.role {
-            Role::Derived(expr) => format!(
-                "{} {} GENERATED ALWAYS AS ({expr}) STORED",
-                quoted(&c.name),
-                definition(c.pg)
-            ),
-            Role::WindowStart
-            | Role::WindowEnd
-            | Role::Key
-            | Role::Part(_)
-            | Role::Difference(_)
-            | Role::Estimate(..)
-            | Role::Value
-            | Role::Position => format!("{} {}", quoted(&c.name), definition(c.pg)),
-        })
-        .collect();
+    let mut lines: Vec<String> = model.columns.iter().map(field).collect();
     if key == [ONLY] {
         lines.push(format!("{} boolean NOT NULL DEFAULT true CHECK ({0})", quoted(ONLY)));
     }

@@ -7,6 +7,7 @@ mod dead_letters;
 mod drift;
 mod faults;
 mod fencing;
+mod filling;
 mod following;
 mod fuzz;
 mod gaps;

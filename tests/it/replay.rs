@@ -18,7 +18,7 @@ pub const HURRY: [(&str, &str); 2] =
     [("HIGHWATER_COMMIT_INTERVAL", "50ms"), ("HIGHWATER_CATCH_UP_INTERVAL", "80ms")];
 
 /// A cut per fetch.
-const AT_ONCE: [(&str, &str); 2] =
+pub const AT_ONCE: [(&str, &str); 2] =
     [("HIGHWATER_COMMIT_INTERVAL", "1ms"), ("HIGHWATER_CATCH_UP_INTERVAL", "1ms")];
 
 pub fn first_column(rows: Rows) -> Vec<String> {
@@ -31,7 +31,7 @@ fn models(world: &World) -> Vec<String> {
 }
 
 /// The model's own table and those beside it.
-fn tables_of(world: &World, model: &str) -> Vec<String> {
+pub fn tables_of(world: &World, model: &str) -> Vec<String> {
     first_column(world.query(&format!(
         "SELECT relname::text FROM pg_class
          WHERE relkind = 'r' AND obj_description(oid, 'pg_class') LIKE 'highwater model {model}, %' ORDER BY 1"
@@ -39,7 +39,7 @@ fn tables_of(world: &World, model: &str) -> Vec<String> {
 }
 
 /// Whatever a replay must leave as it is: each row of each table, marks with their epochs, what is recorded.
-fn everything(world: &World) -> Vec<(String, Rows)> {
+pub fn everything(world: &World) -> Vec<(String, Rows)> {
     let mut all = Vec::new();
     for model in models(world) {
         for table in tables_of(world, &model) {
@@ -68,7 +68,7 @@ fn everything(world: &World) -> Vec<(String, Rows)> {
     all
 }
 
-fn assert_same(now: &[(String, Rows)], before: &[(String, Rows)]) {
+pub fn assert_same(now: &[(String, Rows)], before: &[(String, Rows)]) {
     for ((name, now), (_, before)) in now.iter().zip(before) {
         let differing = now.iter().zip(before).find(|(a, b)| a != b);
         assert_eq!((now.len(), differing), (before.len(), None), "{name}: now, and before");
@@ -76,7 +76,7 @@ fn assert_same(now: &[(String, Rows)], before: &[(String, Rows)]) {
     assert_eq!(now.len(), before.len());
 }
 
-fn assert_no_trace(world: &World) {
+pub fn assert_no_trace(world: &World) {
     assert_eq!(world.number("SELECT count(*) FROM highwater.rebuilds"), 0);
     let left = world.query(
         "SELECT relname FROM pg_class WHERE relname LIKE '\\_rebuild%' AND relkind IN ('r', 'v') UNION ALL
@@ -121,7 +121,7 @@ pub fn assert_made_anew(world: &World) {
     assert_verified(world);
 }
 
-const KINDS: [(&str, &str); 6] = [
+pub const KINDS: [(&str, &str); 6] = [
     ("by_stop", taps::BY_STOP),
     ("paid_by_mode", taps::PAID_BY_MODE),
     (
@@ -167,7 +167,7 @@ pub fn disordered(numbers: std::ops::Range<i64>, random: &mut SmallRng) -> Vec<(
     records
 }
 
-fn world_of_kinds(name: &str, partitions: i32) -> Option<World> {
+pub fn world_of_kinds(name: &str, partitions: i32) -> Option<World> {
     let world = World::empty(name, partitions, Lake::Local)?;
     let lake = "[lake]\nroll = { age = \"300ms\" }";
     let topic = taps::TOPIC.replace("[lake]", lake) + "[dead_letters]\nstop_above = \"100%\"\n";
@@ -179,7 +179,7 @@ fn world_of_kinds(name: &str, partitions: i32) -> Option<World> {
 }
 
 /// Lake, dead letters and the models.
-const KINDS_OUTPUTS: i64 = 8;
+pub const KINDS_OUTPUTS: i64 = 8;
 
 #[test]
 fn tables_of_every_kind_are_made_anew_as_they_were() {
@@ -441,7 +441,7 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
 }
 
 /// How much of a rebuild is done, and whether one is under way.
-fn half_done(world: &World) -> i64 {
+pub fn half_done(world: &World) -> i64 {
     world.number(
         "SELECT coalesce(sum(next_offset - first_offset), 0) FROM highwater.marks
          WHERE output LIKE 'model:\\_rebuild%'",
@@ -449,7 +449,7 @@ fn half_done(world: &World) -> i64 {
 }
 
 /// Each cut of a rebuild takes its time, as on a busy disk.
-fn slowly(world: &World) {
+pub fn slowly(world: &World) {
     world.query(
         "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
          'BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END';

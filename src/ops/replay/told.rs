@@ -4,9 +4,10 @@
 
 use crate::{
     pipeline::rebuild::Progress,
-    record::{Fates, quantity::show_duration},
+    record::{EventTime, Fates, quantity::show_duration},
     warehouse::rebuild::{Change, Swapped},
 };
+use chrono::{DateTime, SecondsFormat};
 use serde_json::json;
 use std::{
     io::{IsTerminal, Write},
@@ -38,6 +39,14 @@ pub fn told_left(rate: Option<f64>, seconds: Option<f64>, done: &str, on_top: &s
     }
 }
 
+/// As RFC 3339.
+pub fn time(EventTime(micros): EventTime) -> String {
+    match DateTime::from_timestamp_micros(micros) {
+        Some(at) => at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        None => format!("{micros} µs since 1970"),
+    }
+}
+
 pub fn whole_seconds(seconds: f64) -> String {
     show_duration(Duration::from_secs(seconds.ceil().max(1.0) as u64))
 }
@@ -50,7 +59,7 @@ pub fn tell_done(
     took: Duration,
     json: bool,
 ) {
-    let Swapped { before, after, rows_written, rows_removed, replaced } = *swapped;
+    let Swapped { before, after, rows_written, rows_removed, replaced, widened: _ } = *swapped;
     let rate = passed as f64 / took.as_secs_f64().max(0.001);
     if json {
         let fates = |f: Fates| {

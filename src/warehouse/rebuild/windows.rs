@@ -14,9 +14,9 @@
 
 use super::{Rebuild, Swapped, contents::exchange_rows, stood_still};
 use crate::{
-    catalog::Role,
+    catalog::{Model, Role},
     error::{Error, Result},
-    record::{EventTime, Offset, Partition},
+    record::{EventTime, Offset, Output, Partition},
     warehouse::{
         Warehouse,
         encode::Instant,
@@ -29,12 +29,16 @@ use std::collections::BTreeMap;
 impl Rebuild {
     /// The rows that are exchanged, as a condition; None: all.
     pub(super) fn part(&self) -> Option<String> {
-        let EventTime(since) = self.since?;
         let start = self.model.columns.iter().find(|c| c.role == Role::WindowStart)?;
-        Some(format!(
-            "{} >= timestamptz '1970-01-01 00:00:00Z' + {since} * interval '1 microsecond'",
-            quoted(&start.name)
-        ))
+        let bound = |than: &str, EventTime(time): EventTime| {
+            format!(
+                "{} {than} timestamptz '1970-01-01 00:00:00Z' + {time} * interval '1 microsecond'",
+                quoted(&start.name)
+            )
+        };
+        let since = self.since.map(|since| bound(">=", since));
+        let bounds: Vec<_> = since.into_iter().chain(self.until.map(|to| bound("<", to))).collect();
+        (!bounds.is_empty()).then(|| bounds.join(" AND "))
     }
 }
 
@@ -50,6 +54,52 @@ impl Warehouse {
             counts.push((shape.table.clone(), count));
         }
         Ok(counts)
+    }
+
+    /// The highest event time that any partition of the output has before an offset of its own, or in all of them before
+    /// one; the lake's list of files tells, to borders of files. None: there is no record.
+    ///
+    /// # Errors
+    /// `Config`: the lake does not tell, or a partition is not named.
+    pub async fn event_time_before(
+        &self,
+        model: &Model,
+        before: &BTreeMap<Partition, Offset>,
+        in_all: Option<Offset>,
+    ) -> Result<Option<EventTime>> {
+        let (topic, output) = (&*model.topic, Output::Model(model.name.clone()).to_string());
+        let snapshot = self.snapshot().await?;
+        let mut marks = snapshot.marks().await?;
+        let not_in_lake = snapshot.not_in_lake().await?;
+        snapshot.end().await?;
+        marks.retain(|m| *m.topic == *topic && m.output == Output::Model(model.name.clone()));
+        let mut bounds = Vec::new();
+        for partition in marks.iter().map(|m| m.partition) {
+            match before.get(&partition).copied().or(in_all) {
+                Some(offset) => bounds.push((partition.0, offset.0)),
+                None => {
+                    return Err(Error::config(format!(
+                        "a window has records of all partitions, and partition {} is not named. Allowed: an offset for \
+                         each, or one for all",
+                        partition.0
+                    )));
+                }
+            }
+        }
+        let (partitions, offsets): (Vec<i32>, Vec<i64>) = bounds.into_iter().unzip();
+        let has_more = not_in_lake.iter().any(|(t, o, _)| t == topic && *o == output);
+        let sql = include_str!("../../../sql/warehouse/event_time_before.sql");
+        let values: [Parameter; 5] = [&topic, &output, &partitions, &offsets, &has_more];
+        let rows = self.read("find the event times before offsets", sql, &values).await?;
+        if let Some(row) = rows.iter().find(|row| !row.get::<_, bool>(1)) {
+            return Err(Error::config(format!(
+                "the list of the lake's files tells which event times stand before an offset, and it does not hold all of \
+                 {topic}/{} before it. Allowed: --from TIME",
+                row.get::<_, i32>(0)
+            )));
+        }
+        let times = rows.iter().filter_map(|row| row.get::<_, Option<Instant>>(2));
+        Ok(times.map(|time| EventTime(time.0)).max())
     }
 
     /// By partition, where a rebuild begins; what is not there begins where its leader began.

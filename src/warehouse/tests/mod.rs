@@ -7,6 +7,7 @@ mod following;
 mod loads;
 mod merging;
 mod protocol;
+mod rebuild;
 pub mod sessions;
 mod tables;
 mod unique;

@@ -1,0 +1,287 @@
+//! Outputs that are new, made beside the others of their topic; and those that are not declared any more, dropped.
+//!
+//! Each of these was planted once and is caught:
+
+use crate::{
+    replay::{
+        AT_ONCE, Ends, HURRY, KINDS, KINDS_OUTPUTS, Rows, assert_no_trace, assert_verified,
+        disordered, first_column, half_done, slowly, tables_of, world_of_kinds,
+    },
+    retention::forget,
+    support::{Lake, Running, World, eventually},
+    taps::{self, OUTPUTS, assert_tables, records, taps},
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The name of a model's twin: the same statement, declared later.
+fn twin(model: &str) -> String {
+    format!("{model}_too")
+}
+
+/// Declares a twin of each model, but for those who look into the folder that this names.
+fn declare_twins(world: &World) -> String {
+    let old = world.folder.path().join("models_of_before");
+    std::fs::create_dir(&old).expect("a folder");
+    for (model, sql) in KINDS {
+        std::fs::write(old.join(format!("{model}.sql")), sql).expect("a model's file");
+        let sql = sql.replacen(&format!("VIEW {model} "), &format!("VIEW {} ", twin(model)), 1);
+        world.declare_model(&twin(model), &sql);
+    }
+    old.to_str().expect("a path").to_owned()
+}
+
+/// What a model has come to: its tables, totals, refusals and letters.
+fn outcome(world: &World, model: &str) -> Vec<Rows> {
+    let mut all = Vec::new();
+    for table in tables_of(world, model) {
+        all.push(world.query(&format!("SELECT to_jsonb(t)::text FROM {table} t ORDER BY 1")));
+    }
+    for sql in [
+        "SELECT partition, first_offset, next_offset, event_time_max, accepted, filtered, late, dead, absent, duplicate
+         FROM highwater.marks WHERE output = '{}' ORDER BY partition",
+        "SELECT partition, \"offset\", by_decode, replace(letter, '{}', 'its own') FROM highwater.refusals
+         WHERE output = '{}' ORDER BY 1, 2",
+        "SELECT partition, \"offset\", class, reason FROM highwater.dead_letters WHERE output = '{}' ORDER BY 1, 2",
+    ] {
+        all.push(world.query(&sql.replace("{}", &format!("model:{model}"))));
+    }
+    all
+}
+
+fn assert_twins(world: &World) {
+    for (model, _) in KINDS {
+        let (there, made) = (outcome(world, model), outcome(world, &twin(model)));
+        assert_eq!(there.len(), made.len(), "{model}: tables");
+        for (there, made) in there.iter().zip(&made) {
+            let differing = made.iter().zip(there).find(|(a, b)| a != b);
+            assert_eq!(
+                (made.len(), differing),
+                (there.len(), None),
+                "{model}: made, and there before"
+            );
+        }
+    }
+}
+
+fn refused(world: &World, arguments: &[&str], code: i32, words: &str) {
+    let (found, said) = Running::start(world.command(arguments)).wait();
+    assert_eq!(found, Some(code), "{said}");
+    assert!(said.contains(words), "no {words:?} in\n{said}");
+}
+
+#[test]
+fn new_models_are_made_beside_live_traffic_whoever_is_killed() {
+    const TAPS: i64 = 30_000;
+    let Some(world) = world_of_kinds("filling_live", 3) else { return };
+    let mut random = SmallRng::seed_from_u64(61);
+    for begin in (0..TAPS).step_by(10_000) {
+        world.produce(disordered(begin..begin + 10_000, &mut random));
+        world.run_until_caught_up();
+    }
+    let old = declare_twins(&world);
+    let settings = [HURRY[0], HURRY[1], ("HIGHWATER_MODELS", old.as_str())];
+    slowly(&world);
+    let over = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let (over, world) = (&over, &world);
+        let ends = Ends(over);
+        let writer = scope.spawn(move || {
+            let mut random = SmallRng::seed_from_u64(67);
+            let mut sent = TAPS;
+            while sent < TAPS + 10_000 || !over.load(Ordering::Relaxed) {
+                world.produce(disordered(sent..sent + 100, &mut random));
+                sent += 100;
+            }
+            sent
+        });
+        // Two of them, which know nothing of the new models.
+        let steady = world.follow(&settings);
+        let mut other = Some(world.follow(&settings));
+        for (model, _) in KINDS {
+            let name = twin(model);
+            for _ in 0..2 {
+                let mut command = world.command(&["replay", &name]);
+                command.envs(HURRY);
+                let mut replay = Running::start(command);
+                let until = half_done(world) + random.random_range(1..TAPS / 3);
+                eventually("some of it, or all", || {
+                    half_done(world) >= until || !replay.is_running()
+                });
+                if random.random_ratio(1, 2) {
+                    let killed: Running = other.take().expect("it runs");
+                    killed.signal(libc::SIGKILL);
+                    killed.wait();
+                }
+                replay.signal(libc::SIGKILL);
+                replay.wait();
+                other.get_or_insert_with(|| world.follow(&settings));
+            }
+            let marks =
+                format!("SELECT count(*) FROM highwater.marks WHERE output = 'model:{name}'");
+            if world.number(&marks) == 0 {
+                let said = world.run(&["replay", &name]);
+                assert!(said.contains("its table is there now"), "{said}");
+            }
+        }
+        drop(ends);
+        let sent = writer.join().expect("the writer");
+        eventually("all of it", || {
+            let behind = "SELECT count(*) FROM (SELECT output FROM highwater.marks WHERE output NOT LIKE '%_too'
+                          GROUP BY output HAVING sum(next_offset) = ";
+            world.number(&format!("{behind}{sent}) AS done")) == KINDS_OUTPUTS
+        });
+        steady.stop();
+        other.expect("it runs").stop();
+        sent
+    });
+    assert_no_trace(&world);
+    // From where their marks stand, and no further back.
+    let firsts =
+        "SELECT count(*) FROM highwater.marks WHERE output LIKE '%_too' AND first_offset > 0";
+    assert_eq!(world.number(firsts), 0);
+    world.run_until_caught_up();
+    assert!(world.has_passed(KINDS_OUTPUTS + KINDS.len() as i64, sent));
+    assert_twins(&world);
+    assert_verified(&world);
+}
+
+#[test]
+fn a_new_model_begins_with_what_kafka_has_or_with_what_the_lake_has() {
+    const TAPS: i64 = 12_000;
+    let Some(world) = world_of_kinds("filling_lake", 3) else { return };
+    let mut random = SmallRng::seed_from_u64(71);
+    for begin in (0..TAPS).step_by(3_000) {
+        world.produce(disordered(begin..begin + 3_000, &mut random));
+        world.run_until_caught_up();
+    }
+    declare_twins(&world);
+    world.declare_model("of_kafka", &KINDS[0].1.replacen("VIEW by_stop ", "VIEW of_kafka ", 1));
+    forget(&world, 0, 2_000);
+    forget(&world, 1, 1_000);
+    let plan: serde_json::Value =
+        serde_json::from_str(&world.run(&["plan", "--json"])).expect("JSON");
+    let lines = plan.as_array().expect("lines");
+    let line = lines.iter().find(|line| line["output"] == "model:each_too").expect("a line");
+    assert_eq!(line["state"], "new", "{plan}");
+    assert_eq!(line["reads_back"], TAPS - 3_000, "{plan}");
+    assert!(
+        line["says"].as_str().expect("a text").contains("3000 offsets before are only in the lake"),
+        "{plan}"
+    );
+    let said = world.run(&["replay", "each_too", "--dry-run"]);
+    assert!(said.contains("3000 offsets before are only in the lake"), "{said}");
+    let said = world.run(&["replay", "each_too", "--from-lake", "--dry-run"]);
+    assert!(said.contains("3000 offsets are read from the lake, 9000 from Kafka"), "{said}");
+    assert_no_trace(&world);
+
+    slowly(&world);
+    for (model, _) in KINDS {
+        let name = twin(model);
+        let mut command = world.command(&["replay", &name, "--from-lake"]);
+        command.envs(AT_ONCE);
+        let mut replay = Running::start(command);
+        eventually("some of it, or all", || half_done(&world) > 0 || !replay.is_running());
+        replay.signal(libc::SIGKILL);
+        replay.wait();
+        let marks = format!("SELECT count(*) FROM highwater.marks WHERE output = 'model:{name}'");
+        if world.number(&marks) == 0 {
+            world.run(&["replay", &name, "--from-lake"]);
+        }
+    }
+    assert_no_trace(&world);
+    assert_twins(&world);
+    // The one that is left, from where Kafka begins; then all of them go on.
+    world.produce(disordered(TAPS..TAPS + 3_000, &mut random));
+    world.run(&["run", "--apply", "--until-caught-up"]);
+    assert_twins(&world);
+    let firsts = first_column(world.query(
+        "SELECT first_offset::text FROM highwater.marks WHERE output = 'model:of_kafka' ORDER BY partition",
+    ));
+    assert_eq!(firsts, ["2000", "1000", "0"]);
+    assert_verified(&world);
+}
+
+#[test]
+fn a_new_model_that_a_service_runs_already_is_left_to_it() {
+    let Some(world) = taps::world("filling_fenced", 2, Lake::Local) else { return };
+    refused(&world, &["replay", "by_stop"], 2, "no output of topic taps has begun");
+    world.produce(records(0..20_000));
+    world.run_until_caught_up();
+    let name = "by_mode_too";
+    world.declare_model(name, &taps::PAID_BY_MODE.replace("paid_by_mode", name));
+    refused(&world, &["replay", name, "--from", "2026-03-01"], 2, "cannot be taken apart");
+    slowly(&world);
+    let mut command = world.command(&["replay", name]);
+    command.envs(AT_ONCE);
+    let replay = Running::start(command);
+    eventually("some of it", || half_done(&world) > 0);
+    replay.signal(libc::SIGSTOP);
+    world.run_until_caught_up();
+    let filled = world.query("SELECT to_jsonb(t)::text FROM by_mode_too t ORDER BY 1");
+    replay.signal(libc::SIGCONT);
+    let (code, said) = replay.wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("has begun to fill it by itself"), "{said}");
+    world.run(&["replay", name, "--abort"]);
+    assert_no_trace(&world);
+    assert_eq!(world.query("SELECT to_jsonb(t)::text FROM by_mode_too t ORDER BY 1"), filled);
+    assert_eq!(
+        filled,
+        world.query("SELECT to_jsonb(t)::text FROM paid_by_mode t ORDER BY 1"),
+        "the service's own"
+    );
+    assert_verified(&world);
+}
+
+#[test]
+fn what_is_not_declared_any_more_is_dropped_and_who_still_runs_it_does_not_make_it_again() {
+    let Some(world) = world_of_kinds("filling_drop", 2) else { return };
+    let mut random = SmallRng::seed_from_u64(73);
+    world.produce(disordered(0..6_000, &mut random));
+    let old = world.follow(&HURRY);
+    eventually("all of it", || world.has_passed(KINDS_OUTPUTS, 6_000));
+    world.query("CREATE VIEW mine AS SELECT * FROM strictly");
+    let rest = |model: &str| {
+        world.number(&format!(
+            "SELECT (SELECT count(*) FROM pg_class WHERE relname LIKE '{model}%' AND relkind IN ('r', 'v'))
+                  + (SELECT count(*) FROM highwater.marks WHERE output = 'model:{model}')
+                  + (SELECT count(*) FROM highwater.refusals WHERE output = 'model:{model}')
+                  + (SELECT count(*) FROM highwater.dead_letters WHERE output = 'model:{model}')"
+        ))
+    };
+    for gone in ["strictly", "refusing"] {
+        assert!(rest(gone) > 0);
+        let file = world.folder.path().join(format!("models/{gone}.sql"));
+        std::fs::remove_file(file).expect("a model's file");
+    }
+    let said = world.run(&["plan"]);
+    assert!(said.contains("--drop drops them"), "{said}");
+    assert!(rest("refusing") > 0);
+    // In order of names: the second is held by a view.
+    refused(&world, &["plan", "--drop"], 1, "Views of your own over it are to be dropped first");
+    assert_eq!(rest("refusing"), 0);
+    assert!(rest("strictly") > 0);
+    world.query("DROP VIEW mine");
+    let said = world.run(&["plan", "--drop"]);
+    assert!(said.contains("strictly") && said.contains("2 marks"), "{said}");
+    // Its next commit finds no mark, and its next take no table.
+    world.produce(disordered(6_000..9_000, &mut random));
+    let (code, said) = old.wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("was dropped since this process began"), "{said}");
+    for gone in ["strictly", "refusing"] {
+        assert_eq!(rest(gone), 0, "{gone}");
+    }
+    world.run_until_caught_up();
+    assert!(world.has_passed(KINDS_OUTPUTS - 2, 9_000));
+    let said = world.run(&["plan", "--drop"]);
+    assert!(!said.contains("dropped"), "{said}");
+    assert_verified(&world);
+    // Declared again, it is a new one.
+    let (name, sql) = KINDS[2];
+    world.declare_model(name, sql);
+    world.run(&["run", "--apply", "--until-caught-up"]);
+    assert!(world.has_passed(KINDS_OUTPUTS - 1, 9_000));
+    assert_verified(&world);
+}
