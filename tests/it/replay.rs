@@ -76,7 +76,7 @@ fn assert_same(now: &[(String, Rows)], before: &[(String, Rows)]) {
     assert_eq!(now.len(), before.len());
 }
 
-fn assert_no_trace(world: &World) {
+pub fn assert_no_trace(world: &World) {
     assert_eq!(world.number("SELECT count(*) FROM highwater.rebuilds"), 0);
     let left = world.query(
         "SELECT relname FROM pg_class WHERE relname LIKE '\\_rebuild%' AND relkind IN ('r', 'v') UNION ALL
@@ -441,7 +441,7 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
 }
 
 /// How much of a rebuild is done, and whether one is under way.
-fn half_done(world: &World) -> i64 {
+pub fn half_done(world: &World) -> i64 {
     world.number(
         "SELECT coalesce(sum(next_offset - first_offset), 0) FROM highwater.marks
          WHERE output LIKE 'model:\\_rebuild%'",
