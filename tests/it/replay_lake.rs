@@ -27,7 +27,7 @@ fn declare(world: &World, partition_by: &str) {
     world.declare("taps", &topic);
 }
 
-fn current_files(world: &World) -> Vec<String> {
+pub fn current_files(world: &World) -> Vec<String> {
     first_column(world.query("SELECT path FROM highwater.lake_current_files ORDER BY 1"))
 }
 
@@ -55,7 +55,7 @@ fn judged(world: &World) -> Vec<Rows> {
     .into()
 }
 
-fn written(world: &World) -> i64 {
+pub fn written(world: &World) -> i64 {
     world.number(
         "SELECT coalesce(sum(next_offset - from_offset), 0) FROM highwater.lake_rewrite_spans",
     )
@@ -72,7 +72,7 @@ fn slowly(world: &World) {
 }
 
 /// Nothing of a rewrite is left but the files that wait out their grace.
-fn assert_no_trace(world: &World) {
+pub fn assert_no_trace(world: &World) {
     let left = world.query(
         "SELECT topic FROM highwater.lake_rewrites UNION ALL SELECT topic FROM highwater.lake_rewrite_spans UNION ALL
          SELECT path FROM highwater.lake_rewrite_uploads UNION ALL SELECT path FROM highwater.lake_rewrite_files
