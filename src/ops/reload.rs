@@ -321,7 +321,10 @@ impl Reloader {
                 }
                 // The pipeline fills it, and its other outputs wait.
                 Err(error) if change == Change::New && error.kind == Kind::Config => {
-                    told.push(format!("model:{} is new: {error}", model.name));
+                    told.push(format!(
+                        "model:{} is new, filled by the topic's pipeline while its other tables wait: {error}",
+                        model.name
+                    ));
                 }
                 Err(error) => return Err(error),
             }
@@ -393,6 +396,7 @@ fn differences(former: Option<&Catalog>, catalog: &Catalog, topic: &Topic) -> To
 fn made(model: &Model, change: Change, offsets: u64) -> String {
     let how = match change {
         Change::New => "is new, filled",
+        Change::Wider => "has its new columns",
         Change::Same | Change::Changed => "is made anew by its new definition",
     };
     format!("model:{} {how}: {offsets} offsets were read", model.name)
