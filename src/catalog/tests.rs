@@ -3,6 +3,7 @@
 use super::*;
 use std::path::Path;
 
+mod definitions;
 mod drift;
 mod folding;
 mod formats;

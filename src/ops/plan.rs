@@ -30,6 +30,8 @@ enum State {
     Wider,
     Changed,
     NotDeclared,
+    /// Files of a lake that are written anew, by a process that runs or has ended.
+    UnderWay,
     /// Just now.
     Dropped,
 }
@@ -49,21 +51,23 @@ struct Line {
 pub fn plan(config: &Config, json: bool, drop: bool) -> Result<()> {
     let catalog = load(config)?;
     let runtime = run::runtime()?;
-    let lines = runtime.block_on(async {
+    let (lines, dropped) = runtime.block_on(async {
         let warehouse = run::connect(config).await?;
         let catalog = run::with_additions(&catalog, &warehouse).await?;
         let mut lines = compare(config, &catalog, &warehouse).await?;
-        if drop {
-            let gone = lines.iter_mut().filter(|line| line.state == State::NotDeclared);
-            for line in gone {
-                drop_one(line, &warehouse).await?;
+        let gone = lines.iter_mut().filter(|line| drop && line.state == State::NotDeclared);
+        let mut dropped = Ok(());
+        for line in gone {
+            dropped = drop_one(line, &warehouse).await;
+            if dropped.is_err() {
+                break;
             }
         }
-        Ok::<_, Error>(lines)
+        Ok::<_, Error>((lines, dropped))
     })?;
     if json {
         println!("{}", serde_json::to_string_pretty(&lines).expect("texts and numbers"));
-        return Ok(());
+        return dropped;
     }
     let row = |line: &Line| {
         let state = match line.state {
@@ -72,6 +76,7 @@ pub fn plan(config: &Config, json: bool, drop: bool) -> Result<()> {
             State::Wider => "columns more",
             State::Changed => "changed",
             State::NotDeclared => "not declared",
+            State::UnderWay => "under way",
             State::Dropped => "dropped",
         };
         let reads_back = line.reads_back.map_or_else(String::new, |n| n.to_string());
@@ -84,7 +89,7 @@ pub fn plan(config: &Config, json: bool, drop: bool) -> Result<()> {
             "`highwater run` refuses to start on this; `highwater run --apply` rebuilds what has changed"
         );
     }
-    Ok(())
+    dropped
 }
 
 async fn drop_one(line: &mut Line, warehouse: &Warehouse) -> Result<()> {
@@ -114,7 +119,10 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
         let covers = own.iter().map(|m| (m.mark.next.0 - m.mark.first.0) as u64).sum();
         let half = under_way.iter().any(|row| row.output == output);
         let (state, reads_back, says) = match change(model, filled, &marks) {
-            Change::Same => (State::Unchanged, None, String::new()),
+            Change::Same => {
+                let says = if half { "made anew, half done already" } else { "" };
+                (State::Unchanged, None, says.to_owned())
+            }
             Change::New => {
                 let (reads_back, says) = new(config, catalog, model, &marks, half);
                 (State::New, reads_back, says)
@@ -138,6 +146,17 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
         };
         let (output, topic) = (output.to_string(), model.topic.to_string());
         lines.push(Line { output, topic, state, reads_back, says });
+    }
+    for topic in warehouse.rewrites().await? {
+        let Some(rewrite) = warehouse.rewrite(&topic).await? else { continue };
+        let left = rewrite.spans.iter().map(|s| (s.span.to.0 - s.next.0) as u64).sum();
+        let output = format!("lake:{topic}");
+        let says = format!(
+            "{} of {} offsets are written anew: `highwater replay {output}` goes on, with --abort drops them",
+            rewrite.all() - left,
+            rewrite.all()
+        );
+        lines.push(Line { output, topic, state: State::UnderWay, reads_back: Some(left), says });
     }
     let gone: BTreeSet<(&Arc<str>, &Output)> = marks
         .iter()

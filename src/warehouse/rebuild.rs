@@ -17,6 +17,10 @@
 //! B-5  Of some windows only: it begins at offsets before which no record is of that time or later, exchanges rows of
 //!      those windows and nothing else, and is swapped in only where decode took the same records.
 //!
+//! B-7  A new output has no live one: its rebuild follows the dead letters' marks, and its swap makes its own (`fresh`).
+//!
+//! B-9  Of a definition with columns more the live tables get these, and the rows that differ.
+//!
 //! SUBTLE: the steps of a swap. The live output's marks are locked: no cut of it is under way, and its
 //! owner's next one waits. What the rebuild has still to read up to them is committed meanwhile, on
 //! another connection, which asks for no lock held here. Then the rebuild's marks are locked, both are
@@ -562,7 +566,7 @@ async fn same_as_begun(session: &Session, doing: &str, rebuild: &Rebuild) -> Res
     }
     if row.retried != row.retried_now {
         return Err(Error::halt(format!(
-            "{doing}: dead letters of {output} were retried since it began, and it may have passed them: \
+            "{doing}: dead letters were retried since it began, and it may have passed them: \
              `highwater replay {output} --abort`, then begin it again"
         )));
     }

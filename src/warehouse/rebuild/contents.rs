@@ -60,7 +60,9 @@ pub(super) async fn widen(session: &Session, doing: &str, rebuild: &Rebuild) -> 
             statements.push(format!("ALTER TABLE {from} RENAME TO {name}"));
         } else {
             let lacks = |wanted: &&Found| found.iter().all(|found| found.name != wanted.name);
-            let lacking: Vec<Found> = kept.wanted.iter().filter(lacks).cloned().collect();
+            let mut lacking: Vec<Found> = kept.wanted.iter().filter(lacks).cloned().collect();
+            // Computed ones see the columns before them alone.
+            lacking.sort_by_key(|lacking| lacking.generated);
             let columns = &rebuild.model.columns;
             let added = lacking.iter().filter_map(|l| columns.iter().find(|c| c.name == l.name));
             let added = tables::list(added, |c| format!("ADD COLUMN {}", tables::field(c)));
