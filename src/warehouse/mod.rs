@@ -85,6 +85,8 @@ pub(crate) mod tests;
 pub use commit::Committed;
 pub use following::Followed;
 pub use postgres::{Warehouse, WarehouseSettings};
+#[cfg(feature = "embedded")]
+pub use schema::schema_id;
 
 use crate::{
     cut::UploadId,

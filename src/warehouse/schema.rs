@@ -75,6 +75,13 @@ impl Migration {
     }
 }
 
+/// What a database is that these migrations made, and nothing else.
+#[cfg(feature = "embedded")]
+pub fn schema_id() -> String {
+    let all: String = MIGRATIONS.iter().map(Migration::checksum).collect();
+    Sha256::digest(all).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The first that is not applied yet; refuses a history which is not a beginning of ours.
 fn next_migration(applied: &[(String, String)]) -> Result<Option<&'static Migration>> {
     for (i, (name, checksum)) in applied.iter().enumerate() {

@@ -8,17 +8,17 @@
 //! sql/models/NAME.test.toml ─► fixture ─► play ─► outcome: rows, final, rejects, fates that differ
 //! ```
 
+mod database;
 mod fixture;
 mod outcome;
 mod play;
 
-use super::{load, model, names, run, scratch::Scratch, told};
+use super::{load, model, names, run, told};
 use crate::{
     catalog::{Catalog, Mistake},
     config::Config,
     decode::Secret,
     error::{Error, Result},
-    warehouse::postgres::{Warehouse, WarehouseSettings},
 };
 use fixture::Fixture;
 use std::{fs, path::PathBuf, time::Instant};
@@ -43,13 +43,10 @@ pub fn test(config: &Config, models: &[String]) -> Result<()> {
         )));
     }
     let runtime = run::runtime()?;
-    let scratch = Scratch::in_memory("highwater-test")?;
-    let settings = WarehouseSettings::default();
     let (mut passed, mut failed) = (0, 0);
     let played: Result<()> = runtime.block_on(async {
-        let url = format!("embedded:{}", scratch.path.join("postgres").display());
-        let warehouse = Warehouse::connect(&url, &settings).await?;
-        warehouse.migrate().await?;
+        let database = database::open().await?;
+        let warehouse = &database.warehouse;
         let secret = config.pii_secret.clone().unwrap_or_else(|| SECRET.into());
         for fixture in &fixtures {
             for test in &fixture.tests {
@@ -57,10 +54,8 @@ pub fn test(config: &Config, models: &[String]) -> Result<()> {
                     let place = format!("{}: {}: {e}", fixture.file.display(), test.name);
                     Error { kind: e.kind, ..Error::config(place) }
                 };
-                play::play(&warehouse, fixture, test, Secret(secret.clone()))
-                    .await
-                    .map_err(here)?;
-                let wrong = outcome::differences(&warehouse, fixture, test).await.map_err(here)?;
+                play::play(warehouse, fixture, test, Secret(secret.clone())).await.map_err(here)?;
+                let wrong = outcome::differences(warehouse, fixture, test).await.map_err(here)?;
                 match wrong.is_empty() {
                     true => passed += 1,
                     false => {
@@ -71,7 +66,7 @@ pub fn test(config: &Config, models: &[String]) -> Result<()> {
                 warehouse.empty().await?;
             }
         }
-        warehouse.close().await;
+        database.warehouse.close().await;
         Ok(())
     });
     played?;
