@@ -34,6 +34,9 @@ const SECRET: &[u8] = b"the secret of tests";
 /// `Config`: a fixture says what no model or topic knows. `Halt`: a test failed.
 pub fn test(config: &Config, models: &[String]) -> Result<()> {
     let begun = Instant::now();
+    let runtime = run::runtime()?;
+    // Beside the reading of files.
+    let opening = runtime.spawn(database::open());
     let catalog = load(config)?;
     let fixtures = read(config, &catalog, models)?;
     if fixtures.is_empty() {
@@ -42,10 +45,11 @@ pub fn test(config: &Config, models: &[String]) -> Result<()> {
             config.models.join(format!("NAME{SUFFIX}")).display()
         )));
     }
-    let runtime = run::runtime()?;
     let (mut passed, mut failed) = (0, 0);
     let played: Result<()> = runtime.block_on(async {
-        let database = database::open().await?;
+        let opened = opening.await;
+        let database =
+            opened.map_err(|e| Error::halt("open the database of tests").because(e))??;
         let warehouse = &database.warehouse;
         let secret = config.pii_secret.clone().unwrap_or_else(|| SECRET.into());
         for fixture in &fixtures {
