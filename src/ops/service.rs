@@ -149,27 +149,17 @@ impl Service {
         let listener = Box::new(move |of_group| drop(sender.send(News::Group(of_group))));
         let assigned = self.kafka.listen(&topic.kafka_topic, listener);
         let lasting = self.lasting(catalog, name, news.clone());
-        let running = |thread| RunningTopic {
-            kafka_topic: topic.kafka_topic.clone(),
-            outputs: outputs(&topic, &models),
-            news,
-            thread: Some(thread),
-            outcome: None,
-        };
-        let driver = Driver::new(Parts {
-            topic: topic.clone(),
-            models: models.clone(),
-            known,
-            lasting,
-            inbox,
-            assigned: assigned.into_iter().collect(),
-            numbers: None,
-        })?;
+        let (kafka_topic, outputs) = (topic.kafka_topic.clone(), outputs(&topic, &models));
+        let assigned = assigned.into_iter().collect();
+        let parts = Parts { topic, models, known, lasting, inbox, assigned, numbers: None };
+        let driver = Driver::new(parts)?;
         let thread = std::thread::Builder::new()
             .name(format!("topic-{name}"))
             .spawn(move || run(driver))
             .map_err(|e| Error::halt("start a topic's thread").because(e))?;
-        self.lock().insert(name.clone(), running(thread));
+        let running =
+            RunningTopic { kafka_topic, outputs, news, thread: Some(thread), outcome: None };
+        self.lock().insert(name.clone(), running);
         Ok(())
     }
 
