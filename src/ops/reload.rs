@@ -299,10 +299,11 @@ impl Reloader {
         let filled = self.warehouse.filled(&models).await?;
         let marks = self.warehouse.marks(Some(&*topic.name)).await?;
         let has_begun = marks.iter().any(|mark| mark.output == Output::DeadLetters);
-        let mut replays = Vec::new();
+        let (mut replays, mut others) = (Vec::new(), Vec::new());
         for (model, filled) in models.into_iter().zip(filled) {
             let change = change(&model, filled, &marks);
             if change == Change::Same || change == Change::New && !has_begun {
+                others.push(model);
                 continue;
             }
             let (config, warehouse) = (&self.config, &self.warehouse);
@@ -325,10 +326,13 @@ impl Reloader {
                         "model:{} is new, filled by the topic's pipeline while its other tables wait: {error}",
                         model.name
                     ));
+                    others.push(model);
                 }
                 Err(error) => return Err(error),
             }
         }
+        // What is wrong with one is found while the topic goes on.
+        self.warehouse.ensure_tables(&others).await?;
         Ok(replays)
     }
 

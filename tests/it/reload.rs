@@ -208,8 +208,28 @@ fn a_mistake_in_any_file_leaves_what_runs_as_it_is() {
     assert_eq!(world.query(marks), before, "nobody took anything anew");
     world.produce(records(2_000..3_000));
     eventually("more taps", || world.has_passed(taps::OUTPUTS, 3_000));
-    service.stop();
-    taps::assert_tables(&world, taps(0..3_000));
+
+    // Files without a mistake, of which one cannot be followed: somebody's table is in the way.
+    world.declare_model("by_stop", BY_STOP);
+    world.declare_model("paid_by_mode", taps::PAID_BY_MODE);
+    undeclare(&world, "topics/more.toml");
+    world.declare_model("by_mode", BY_MODE);
+    world.query("CREATE TABLE by_mode (mode text)");
+    let (code, said) = service.request("POST", "/reload");
+    assert_eq!(code, 503, "{said}");
+    assert!(said.contains("topic taps goes on as before") && said.contains("by_mode"), "{said}");
+    world.produce(records(3_000..4_000));
+    eventually("it goes on", || stands_at(&world, &["by_stop", "paid_by_mode"], 4_000));
+    assert_eq!(world.number("SELECT count(*) FROM by_mode"), 0, "it is as it was");
+    world.query("DROP TABLE by_mode");
+    taken_up(&mut service);
+    eventually("it is filled", || {
+        stands_at(&world, &["by_stop", "paid_by_mode", "by_mode"], 4_000)
+    });
+    let text = service.stop();
+    assert!(!text.contains("stopped:"), "{text}");
+    taps::assert_tables(&world, taps(0..4_000));
+    assert_by_mode(&world, taps(0..4_000));
 }
 
 #[test]
