@@ -1,7 +1,7 @@
 //! Topic files and models taken up by a running service: by `POST /reload` and by SIGHUP, while taps come in.
 //!
-//! Each of these was planted once and is caught: the pipeline not asked to stand before a swap; what is only declared counted as
-//! taken up; partitions that were assigned before not told to who listens anew.
+//! Each of these was planted once and is caught: the pipeline not asked to stand before a swap; a topic that failed counted as
+//! taken up; partitions that are assigned not told to who listens anew.
 
 use crate::{
     support::{Lake, Running, World, create_topic, eventually, produce, unique},
