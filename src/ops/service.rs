@@ -11,6 +11,7 @@ use crate::{
         References, TopicStatus,
         drift::Known,
         driver::Driver,
+        owed,
         parts::{Context, Lasting, News, Parts},
         worker::Settings,
     },
@@ -146,6 +147,7 @@ pub struct Service {
     pub health: Arc<Health>,
     kafka: Arc<Kafka>,
     warehouse: Warehouse,
+    store: Option<Store>,
     targets: Option<Targets>,
     topics: Vec<RunningTopic>,
     group: Option<JoinHandle<()>>,
@@ -255,7 +257,7 @@ impl Service {
         let health = Arc::new(health);
         let leaving = Arc::new(AtomicBool::new(false));
         let group = serve_group(kafka.clone(), health.clone(), leaving.clone())?;
-        Ok(Self { health, kafka, warehouse, targets, topics, group: Some(group), leaving })
+        Ok(Self { health, kafka, warehouse, store, targets, topics, group: Some(group), leaving })
     }
 
     /// All topics ended by themselves.
@@ -274,8 +276,9 @@ impl Service {
         self.topics.iter().any(|topic| topic.outcome.is_some())
     }
 
-    /// Everything that was in the topics at the start is committed, here or by another process. An error:
-    /// partitions stand, or a snapshot waits for a person, and everything else is done: waiting is for nothing.
+    /// Everything that was in the topics at the start is committed, here or by another process, and files of it have
+    /// their names. An error: partitions stand, or a snapshot waits for a person, and everything else is done: waiting is
+    /// for nothing.
     pub async fn is_caught_up(&self) -> Result<bool> {
         let Some(targets) = &self.targets else { return Ok(false) };
         let topics = self.health.topics();
@@ -304,6 +307,12 @@ impl Service {
                 if target > Offset(0) && !all {
                     return Ok(false);
                 }
+            }
+        }
+        // What a process that was killed owes is done by who takes its partitions: that need not be this one.
+        if let Some(store) = &self.store {
+            for topic in self.topics.iter().filter(|topic| topic.outputs.contains(&Output::Lake)) {
+                owed::tidy(&topic.name, store, &self.warehouse).await?;
             }
         }
         Ok(true)
