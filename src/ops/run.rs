@@ -193,13 +193,13 @@ async fn wait(service: &Service, mut signals: Signals, reloads: Option<Reloads>)
     }
 }
 
-/// None: not yet. A database that is away now is waited for like in any other moment.
+/// None: not yet. A database or a store that is away now is waited for like in any other moment.
 async fn caught_up(service: &Service) -> Option<Result<()>> {
     match service.is_caught_up().await {
         Ok(done) => done.then_some(Ok(())),
         Err(error) if error.kind == Kind::Halt => Some(Err(error)),
         Err(error) => {
-            tracing::warn!("cannot read the marks: {error}");
+            tracing::warn!("not known to be caught up: {error}");
             None
         }
     }

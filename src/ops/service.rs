@@ -11,6 +11,7 @@ use crate::{
         References,
         drift::Known,
         driver::Driver,
+        owed,
         parts::{Context, Lasting, News, Parts},
         worker::Settings,
     },
@@ -235,8 +236,9 @@ impl Service {
         self.lock().values().any(|topic| topic.outcome.is_some())
     }
 
-    /// Everything that was in the topics at the start is committed, here or by another process. An error:
-    /// partitions stand, or a snapshot waits for a person, and everything else is done: waiting is for nothing.
+    /// Everything that was in the topics at the start is committed, here or by another process, and files of it have
+    /// their names. An error: partitions stand, or a snapshot waits for a person, and everything else is done: waiting is
+    /// for nothing.
     pub async fn is_caught_up(&self) -> Result<bool> {
         let Some(targets) = &self.targets else { return Ok(false) };
         let Some(topics) = self.health.all_topics() else { return Ok(false) };
@@ -250,6 +252,7 @@ impl Service {
             return Err(Error::halt(waiting.join("; ")));
         }
         let marks = self.warehouse.marks(None).await?;
+        let mut with_lake = Vec::new();
         for (name, topic) in self.lock().iter() {
             // Each output by name: one that was declared just now has no mark yet.
             let reached = |output: &Output, partition: Partition, target: Offset| {
@@ -265,6 +268,13 @@ impl Service {
                 if target > Offset(0) && !all {
                     return Ok(false);
                 }
+            }
+            with_lake.extend(Some(name.clone()).filter(|_| topic.outputs.contains(&Output::Lake)));
+        }
+        // What a process that was killed owes is done by who takes its partitions: that need not be this one.
+        if let Some(store) = &self.store {
+            for name in with_lake {
+                owed::tidy(&name, store, &self.warehouse).await?;
             }
         }
         Ok(true)
