@@ -2,7 +2,10 @@
 //! a reader; changed definitions; a rebuild that is given up.
 //!
 //! Each of these was planted once and is caught: letters and refusals of the rebuild not exchanged; its letters left behind when
-//! it is given up; recorded duplicates, advances of event time or versions not followed; reading on behind the live marks.
+//! it is given up; recorded duplicates, advances of event time or versions not followed; reading on behind the live marks, by one
+//! record, too; an exchange that removes nothing, or writes over nothing; the window that begins at the time itself left out; a
+//! beginning behind the file that holds the time; records that today's topic file takes otherwise not looked at; an owner of
+//! another definition not fenced; the lake read to one offset too few; rows of retries not read.
 
 use crate::{
     retention::forget,
@@ -381,7 +384,12 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
     assert!(world.number("SELECT count(*) FROM highwater.lake_files WHERE origin = 'retry'") > 0);
     assert_verified(&world);
     let before = everything(&world);
-    forget(&world, 0, 4_000);
+    // The last one that only the lake has told of was refused.
+    let begins = world.number(
+        "SELECT max(\"offset\") + 1 FROM highwater.refusals
+         WHERE output = 'lake' AND partition = 0 AND \"offset\" < 4000 AND retried_at IS NULL",
+    );
+    forget(&world, 0, begins);
     forget(&world, 1, end - 1);
     let refused = |arguments: &[&str], code: i32, words: &str| {
         let (found, said) = Running::start(world.command(arguments)).wait();
@@ -391,7 +399,7 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
     refused(&["replay", "by_stop"], 1, "--from-lake reads it there");
     let said = world.run(&["replay", "by_stop", "--from-lake", "--dry-run"]);
     assert!(
-        said.contains(&format!("{} offsets are read from the lake", 4_000 + end - 1)),
+        said.contains(&format!("{} offsets are read from the lake", begins + end - 1)),
         "{said}"
     );
 

@@ -359,12 +359,13 @@ pub enum Step {
         which: usize,
         kill: bool,
     },
-    /// Killed so many milliseconds after each of its beginnings.
+    /// Killed so many milliseconds after each of its beginnings. `twice`: at last two processes go on with it.
     Replay {
         output: String,
         arguments: Vec<String>,
         kills: Vec<u64>,
         ending: Ending,
+        twice: bool,
     },
     /// And `run --apply`, killed as a replay is. `beside`: processes of before run on.
     Change {
@@ -392,9 +393,13 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Replay { output, arguments, kills, ending } => {
+            Self::Replay { output, arguments, kills, ending, twice } => {
                 let arguments = arguments.join(" ");
-                write!(f, "replay {output} {arguments}, killed after ms {kills:?}, then {ending:?}")
+                let twice = if *twice { " twice" } else { "" };
+                write!(
+                    f,
+                    "replay {output} {arguments}, killed after ms {kills:?}, then {ending:?}{twice}"
+                )
             }
             Self::Change { model, spec, kills, beside } => {
                 let sql = spec.sql(model);
@@ -579,7 +584,8 @@ impl Drawn {
         }
         let kills = self.kills();
         let ending = self.ending(&kills);
-        Step::Replay { output: format!("model:{model}"), arguments, kills, ending }
+        let twice = self.random.random_ratio(1, 4);
+        Step::Replay { output: format!("model:{model}"), arguments, kills, ending, twice }
     }
 
     fn replay_lake(&mut self) -> Step {
@@ -612,6 +618,7 @@ impl Drawn {
         }
         let kills = self.kills();
         let ending = self.ending(&kills);
-        Step::Replay { output: "lake:taps".to_owned(), arguments, kills, ending }
+        let twice = !self.expired && self.random.random_ratio(1, 4);
+        Step::Replay { output: "lake:taps".to_owned(), arguments, kills, ending, twice }
     }
 }
