@@ -92,9 +92,13 @@ def differences(what, found, answer):
 
 
 def check_table(answer):
-    with psycopg.connect(os.environ["COMPARE_DATABASE"]) as db, db.cursor() as cursor:
-        with cursor.copy(TABLE) as copy:
-            text = b"".join(copy)
+    try:
+        with psycopg.connect(os.environ["COMPARE_DATABASE"]) as db, db.cursor() as cursor:
+            with cursor.copy(TABLE) as copy:
+                text = b"".join(copy)
+    except psycopg.Error as error:
+        yield f"the table cannot be read: {str(error).splitlines()[0]}"
+        return
     if not text:
         yield "the table is empty"
         return
