@@ -4,10 +4,7 @@
 //! without), so it is of the whole process, in which nothing else runs. The other stages count
 //! the thread that does them. The taps of these come from memory, in batches of one partition.
 
-use crate::{
-    workload::{self, PARTITIONS},
-    world::Topic,
-};
+use crate::{workload, world::Topic};
 use highwater::{
     catalog::{Catalog, Model, Topic as Declared},
     compute::Tables,
@@ -44,9 +41,10 @@ impl Floor {
         let consume = consume(topic);
         let declared = catalog.topics.values().next().expect("one topic");
         let models: Vec<Arc<Model>> = catalog.models.values().cloned().collect();
-        let mut stages = Stages::new(declared, &models);
-        let mut waiting: Vec<Batch> = (0..PARTITIONS).map(|_| Batch::default()).collect();
-        for tap in workload::taps(topic.events) {
+        let partitions = topic.shape.partitions;
+        let mut stages = Stages::new(declared, &models, partitions);
+        let mut waiting: Vec<Batch> = (0..partitions).map(|_| Batch::default()).collect();
+        for tap in workload::taps(topic.shape) {
             let batch = &mut waiting[tap.partition];
             batch.add(&tap);
             if batch.ends.len() == BATCH {
@@ -117,7 +115,7 @@ struct Stages {
 }
 
 impl Stages {
-    fn new(topic: &Arc<Declared>, models: &[Arc<Model>]) -> Self {
+    fn new(topic: &Arc<Declared>, models: &[Arc<Model>], partitions: usize) -> Self {
         let mut tables = Tables::new(topic, models).expect("the model plans");
         let mark = Mark {
             first: Offset(0),
@@ -128,7 +126,7 @@ impl Stages {
             sequence: 0,
         };
         let outputs = tables.outputs();
-        for partition in 0..PARTITIONS as i32 {
+        for partition in 0..partitions as i32 {
             let marks = outputs.iter().map(|o| (o.clone(), Partition(partition), mark));
             tables.adopt(&marks.collect::<Vec<_>>(), &[]);
         }
@@ -207,7 +205,7 @@ fn consume(topic: &Topic<'_>) -> f64 {
         .create()
         .expect("consumer");
     let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS as i32 {
+    for partition in 0..topic.shape.partitions as i32 {
         list.add_partition_offset(&topic.name, partition, KafkaOffset::Beginning).expect("offset");
     }
     consumer.assign(&list).expect("assign");
@@ -218,7 +216,7 @@ fn consume(topic: &Topic<'_>) -> f64 {
     // destroyed once.
     unsafe {
         let queue = rd::rd_kafka_queue_get_consumer(consumer.client().native_ptr());
-        while records < topic.events {
+        while records < topic.shape.events {
             assert!(Instant::now() < deadline, "{records} records within {PATIENCE:?}");
             let count = rd::rd_kafka_consume_batch_queue(queue, 50, messages.as_mut_ptr(), BATCH);
             messages.set_len(count.max(0) as usize);
@@ -232,7 +230,7 @@ fn consume(topic: &Topic<'_>) -> f64 {
         rd::rd_kafka_queue_destroy(queue);
     }
     let spent = cpu(libc::RUSAGE_SELF) - start;
-    assert_eq!((records, bytes), (topic.events, topic.bytes), "each tap once");
+    assert_eq!((records, bytes), (topic.shape.events, topic.bytes), "each tap once");
     spent
 }
 

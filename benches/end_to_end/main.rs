@@ -1,5 +1,7 @@
 //! The whole job, from Kafka's first offset to committed files and tables, by the real binary:
 //! `cargo bench --bench end_to_end -- [--events N] [--lake local|s3|both] [--unique WITHIN]`.
+//! With `--grow AXIS` it runs at several sizes of one thing instead (`grow`); with `--produce FOLDER`
+//! it only makes the input, for others to do the same job (`benches/compare`).
 //!
 //! Ceiling: the floor, which is each stage alone on one thread (`floor`), measured in the same run.
 //! Unit: CPU-seconds per million events, user and system, of the process; broker, database and
@@ -7,15 +9,18 @@
 //! The result is checked against the bench's own (`workload`) before any figure is printed.
 
 mod floor;
+mod grow;
 mod services;
 mod workload;
 mod world;
 
 use clap::{Parser, ValueEnum};
 use floor::Floor;
+use grow::Axis;
 use services::Services;
-use workload::{Expected, PARTITIONS, SEED, TABLE};
-use world::{Cost, Job, Lake, Topic};
+use std::path::{Path, PathBuf};
+use workload::{Expected, Grouping, Model, SEED, Shape};
+use world::{Cost, Declared, Job, Lake, Topic};
 
 /// How many, their rows and bytes, and how many readers do not see yet.
 const FILES: &str = "SELECT count(*), sum(rows), sum(bytes), count(*) - count(completed_at) FROM highwater.lake_files";
@@ -33,6 +38,16 @@ struct Options {
     /// Run the binary under this command, as "perf record -g -o FILE"; its cost counts too.
     #[arg(long, value_delimiter = ' ')]
     under: Vec<String>,
+    /// Do the job at growing sizes of this, to a local lake, and print what each costs.
+    #[arg(long, value_enum, value_name = "AXIS")]
+    grow: Option<Axis>,
+    /// The sizes, as "1,8,64"; without it, those of the axis.
+    #[arg(long, value_delimiter = ',', requires = "grow")]
+    steps: Vec<usize>,
+    /// Only produce: the right table (answer.csv) and the two declarations go to this folder. Says
+    /// on standard output by `export NAME=VALUE` where all is, and keeps it until standard input ends.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "grow")]
+    produce: Option<PathBuf>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -55,74 +70,100 @@ struct Outcome {
 
 fn main() {
     let options = Options::parse();
-    let lakes: &[Lake] = match options.lake {
-        Lakes::Local => &[Lake::Local],
-        Lakes::S3 => &[Lake::S3],
-        Lakes::Both => &[Lake::Local, Lake::S3],
-    };
     let services = Services::find_or_start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .expect("tokio");
-    let topic = Topic::fill(&services, &runtime, options.events);
-    let expected = Expected::of(workload::taps(options.events)).rows();
+    if let Some(axis) = options.grow {
+        return grow::run_steps(&services, &runtime, axis, &options.steps, options.events);
+    }
+    let name = format!("bench_{}", std::process::id());
+    let shape = Shape::usual(options.events);
+    let topic = Topic::fill(&services, &runtime, name, shape);
+    let expected = Expected::of(shape, Grouping::Window);
+    if let Some(folder) = &options.produce {
+        return keep(&topic, &expected, folder);
+    }
     println!(
-        "{} events of {:.0} bytes in {PARTITIONS} partitions, {} groups, seed {SEED}",
-        topic.events,
-        topic.bytes as f64 / topic.events as f64,
-        expected.len()
+        "{} events of {:.0} bytes in {} partitions, {} groups, seed {SEED}",
+        shape.events,
+        topic.bytes as f64 / shape.events as f64,
+        shape.partitions,
+        expected.groups()
     );
-    let within = options.unique.as_deref();
-    let run = |lake: &Lake| run(Job::new(&topic, *lake, within), &options.under, &expected);
+    let lakes: &[Lake] = match options.lake {
+        Lakes::Local => &[Lake::Local],
+        Lakes::S3 => &[Lake::S3],
+        Lakes::Both => &[Lake::Local, Lake::S3],
+    };
+    let declared = || Declared { models: vec![Model::usual()], within: options.unique.as_deref() };
+    let expected = expected.csv();
+    let run = |lake: &Lake| run(Job::new(&topic, *lake, declared()), &options.under, 1, &expected);
     let outcomes: Vec<Outcome> = lakes.iter().map(run).collect();
 
-    let folder = world::folder(&topic.name, None);
+    let folder = tempfile::tempdir().expect("a folder");
+    world::declare(folder.path(), &topic.name, &declared());
     let files = |name: &str| folder.path().join(name);
     let catalog = highwater::catalog::load(&files("topics"), &files("models"));
     let floor = Floor::measure(&topic, &catalog.expect("topic and model are right"));
     print(&topic, &outcomes, &floor);
 }
 
-fn run(job: Job<'_>, under: &[String], expected: &[Vec<Option<String>>]) -> Outcome {
-    let cost = job.run(under);
-    let found = job.query(TABLE);
-    assert_eq!(found.len(), expected.len(), "groups in the table");
-    for (found, expected) in found.iter().zip(expected) {
-        assert_eq!(found, expected, "a group of the table");
+/// The job in so many processes; every table of it must be what is expected.
+fn run(job: Job<'_>, under: &[String], processes: usize, expected: &str) -> Outcome {
+    let cost = job.run(under, processes);
+    for model in &job.declared.models {
+        let found = job.csv(&model.table());
+        let pairs = found.lines().zip(expected.lines());
+        for (found, expected) in pairs {
+            assert_eq!(found, expected, "a group of {}", model.name);
+        }
+        assert_eq!(found.len(), expected.len(), "bytes of {} as CSV", model.name);
     }
     let proof = job.query(&world::proof());
-    assert_eq!(proof.len(), 3, "outputs with marks: {proof:?}");
+    assert_eq!(proof.len(), 2 + job.declared.models.len(), "outputs with marks: {proof:?}");
     for row in proof {
         assert_eq!(row.last().cloned().flatten().as_deref(), Some("adds up"), "{row:?}");
     }
     job.verify();
     let number = |cell: &Option<String>| cell.as_deref().unwrap_or("0").parse().expect("a number");
     let files: Vec<u64> = job.query(FILES)[0].iter().map(number).collect();
-    assert_eq!(files[1], job.topic.events, "rows in the lake");
+    assert_eq!(files[1], job.topic.shape.events, "rows in the lake");
     assert_eq!(files[3], 0, "files that readers do not see yet");
     Outcome { lake: job.lake, cost, files: files[0], bytes: files[2] }
 }
 
+fn keep(topic: &Topic<'_>, expected: &Expected, folder: &Path) {
+    let declared = Declared { models: vec![Model::usual()], within: None };
+    world::declare(folder, &topic.name, &declared);
+    std::fs::write(folder.join("answer.csv"), expected.csv()).expect("the answer");
+    for (name, value) in topic.services.variables() {
+        println!("export {name}={value}");
+    }
+    println!("export HIGHWATER_BENCH_BINARY={}", world::BINARY);
+    println!("export HIGHWATER_BENCH_TOPIC={}", topic.name);
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("standard input");
+}
+
 fn print(topic: &Topic<'_>, outcomes: &[Outcome], floor: &Floor) {
-    let events = topic.events as f64;
+    let events = topic.shape.events as f64;
     let per_million = |seconds: f64| seconds * 1e6 / events;
     let line = |what: &str, of: &dyn Fn(&Outcome) -> String| {
         let cells: Vec<String> = outcomes.iter().map(|o| format!("{:>10}", of(o))).collect();
         println!("{what:<34}{}", cells.concat());
     };
-    let total = |o: &Outcome| o.cost.user_seconds + o.cost.system_seconds;
     println!();
     line("lake", &|o| o.lake.name().to_owned());
     line("events/s", &|o| format!("{:.0}", events / o.cost.seconds));
-    line("CPU-s per million events", &|o| format!("{:.2}", per_million(total(o))));
+    line("CPU-s per million events", &|o| format!("{:.2}", per_million(o.cost.cpu_seconds())));
     line("  of them in the kernel", &|o| format!("{:.2}", per_million(o.cost.system_seconds)));
-    line("cores busy", &|o| format!("{:.2}", total(o) / o.cost.seconds));
-    line("peak RSS, MiB", &|o| format!("{:.0}", o.cost.resident_bytes_max as f64 / 1048576.0));
+    line("cores busy", &|o| format!("{:.2}", o.cost.cpu_seconds() / o.cost.seconds));
+    line("peak RSS, MiB", &|o| format!("{:.0}", o.cost.resident_mib_max()));
     line("files", &|o| o.files.to_string());
     line("bytes per event in the lake", &|o| format!("{:.1}", o.bytes as f64 / events));
-    line("times the floor", &|o| format!("{:.2}", total(o) / floor.sum()));
+    line("times the floor", &|o| format!("{:.2}", o.cost.cpu_seconds() / floor.sum()));
     println!();
     println!("floor, CPU-s per million events, one thread");
     for (stage, seconds) in [

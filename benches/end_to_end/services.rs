@@ -52,6 +52,11 @@ impl Services {
         services
     }
 
+    /// All of them.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     pub fn kafka(&self) -> &str {
         &self.variables["HIGHWATER_TEST_KAFKA"]
     }

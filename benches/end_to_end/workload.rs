@@ -1,15 +1,13 @@
 //! The job's input and its right answer, both from one seed.
 //!
-//! Owns: the taps, their JSON, their partitions, the table that a correct run must leave behind.
+//! Owns: the taps, their JSON, their partitions, the tables that a correct run must leave behind.
 //! Taps come in order of arrival over six hours; an event time lies up to 90 s before the arrival,
 //! of one tap in a thousand up to 30 minutes more. So none is behind the model's allowed lateness.
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use std::io::Write;
+use std::{fmt::Write as _, io::Write as _};
 
-pub const PARTITIONS: usize = 8;
 pub const SEED: u64 = 7;
-const STOPS: usize = 300;
 const TOKENS: u64 = 200_000;
 const MODES: [&str; 4] = ["bus", "tube", "rail", "tram"];
 /// 2024-03-01 06:00 UTC: all taps are of one day.
@@ -46,12 +44,72 @@ roll         = { bytes = "128MiB", age = "60s" }
 stop_above = "5%"
 "#;
 
-pub const MODEL_NAME: &str = "taps_by_stop_5m";
-pub const MODEL: &str = include_str!("../../sql/models/taps_by_stop_5m.sql");
-/// Every row of the model's table, in the order of [`Expected::rows`].
-pub const TABLE: &str = "SELECT (extract(epoch FROM window_start) * 1000)::bigint, stop_id, mode,
-        taps, fare_cents, fare_cents_min, fare_cents_max
- FROM taps_by_stop_5m ORDER BY window_start, stop_id COLLATE \"C\", mode COLLATE \"C\"";
+/// How many taps, of how many stops, in how many partitions.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub events: u64,
+    pub partitions: usize,
+    pub stops: usize,
+}
+
+impl Shape {
+    /// What the published figure is of, but for the number of events.
+    pub fn usual(events: u64) -> Self {
+        Self { events, partitions: 8, stops: 300 }
+    }
+}
+
+/// What a model groups taps by; it counts them, and has sum, lowest and highest of their fares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Grouping {
+    /// Five minutes, stop and mode.
+    Window,
+    Stop,
+}
+
+pub struct Model {
+    pub name: String,
+    pub grouping: Grouping,
+}
+
+impl Model {
+    /// The model of the published figure.
+    pub fn usual() -> Self {
+        Self { name: "taps_by_stop_5m".to_owned(), grouping: Grouping::Window }
+    }
+
+    pub fn sql(&self) -> String {
+        match self.grouping {
+            Grouping::Window => include_str!("../../sql/models/taps_by_stop_5m.sql")
+                .replace(&Self::usual().name, &self.name),
+            Grouping::Stop => format!(
+                "CREATE MATERIALIZED VIEW {} AS
+                 SELECT stop_id, count(*) AS taps, sum(fare_cents) AS fare_cents,
+                        min(fare_cents) AS fare_cents_min, max(fare_cents) AS fare_cents_max
+                 FROM taps GROUP BY stop_id;",
+                self.name
+            ),
+        }
+    }
+
+    /// A query for every row of its table, as in [`Expected::csv`].
+    pub fn table(&self) -> String {
+        let keys = match self.grouping {
+            Grouping::Window => {
+                "(extract(epoch FROM window_start) * 1000)::bigint, stop_id, mode COLLATE \"C\""
+            }
+            Grouping::Stop => "length(stop_id), stop_id COLLATE \"C\"",
+        };
+        let order = match self.grouping {
+            Grouping::Window => "1, length(stop_id), stop_id COLLATE \"C\", 3",
+            Grouping::Stop => "1, 2",
+        };
+        let name = &self.name;
+        format!(
+            "SELECT {keys}, taps, fare_cents, fare_cents_min, fare_cents_max FROM {name} ORDER BY {order}"
+        )
+    }
+}
 
 #[derive(Clone, Copy)]
 pub struct Tap {
@@ -68,8 +126,9 @@ pub struct Tap {
 }
 
 /// The same taps whenever it is asked.
-pub fn taps(events: u64) -> impl Iterator<Item = Tap> {
+pub fn taps(shape: Shape) -> impl Iterator<Item = Tap> {
     let mut random = SmallRng::seed_from_u64(SEED);
+    let Shape { events, partitions, stops } = shape;
     (0..events).map(move |n| {
         let token = random.random_range(0..TOKENS).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let arrival_ms = START_MS + (n as i128 * HOURS_MS as i128 / events as i128) as i64;
@@ -78,13 +137,13 @@ pub fn taps(events: u64) -> impl Iterator<Item = Tap> {
         Tap {
             id: random.random(),
             token,
-            stop: random.random_range(0..STOPS),
+            stop: random.random_range(0..stops),
             device: random.random_range(0..9000),
             mode: random.random_range(0..MODES.len()),
             fare_cents: random.random_bool(0.9).then(|| random.random_range(10..60) * 5),
             event_ms: arrival_ms - behind,
             arrival_ms,
-            partition: (token >> 32) as usize % PARTITIONS,
+            partition: (token >> 32) as usize % partitions,
         }
     })
 }
@@ -113,8 +172,10 @@ impl Tap {
     }
 }
 
-/// The model's table as this file computes it: one tap at a time, into one cell each.
+/// A model's table as this file computes it: one tap at a time, into one cell each.
 pub struct Expected {
+    grouping: Grouping,
+    stops: usize,
     cells: Vec<Cell>,
 }
 
@@ -126,43 +187,73 @@ struct Cell {
 }
 
 impl Expected {
-    pub fn of(taps: impl Iterator<Item = Tap>) -> Self {
-        let mut cells = vec![Cell::default(); WINDOWS * STOPS * MODES.len()];
-        for tap in taps {
+    pub fn of(shape: Shape, grouping: Grouping) -> Self {
+        let stops = shape.stops;
+        let cells = match grouping {
+            Grouping::Window => WINDOWS * stops * MODES.len(),
+            Grouping::Stop => stops,
+        };
+        let mut expected = Self { grouping, stops, cells: vec![Cell::default(); cells] };
+        for tap in taps(shape) {
             let window = (tap.event_ms - START_MS).div_euclid(WINDOW_MS) + WINDOWS_BEFORE;
-            let cell = &mut cells[(window as usize * STOPS + tap.stop) * MODES.len() + tap.mode];
+            let cell = expected.place(window as usize, tap.stop, tap.mode);
+            let cell = &mut expected.cells[cell];
             cell.taps += 1;
             if let Some(cents) = tap.fare_cents {
                 let (sum, min, max) = cell.fares.unwrap_or((0, cents, cents));
                 cell.fares = Some((sum + cents, min.min(cents), max.max(cents)));
             }
         }
-        Self { cells }
+        expected
     }
 
-    /// In order of window, stop and mode; NULL is None.
-    pub fn rows(&self) -> Vec<Vec<Option<String>>> {
-        let mut modes: Vec<usize> = (0..MODES.len()).collect();
-        modes.sort_by_key(|mode| MODES[*mode]);
-        let mut rows = Vec::new();
-        for window in 0..WINDOWS {
-            let start = START_MS + (window as i64 - WINDOWS_BEFORE) * WINDOW_MS;
-            for stop in 0..STOPS {
-                for &mode in &modes {
-                    let cell = self.cells[(window * STOPS + stop) * MODES.len() + mode];
-                    if cell.taps == 0 {
-                        continue;
+    fn place(&self, window: usize, stop: usize, mode: usize) -> usize {
+        match self.grouping {
+            Grouping::Window => (window * self.stops + stop) * MODES.len() + mode,
+            Grouping::Stop => stop,
+        }
+    }
+
+    pub fn groups(&self) -> usize {
+        self.cells.iter().filter(|cell| cell.taps > 0).count()
+    }
+
+    /// One line a group, as COPY writes what [`Model::table`] asks for.
+    pub fn csv(&self) -> String {
+        let mut text = String::new();
+        match self.grouping {
+            Grouping::Window => {
+                let mut modes: Vec<usize> = (0..MODES.len()).collect();
+                modes.sort_by_key(|mode| MODES[*mode]);
+                for window in 0..WINDOWS {
+                    let start = START_MS + (window as i64 - WINDOWS_BEFORE) * WINDOW_MS;
+                    for stop in 0..self.stops {
+                        for &mode in &modes {
+                            let keys = format_args!("{start},stop-{stop:04},{}", MODES[mode]);
+                            self.cells[self.place(window, stop, mode)].csv(keys, &mut text);
+                        }
                     }
-                    let fare = |of: fn((i64, i64, i64)) -> i64| cell.fares.map(of);
-                    let fares = [fare(|f| f.0), fare(|f| f.1), fare(|f| f.2)];
-                    let keys = [start.to_string(), format!("stop-{stop:04}"), MODES[mode].into()];
-                    let mut row: Vec<_> = keys.into_iter().map(Some).collect();
-                    row.push(Some(cell.taps.to_string()));
-                    row.extend(fares.map(|fare| fare.map(|cents| cents.to_string())));
-                    rows.push(row);
+                }
+            }
+            Grouping::Stop => {
+                for (stop, cell) in self.cells.iter().enumerate() {
+                    let name = format!("stop-{stop:04}");
+                    cell.csv(format_args!("{},{name}", name.len()), &mut text);
                 }
             }
         }
-        rows
+        text
+    }
+}
+
+impl Cell {
+    /// NULL is an empty field.
+    fn csv(&self, keys: std::fmt::Arguments<'_>, text: &mut String) {
+        let line = match (self.taps, self.fares) {
+            (0, _) => return,
+            (taps, Some((sum, min, max))) => writeln!(text, "{keys},{taps},{sum},{min},{max}"),
+            (taps, None) => writeln!(text, "{keys},{taps},,,"),
+        };
+        line.expect("memory");
     }
 }

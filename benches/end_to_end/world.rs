@@ -3,7 +3,7 @@
 
 use crate::{
     services::Services,
-    workload::{self, MODEL, MODEL_NAME, PARTITIONS, Tap},
+    workload::{self, Model, Shape, Tap},
 };
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, path::Path as ObjectPath};
@@ -16,10 +16,11 @@ use rdkafka::{
 };
 use std::{
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+pub const BINARY: &str = env!("CARGO_BIN_EXE_highwater");
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A job that runs longer is killed: 10,000 events/s are too few to go on with.
 const EVENTS_PER_SECOND_MIN: u64 = 10_000;
@@ -29,20 +30,24 @@ pub struct Topic<'a> {
     pub services: &'a Services,
     pub runtime: &'a tokio::runtime::Runtime,
     pub name: String,
-    pub events: u64,
+    pub shape: Shape,
     /// Of all values.
     pub bytes: u64,
 }
 
 impl<'a> Topic<'a> {
-    pub fn fill(services: &'a Services, runtime: &'a tokio::runtime::Runtime, events: u64) -> Self {
-        let name = format!("bench_{}", std::process::id());
-        let new = NewTopic::new(&name, PARTITIONS as i32, TopicReplication::Fixed(1))
+    pub fn fill(
+        services: &'a Services,
+        runtime: &'a tokio::runtime::Runtime,
+        name: String,
+        shape: Shape,
+    ) -> Self {
+        let new = NewTopic::new(&name, shape.partitions as i32, TopicReplication::Fixed(1))
             // The taps are of 2024: Kafka would delete them by their age.
             .set("retention.ms", "-1");
         let made = runtime.block_on(admin(services).create_topics([&new], &options()));
         made.expect("create topic")[0].as_ref().expect("create topic");
-        let mut topic = Self { services, runtime, name, events, bytes: 0 };
+        let mut topic = Self { services, runtime, name, shape, bytes: 0 };
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", services.kafka())
             .set("compression.type", "lz4")
@@ -53,7 +58,7 @@ impl<'a> Topic<'a> {
             .create()
             .expect("producer");
         let mut text = Vec::new();
-        for tap in workload::taps(events) {
+        for tap in workload::taps(shape) {
             text.clear();
             tap.json(&mut text);
             topic.bytes += text.len() as u64;
@@ -97,20 +102,28 @@ fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)))
 }
 
-/// The folder with the job's two files; `within`: how long a tap's id is remembered, if it is.
-pub fn folder(kafka_topic: &str, within: Option<&str>) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
+/// What a job declares.
+pub struct Declared<'a> {
+    pub models: Vec<Model>,
+    /// How long a tap's id is remembered, if it is.
+    pub within: Option<&'a str>,
+}
+
+/// Writes the topic file and the models' files below `folder`.
+pub fn declare(folder: &Path, kafka_topic: &str, declared: &Declared<'_>) {
     let write = |path: &str, text: String| {
-        let path = folder.path().join(path);
+        let path = folder.join(path);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(path, text).expect("a file");
     };
-    let unique = within.map(|within| format!("unique = [\"tap_id\"]\nwithin = \"{within}\"\n"));
+    let unique =
+        declared.within.map(|within| format!("unique = [\"tap_id\"]\nwithin = \"{within}\"\n"));
     let unique = unique.unwrap_or_default();
     let topic = format!("topic = \"{kafka_topic}\"\n{unique}{}", workload::TOPIC);
     write("topics/taps.toml", topic);
-    write(&format!("models/{MODEL_NAME}.sql"), MODEL.to_owned());
-    folder
+    for model in &declared.models {
+        write(&format!("models/{}.sql", model.name), model.sql());
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,52 +141,87 @@ impl Lake {
     }
 }
 
-/// What a finished process cost.
+/// What processes cost that ran at the same time.
+#[derive(Default)]
 pub struct Cost {
+    /// Until the last of them ended.
     pub seconds: f64,
     pub user_seconds: f64,
     pub system_seconds: f64,
+    /// Of the largest.
     pub resident_bytes_max: u64,
+}
+
+impl Cost {
+    pub fn cpu_seconds(&self) -> f64 {
+        self.user_seconds + self.system_seconds
+    }
+
+    pub fn resident_mib_max(&self) -> f64 {
+        self.resident_bytes_max as f64 / 1_048_576.0
+    }
 }
 
 /// A database and a lake of one job; removed with this.
 pub struct Job<'a> {
     pub topic: &'a Topic<'a>,
     pub lake: Lake,
+    pub declared: Declared<'a>,
     database: String,
     prefix: String,
     folder: tempfile::TempDir,
 }
 
 impl<'a> Job<'a> {
-    pub fn new(topic: &'a Topic<'a>, lake: Lake, within: Option<&str>) -> Self {
+    pub fn new(topic: &'a Topic<'a>, lake: Lake, declared: Declared<'a>) -> Self {
         let database = format!("{}_{}", topic.name, lake.name());
         let url = topic.services.postgres("postgres");
         query(topic.runtime, &url, &format!("CREATE DATABASE {database}"));
-        let folder = folder(&topic.name, within);
-        Self { topic, lake, prefix: database.clone(), database, folder }
+        let folder = tempfile::tempdir().expect("a folder");
+        declare(folder.path(), &topic.name, &declared);
+        Self { topic, lake, declared, prefix: database.clone(), database, folder }
     }
 
-    /// Runs the real binary to the end of the topic.
-    pub fn run(&self, under: &[String]) -> Cost {
-        self.highwater(under, &["run", "--until-caught-up"])
+    /// Runs the real binary to the end of the topic, in so many processes of one group.
+    pub fn run(&self, under: &[String], processes: usize) -> Cost {
+        self.highwater(under, &["run", "--until-caught-up"], processes)
     }
 
     /// `highwater verify --deep`: every row of the lake, and the table rebuilt from it.
     pub fn verify(&self) {
-        self.highwater(&[], &["verify", "--deep"]);
+        self.highwater(&[], &["verify", "--deep"], 1);
     }
 
-    /// Insists on success; what it said is shown if it fails.
-    fn highwater(&self, under: &[String], arguments: &[&str]) -> Cost {
+    /// Insists on success; what they said is shown if one fails.
+    fn highwater(&self, under: &[String], arguments: &[&str], processes: usize) -> Cost {
+        let log = |process: usize| self.folder.path().join(format!("log{process}"));
+        let start = |process: usize| {
+            let log = std::fs::File::create(log(process)).expect("a log");
+            let mut command = self.command(under, arguments);
+            command.stdout(log.try_clone().expect("a log")).stderr(log);
+            command.spawn().expect("the binary starts")
+        };
+        let patience =
+            PATIENCE + Duration::from_secs(self.topic.shape.events / EVENTS_PER_SECOND_MIN);
+        let started = Instant::now();
+        let children = (0..processes).map(start).collect();
+        let (codes, cost) = measure(children, started, patience);
+        for (process, code) in codes.iter().enumerate() {
+            if *code != Some(0) {
+                let log = std::fs::read_to_string(log(process)).unwrap_or_default();
+                panic!("highwater {arguments:?} ended with {code:?}:\n{log}");
+            }
+        }
+        cost
+    }
+
+    fn command(&self, under: &[String], arguments: &[&str]) -> Command {
         let lake = match self.lake {
             Lake::Local => format!("file://{}", self.folder.path().join("lake").display()),
             Lake::S3 => format!("s3://{}/{}", self.topic.services.bucket(), self.prefix),
         };
-        let log_path = self.folder.path().join("log");
-        let log = std::fs::File::create(&log_path).expect("a log");
         let mut words: Vec<&str> = under.iter().map(String::as_str).collect();
-        words.push(env!("CARGO_BIN_EXE_highwater"));
+        words.push(BINARY);
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
@@ -186,21 +234,28 @@ impl<'a> Job<'a> {
             .env("HIGHWATER_LAKE", lake)
             .env("HIGHWATER_LISTEN", "127.0.0.1:0")
             .envs(self.topic.services.s3())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log);
-        let patience = PATIENCE + Duration::from_secs(self.topic.events / EVENTS_PER_SECOND_MIN);
-        let (code, cost) = measure(command, patience);
-        if code != Some(0) {
-            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
-            panic!("highwater {arguments:?} ended with {code:?}:\n{log}");
-        }
-        cost
+            .stdin(Stdio::null());
+        command
     }
 
     /// Rows as text, NULL as None.
     pub fn query(&self, sql: &str) -> Vec<Vec<Option<String>>> {
         query(self.topic.runtime, &self.topic.services.postgres(&self.database), sql)
+    }
+
+    /// What COPY writes of a query's rows.
+    pub fn csv(&self, sql: &str) -> String {
+        let url = self.topic.services.postgres(&self.database);
+        self.topic.runtime.block_on(async {
+            let client = connect(&url).await;
+            let copy = format!("COPY ({sql}) TO STDOUT (FORMAT csv)");
+            let stream = client.copy_out(&copy).await.expect(sql);
+            let text = stream.try_fold(Vec::new(), |mut text, part| async move {
+                text.extend_from_slice(&part);
+                Ok(text)
+            });
+            String::from_utf8(text.await.expect(sql)).expect("UTF-8")
+        })
     }
 
     async fn empty_bucket(&self) -> object_store::Result<()> {
@@ -230,9 +285,7 @@ impl Drop for Job<'_> {
 
 fn query(runtime: &tokio::runtime::Runtime, url: &str, sql: &str) -> Vec<Vec<Option<String>>> {
     runtime.block_on(async {
-        let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
-        let (client, connection) = connected.expect("PostgreSQL");
-        tokio::spawn(connection);
+        let client = connect(url).await;
         let messages = client.simple_query(sql).await.expect(sql);
         let row = |message: &tokio_postgres::SimpleQueryMessage| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => {
@@ -244,33 +297,58 @@ fn query(runtime: &tokio::runtime::Runtime, url: &str, sql: &str) -> Vec<Vec<Opt
     })
 }
 
-/// Exit code (None: by a signal, or killed after `patience`) and what the kernel counted.
-#[expect(clippy::zombie_processes, reason = "wait4 waits for it: only that tells what it used")]
-fn measure(mut command: Command, patience: Duration) -> (Option<i32>, Cost) {
-    let started = Instant::now();
-    let child = command.spawn().expect("the binary starts");
-    let pid = child.id() as libc::pid_t;
-    let mut status = 0;
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: wait4 fills what it is given; the pid is our child's until it returns it.
-    while unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, usage.as_mut_ptr()) } != pid {
-        if started.elapsed() > patience {
-            // SAFETY: a signal to our own child, which is not waited for yet.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        }
+async fn connect(url: &str) -> tokio_postgres::Client {
+    let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
+    let (client, connection) = connected.expect("PostgreSQL");
+    tokio::spawn(connection);
+    client
+}
+
+/// Exit codes (None: by a signal, or killed after `patience`) and what the kernel counted.
+fn measure(children: Vec<Child>, started: Instant, patience: Duration) -> (Vec<Option<i32>>, Cost) {
+    let mut cost = Cost::default();
+    let mut codes: Vec<Option<i32>> = vec![None; children.len()];
+    let mut running: Vec<usize> = (0..children.len()).collect();
+    while !running.is_empty() {
         std::thread::sleep(Duration::from_millis(5));
+        running.retain(|&child| {
+            let pid = children[child].id() as libc::pid_t;
+            cost.resident_bytes_max = cost.resident_bytes_max.max(resident_bytes_max(pid));
+            if started.elapsed() > patience {
+                // SAFETY: a signal to our own child, which is not waited for yet.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+            let mut status = 0;
+            let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+            // SAFETY: wait4 fills what it is given; the pid is our child's until it returns it.
+            let ended =
+                unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, usage.as_mut_ptr()) == pid };
+            if ended {
+                // SAFETY: zeroed is a valid rusage, and wait4 has filled it.
+                let usage = unsafe { usage.assume_init() };
+                let of = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+                cost.user_seconds += of(usage.ru_utime);
+                cost.system_seconds += of(usage.ru_stime);
+                codes[child] = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+            }
+            !ended
+        });
     }
-    let seconds = started.elapsed().as_secs_f64();
-    // SAFETY: zeroed is a valid rusage, and wait4 has filled it.
-    let usage = unsafe { usage.assume_init() };
-    let of = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-    let cost = Cost {
-        seconds,
-        user_seconds: of(usage.ru_utime),
-        system_seconds: of(usage.ru_stime),
-        resident_bytes_max: usage.ru_maxrss as u64 * 1024,
-    };
-    (libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)), cost)
+    cost.seconds = started.elapsed().as_secs_f64();
+    (codes, cost)
+}
+
+/// Of a process and its children up to now. Not `ru_maxrss`: that begins at the size of this very
+/// process, which lent the child its memory until it executed.
+fn resident_bytes_max(pid: libc::pid_t) -> u64 {
+    let read = |file: String| std::fs::read_to_string(file).unwrap_or_default();
+    let status = read(format!("/proc/{pid}/status"));
+    let mut lines = status.lines();
+    let peak = lines.find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+    let own: u64 = peak.map_or(0, |kib| kib.trim().parse().expect("a number"));
+    let children = read(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.split_whitespace().map(|pid| pid.parse().expect("a number"));
+    own * 1024 + children.map(resident_bytes_max).sum::<u64>()
 }
 
 pub fn proof() -> String {
