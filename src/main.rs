@@ -33,12 +33,8 @@ enum Command {
     },
     /// The always-on service; SIGTERM commits what it holds and leaves.
     Run {
-        /// End when all that was in the topics at the start is committed.
-        #[arg(long)]
-        until_caught_up: bool,
-        /// First make models that are new, or whose definition is another one than filled their tables, beside what is live.
-        #[arg(long)]
-        apply: bool,
+        #[command(flatten)]
+        request: ops::run::Request,
     },
     /// Topics and models held against what the tables were filled by: new, changed, unchanged, not declared.
     Plan {
@@ -235,7 +231,7 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo { keep } => ops::demo::demo(config, keep),
-        Command::Run { until_caught_up, apply } => ops::run::run(&config, until_caught_up, apply),
+        Command::Run { request } => ops::run::run(&config, request),
         Command::Plan { json, drop } => ops::plan::plan(&config, json, drop),
         Command::Replay { request } => ops::replay::replay(&config, &request),
         Command::Check => ops::check::check(&config),

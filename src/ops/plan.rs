@@ -227,6 +227,7 @@ pub async fn apply(
     catalog: &Catalog,
     warehouse: &Warehouse,
     apply: bool,
+    from_lake: bool,
 ) -> Result<()> {
     let models: Vec<Arc<Model>> = catalog.models.values().cloned().collect();
     let filled = warehouse.filled(&models).await?;
@@ -252,7 +253,8 @@ pub async fn apply(
     for (model, change) in changed() {
         tracing::info!(model = %model.name, "rebuilding by its changed definition");
         let rebuild = Rebuild::of(model);
-        let mut replay = Replay::new(config, catalog, warehouse, rebuild, *change, false).await?;
+        let mut replay =
+            Replay::new(config, catalog, warehouse, rebuild, *change, from_lake).await?;
         let (_, passed) = replay.to_the_swap().await?;
         tracing::info!(model = %model.name, offsets = passed, "rebuilt and swapped in");
     }
@@ -260,24 +262,25 @@ pub async fn apply(
         |topic: &str| marks.iter().any(|m| *m.topic == *topic && m.output == Output::DeadLetters);
     for (model, change) in &all {
         if *change == Change::New && begun(&model.topic) {
-            fill(config, catalog, warehouse, model).await?;
+            fill(config, catalog, warehouse, model, from_lake).await?;
         }
     }
     Ok(())
 }
 
-/// A new model, beside the others; where that cannot be, the service fills it.
+/// A new model, beside the others; where that cannot be, the service fills it, which reads no lake.
 async fn fill(
     config: &Config,
     catalog: &Catalog,
     warehouse: &Warehouse,
     model: &Arc<Model>,
+    from_lake: bool,
 ) -> Result<()> {
     let rebuild = Rebuild::of(model);
     let mut replay =
-        match Replay::new(config, catalog, warehouse, rebuild, Change::New, false).await {
+        match Replay::new(config, catalog, warehouse, rebuild, Change::New, from_lake).await {
             Ok(replay) => replay,
-            Err(error) if error.kind == Kind::Config => {
+            Err(error) if error.kind == Kind::Config && !from_lake => {
                 tracing::warn!(model = %model.name, "the service fills it: {error}");
                 return Ok(());
             }

@@ -71,6 +71,8 @@ pub struct Reloader {
     store: Option<Store>,
     runtime: Handle,
     declared: Declared,
+    /// What is made anew reads there what Kafka has no more.
+    from_lake: bool,
     /// By topic.
     running: BTreeMap<Arc<str>, Standing>,
 }
@@ -128,6 +130,7 @@ impl Reloader {
         store: Option<Store>,
         runtime: Handle,
         declared: Declared,
+        from_lake: bool,
     ) -> Self {
         let catalog = declared.read().unwrap_or_else(PoisonError::into_inner).clone();
         let standing = |name: &Arc<str>| {
@@ -135,7 +138,8 @@ impl Reloader {
             (name.clone(), Standing { files, catalog: catalog.clone() })
         };
         let running = catalog.topics.keys().map(standing).collect();
-        Self { config: config.clone(), service, warehouse, store, runtime, declared, running }
+        let config = config.clone();
+        Self { config, service, warehouse, store, runtime, declared, from_lake, running }
     }
 
     fn serve(
@@ -308,7 +312,8 @@ impl Reloader {
             }
             let (config, warehouse) = (&self.config, &self.warehouse);
             let rebuild = Rebuild::of(&model);
-            match Replay::new(config, catalog, warehouse, rebuild, change, false).await {
+            let from_lake = self.from_lake;
+            match Replay::new(config, catalog, warehouse, rebuild, change, from_lake).await {
                 Ok(mut replay) => {
                     let (output, mut logged) = (model.name.clone(), Instant::now());
                     let mut tell = |Progress { passed, all }| {
@@ -320,8 +325,8 @@ impl Reloader {
                     replay.beside(&mut tell).await?;
                     replays.push((model, change, replay));
                 }
-                // The pipeline fills it, and its other outputs wait.
-                Err(error) if change == Change::New && error.kind == Kind::Config => {
+                // The pipeline fills it, which reads no lake, and its other outputs wait.
+                Err(error) if change == Change::New && error.kind == Kind::Config && !from_lake => {
                     told.push(format!(
                         "model:{} is new, filled by the topic's pipeline while its other tables wait: {error}",
                         model.name

@@ -31,9 +31,23 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Runs until a signal, or until what was there at the start is committed. With `apply` what has changed
-/// is rebuilt first.
-pub fn run(config: &Config, until_caught_up: bool, apply: bool) -> Result<()> {
+/// What was typed.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Request {
+    /// End when all that was in the topics at the start is committed.
+    #[arg(long)]
+    until_caught_up: bool,
+    /// First make models anew whose definition is another one than filled their tables, and fill new ones.
+    #[arg(long)]
+    apply: bool,
+    /// With --apply, and when files are taken up while running: read from the lake what Kafka has no more.
+    #[arg(long)]
+    from_lake: bool,
+}
+
+/// Runs until a signal, or until what was there at the start is committed.
+pub fn run(config: &Config, request: Request) -> Result<()> {
+    let Request { until_caught_up, apply, from_lake } = request;
     let catalog = load(config)?;
     require_secret(&catalog, config)?;
     require_registry(&catalog)?;
@@ -42,7 +56,7 @@ pub fn run(config: &Config, until_caught_up: bool, apply: bool) -> Result<()> {
     let (warehouse, store, catalog) = runtime.block_on(async {
         let warehouse = connect(config).await?;
         let catalog = with_additions(&catalog, &warehouse).await?;
-        plan::apply(config, &catalog, &warehouse, apply).await?;
+        plan::apply(config, &catalog, &warehouse, apply, from_lake).await?;
         make_ready(warehouse, catalog, config).await
     })?;
     let known = runtime.block_on(known(&catalog, &warehouse))?;
@@ -64,7 +78,8 @@ pub fn run(config: &Config, until_caught_up: bool, apply: bool) -> Result<()> {
         true => (None, None),
         false => {
             let service = service.clone();
-            let reloader = Reloader::new(config, service, warehouse, store, handle, declared);
+            let reloader =
+                Reloader::new(config, service, warehouse, store, handle, declared, from_lake);
             let (reloads, reloading) = Reloads::start(reloader)?;
             (Some(reloads), Some(reloading))
         }

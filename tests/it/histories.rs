@@ -9,9 +9,9 @@
 //! The steps are told by the seed alone, the moments of kills are not: a seed that failed may have to be run again a
 //! few times. `HIGHWATER_TEST_SEED=7` runs one, `HIGHWATER_TEST_LONG=1` many.
 //!
-//! Left out: what [`plan`] says in one place; `dead-letters retry`, which judges by when it is asked
-//! (`tests/it/dead_letters.rs`); offsets without a record (`tests/it/transactions.rs`) and `idle`, whose clock no
-//! seed tells (`tests/it/time.rs`).
+//! What Kafka has forgotten is read from the lake, by whatever makes tables anew. Left out: `dead-letters retry`, which judges
+//! by when it is asked (`tests/it/dead_letters.rs`); offsets without a record (`tests/it/transactions.rs`) and `idle`,
+//! whose clock no seed tells (`tests/it/time.rs`).
 
 mod oracle;
 mod plan;
@@ -121,7 +121,7 @@ impl History {
             }
             Step::CatchUp => self.catch_up(),
             Step::Run { permille, kill } => self.run_for_a_while(*permille, *kill),
-            Step::Start => self.services.push(self.start(&["run", "--apply"])),
+            Step::Start => self.services.push(self.start(&["run", "--apply", "--from-lake"])),
             Step::End { which, kill } => {
                 let mut service = self.services.remove(*which);
                 if !kill {
@@ -203,7 +203,7 @@ impl History {
     fn run_for_a_while(&self, permille: i64, kill: bool) {
         let before = self.passed();
         let until = before + (self.all() - before) * permille / 1_000;
-        let mut process = self.start(&["run", "--apply"]);
+        let mut process = self.start(&["run", "--apply", "--from-lake"]);
         eventually("some of it", || {
             assert!(process.is_running(), "{}", process.printed());
             // It has looked at the models, and answers signals.
@@ -218,7 +218,7 @@ impl History {
     }
 
     fn catch_up(&self) {
-        self.run(&["run", "--apply", "--until-caught-up"]);
+        self.run(&["run", "--apply", "--from-lake", "--until-caught-up"]);
         assert_eq!(self.passed(), self.all(), "every output has passed every record");
         self.compare();
     }
@@ -294,7 +294,7 @@ impl History {
         }
         self.declare(model, spec);
         for ms in kills {
-            let mut process = self.start(&["run", "--apply"]);
+            let mut process = self.start(&["run", "--apply", "--from-lake"]);
             eventually("the rebuild's beginning, or its end", || {
                 let is_over = process.printed().contains("serving http://");
                 self.is_under_way(&output) || is_over || !process.is_running()

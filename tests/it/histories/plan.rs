@@ -1,6 +1,6 @@
 //! What a history is: taps, models and steps, all of it told by a seed before anything runs.
 //!
-//! Owns: what is drawn, what is left out. Does not own: doing it, nor what must come out.
+//! Owns: what is drawn. Does not own: doing it, nor what must come out.
 
 use crate::taps::TOPIC;
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
@@ -450,9 +450,6 @@ impl Plan {
         let count = drawn.random.random_range(10..15);
         while plan.steps.len() < count {
             let step = drawn.draw();
-            if drawn.is_left_out(&step) {
-                continue;
-            }
             drawn.note(&step);
             plan.steps.push(step);
         }
@@ -461,26 +458,6 @@ impl Plan {
 }
 
 impl Drawn {
-    /// What no history holds. All of it is here.
-    ///
-    /// Once Kafka has forgotten something, a model that is new begins at what is left, and one whose definition
-    /// changes cannot be rebuilt (`run --apply` reads Kafka alone): neither comes to what a clean run over all
-    /// records gives.
-    fn is_left_out(&self, step: &Step) -> bool {
-        match step {
-            Step::Add { .. } | Step::Change { .. } => self.expired,
-            Step::Produce { .. }
-            | Step::CatchUp
-            | Step::Run { .. }
-            | Step::Start
-            | Step::End { .. }
-            | Step::Replay { .. }
-            | Step::Widen { .. }
-            | Step::Expire { .. }
-            | Step::Sweep => false,
-        }
-    }
-
     fn note(&mut self, step: &Step) {
         match step {
             Step::Change { model, spec, .. } => {
