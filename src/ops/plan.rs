@@ -86,7 +86,8 @@ pub fn plan(config: &Config, json: bool, drop: bool) -> Result<()> {
     print!("{}", table::render(&["output", "topic", "", "reads back", ""], &rows));
     if lines.iter().any(|line| matches!(line.state, State::Wider | State::Changed)) {
         println!(
-            "`highwater run` refuses to start on this; `highwater run --apply` rebuilds what has changed"
+            "`highwater run` refuses to start on this; `highwater run --apply` rebuilds what has changed, a service that runs \
+             does on SIGHUP"
         );
     }
     dropped

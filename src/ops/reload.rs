@@ -266,11 +266,11 @@ impl Reloader {
         }
         let (mut swapped, mut failed) = (0, Vec::new());
         let mut partly = Catalog::clone(catalog);
-        for (model, change, replay) in &mut replays {
+        for (model, change, replay, passed) in &mut replays {
             match replay.to_the_swap().await {
-                Ok((_, passed)) => {
+                Ok((_, more)) => {
                     swapped += 1;
-                    told.push(made(model, *change, passed));
+                    told.push(made(model, *change, *passed + more));
                 }
                 Err(error) => {
                     partly.models.remove(&model.name);
@@ -292,13 +292,13 @@ impl Reloader {
         }
     }
 
-    /// Makes what the models need, as far as it can be done while the topic goes on.
+    /// Makes what the models need, as far as it can be done while the topic goes on; how many offsets each has passed.
     async fn beside(
         &self,
         catalog: &Catalog,
         topic: &Topic,
         told: &mut Told,
-    ) -> Result<Vec<(Arc<Model>, Change, Replay)>> {
+    ) -> Result<Vec<(Arc<Model>, Change, Replay, u64)>> {
         let models: Vec<_> = catalog.models_of(&topic.name).collect();
         let filled = self.warehouse.filled(&models).await?;
         let marks = self.warehouse.marks(Some(&*topic.name)).await?;
@@ -322,8 +322,8 @@ impl Reloader {
                             tracing::info!(model = %output, passed, all, "made beside");
                         }
                     };
-                    replay.beside(&mut tell).await?;
-                    replays.push((model, change, replay));
+                    let passed = replay.beside(&mut tell).await?;
+                    replays.push((model, change, replay, passed));
                 }
                 // The pipeline fills it, which reads no lake, and its other outputs wait.
                 Err(error) if change == Change::New && error.kind == Kind::Config && !from_lake => {

@@ -345,17 +345,18 @@ impl Replay {
         }
     }
 
-    /// The first half alone, however often a service goes away meanwhile; where it is over, [`Self::to_the_swap`] goes on.
-    pub async fn beside(&mut self, tell: &mut (dyn FnMut(Progress) + Send)) -> Result<()> {
+    /// The first half alone, however often a service goes away meanwhile; [`Self::to_the_swap`] goes on. How many
+    /// offsets were passed.
+    pub async fn beside(&mut self, tell: &mut (dyn FnMut(Progress) + Send)) -> Result<u64> {
         self.begin().await?;
-        let (mut come, mut failures) = (0, 0);
+        let (mut begun, mut come, mut failures) = (None, 0, 0);
         loop {
             let before = come;
             let mut noted = |now: Progress| {
-                come = now.passed;
+                come = now.passed - *begun.get_or_insert(now.passed);
                 tell(now);
             };
-            let Err(error) = self.catch_up(&mut noted).await else { return Ok(()) };
+            let Err(error) = self.catch_up(&mut noted).await else { return Ok(come) };
             failures = if come > before { 1 } else { failures + 1 };
             retried(error, failures, "rebuilt").await?;
         }
