@@ -1,6 +1,9 @@
 //! Outputs that are new, made beside the others of their topic; and those that are not declared any more, dropped.
 //!
-//! Each of these was planted once and is caught:
+//! Each of these was planted once and is caught: a swap over marks of a service that fills the model itself, or where the
+//! topic stands further on; letters and refusals not taken over; the lake's beginning not read; takes that do not wait for
+//! the swap; a drop that leaves letters, or a take that makes a dropped model's marks again; columns added and not filled;
+//! windows told by the least event time of files.
 
 use crate::{
     replay::{
