@@ -211,7 +211,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         // The demo prints its own story.
         #[cfg(feature = "embedded")]
         Command::Demo { .. } | Command::Test { .. } => {
-            "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool_postgres=off".to_owned()
+            "warn,oliphaunt_wasix=off,tokio_postgres=off,deadpool.postgres=off".to_owned()
         }
         Command::Run { .. } => config.log_level.clone(),
         Command::Check

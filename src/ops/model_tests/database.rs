@@ -24,8 +24,14 @@ pub struct Database {
     _scratch: Scratch,
 }
 
-pub async fn open() -> Result<Database> {
-    let scratch = Scratch::in_memory("highwater-test")?;
+/// Opening one is to copy it.
+pub fn is_kept() -> bool {
+    kept().is_some_and(|kept| kept.is_dir())
+}
+
+/// `number`: of those that are open at the same time.
+pub async fn open(number: usize) -> Result<Database> {
+    let scratch = Scratch::in_memory(&format!("highwater-test-{number}"))?;
     let home = scratch.path.join("postgres");
     let kept = kept();
     if let Some(kept) = kept.as_deref().filter(|kept| kept.is_dir()) {

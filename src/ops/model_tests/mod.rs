@@ -20,13 +20,69 @@ use crate::{
     decode::Secret,
     error::{Error, Result},
 };
+use database::Database;
 use fixture::Fixture;
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+use tokio::task::{JoinError, JoinHandle};
 
 /// Of the file's name, in the directory of models.
 const SUFFIX: &str = ".test.toml";
 /// Where no secret is set: what is hashed must be the same in each run.
 const SECRET: &[u8] = b"the secret of tests";
+
+/// Beside each other, once opening one is cheap.
+const DATABASES: usize = 2;
+
+/// What is to be played, by whoever comes next.
+struct All {
+    fixtures: Vec<Fixture>,
+    secret: Arc<[u8]>,
+    next: AtomicUsize,
+}
+
+/// By number: fixture and test, and what was wrong.
+type Outcomes = BTreeMap<usize, (usize, usize, String)>;
+
+impl All {
+    async fn play(self: Arc<Self>, opened: JoinHandle<Result<Database>>) -> Result<Outcomes> {
+        let database = joined(opened.await)?;
+        let warehouse = &database.warehouse;
+        let places: Vec<_> = self.fixtures.iter().enumerate().collect();
+        let places = places.into_iter().flat_map(|(at, fixture)| {
+            fixture.tests.iter().enumerate().map(move |(number, test)| (at, fixture, number, test))
+        });
+        let places: Vec<_> = places.collect();
+        let mut outcomes = Outcomes::new();
+        loop {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some((at, fixture, number, test)) = places.get(next) else { break };
+            let here = |e: Error| {
+                let place = format!("{}: {}: {e}", fixture.file.display(), test.name);
+                Error { kind: e.kind, ..Error::config(place) }
+            };
+            let secret = Secret(self.secret.clone());
+            play::play(warehouse, fixture, test, secret).await.map_err(here)?;
+            let wrong = outcome::differences(warehouse, fixture, test).await.map_err(here)?;
+            outcomes.insert(next, (*at, *number, wrong));
+            warehouse.empty().await?;
+        }
+        database.warehouse.close().await;
+        Ok(outcomes)
+    }
+}
+
+fn joined<T>(done: std::result::Result<Result<T>, JoinError>) -> Result<T> {
+    done.map_err(|e| Error::halt("play tests of models").because(e))?
+}
 
 /// Plays the fixtures of these models, or of all. Each failure is printed.
 ///
@@ -35,8 +91,9 @@ const SECRET: &[u8] = b"the secret of tests";
 pub fn test(config: &Config, models: &[String]) -> Result<()> {
     let begun = Instant::now();
     let runtime = run::runtime()?;
+    let databases = if database::is_kept() { DATABASES } else { 1 };
     // Beside the reading of files.
-    let opening = runtime.spawn(database::open());
+    let opening: Vec<_> = (0..databases).map(|n| runtime.spawn(database::open(n))).collect();
     let catalog = load(config)?;
     let fixtures = read(config, &catalog, models)?;
     if fixtures.is_empty() {
@@ -45,35 +102,27 @@ pub fn test(config: &Config, models: &[String]) -> Result<()> {
             config.models.join(format!("NAME{SUFFIX}")).display()
         )));
     }
+    let secret = config.pii_secret.clone().unwrap_or_else(|| SECRET.into());
+    let all = Arc::new(All { fixtures, secret, next: AtomicUsize::new(0) });
+    let playing: Vec<_> =
+        opening.into_iter().map(|opened| runtime.spawn(all.clone().play(opened))).collect();
+    let mut outcomes = BTreeMap::new();
+    for played in playing {
+        outcomes.extend(joined(runtime.block_on(played))?);
+    }
     let (mut passed, mut failed) = (0, 0);
-    let played: Result<()> = runtime.block_on(async {
-        let opened = opening.await;
-        let database =
-            opened.map_err(|e| Error::halt("open the database of tests").because(e))??;
-        let warehouse = &database.warehouse;
-        let secret = config.pii_secret.clone().unwrap_or_else(|| SECRET.into());
-        for fixture in &fixtures {
-            for test in &fixture.tests {
-                let here = |e: Error| {
-                    let place = format!("{}: {}: {e}", fixture.file.display(), test.name);
-                    Error { kind: e.kind, ..Error::config(place) }
-                };
-                play::play(warehouse, fixture, test, Secret(secret.clone())).await.map_err(here)?;
-                let wrong = outcome::differences(warehouse, fixture, test).await.map_err(here)?;
-                match wrong.is_empty() {
-                    true => passed += 1,
-                    false => {
-                        failed += 1;
-                        println!("{}: {}: FAILED\n{wrong}", fixture.file.display(), test.name);
-                    }
-                }
-                warehouse.empty().await?;
+    for (fixture, test, wrong) in outcomes.into_values() {
+        match wrong.is_empty() {
+            true => passed += 1,
+            false => {
+                failed += 1;
+                let fixture = &all.fixtures[fixture];
+                let name = &fixture.tests[test].name;
+                println!("{}: {name}: FAILED\n{wrong}", fixture.file.display());
             }
         }
-        database.warehouse.close().await;
-        Ok(())
-    });
-    played?;
+    }
+    let fixtures = &all.fixtures;
     let untested =
         catalog.models.keys().filter(|name| fixtures.iter().all(|f| f.model.name != **name));
     let untested: Vec<&str> = untested.map(|name| &**name).collect();
