@@ -126,6 +126,11 @@ fn describe() {
     );
     describe_counter!("highwater_sweeps_total", Unit::Count, "Sweeps of the lake, by outcome");
     describe_counter!(
+        "highwater_reloads_total",
+        Unit::Count,
+        "Times that files were taken up while running, by outcome"
+    );
+    describe_counter!(
         "highwater_dead_letters_forwarded_total",
         Unit::Count,
         "Dead letters that Kafka confirmed, at least once each"
