@@ -80,7 +80,9 @@ pub fn tell_done(
     );
     match replaced {
         true if change == Change::New => {
-            println!("its table is there now, and the service goes on with it from here");
+            println!(
+                "its table is there now; a service goes on with it once it has started again or taken up its file (SIGHUP)"
+            );
             return;
         }
         true => println!("its tables are those of the new definition"),
