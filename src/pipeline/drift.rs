@@ -140,6 +140,11 @@ impl Watch {
         }
     }
 
+    /// Everything is committed, and tables may become those of another definition meanwhile.
+    pub fn stands(&self) -> bool {
+        matches!(self.pending, Pending::Change) && self.ready.is_none()
+    }
+
     pub fn give_up(&mut self) {
         self.pending = Pending::Nothing;
     }

@@ -235,6 +235,8 @@ impl Driver {
                 self.asks_watermarks = false;
                 return Ok(());
             }
+            // a take under way met the definition that is gone on with; then all are taken anew.
+            News::Worker(Input::TakeFailed { .. }) if self.watch.stands() => return Ok(()),
             News::Worker(input) => self.note(input),
             // whoever learns of an addition begins anew with it.
             News::Taken { taken, .. } if !self.topic.has_all(taken.additions) => {

@@ -181,6 +181,35 @@ fn models_are_changed_added_and_dropped_beside_live_traffic() {
     world.run_until_caught_up();
 }
 
+/// Where a take takes its time, the next reload comes while partitions are still being taken by the definition of before.
+#[test]
+fn one_reload_right_after_the_other_finds_partitions_that_are_being_taken() {
+    let Some(world) = World::empty("reload_often", 3, Lake::Local) else { return };
+    let with_paid = BY_STOP.replace(", sum", ", count(fare_cents) AS paid, sum");
+    world.declare("taps", &topic());
+    world.declare_model("by_stop", &with_paid);
+    world.produce(records(0..3_000));
+    let mut service = world.follow(&HURRY);
+    eventually("the first taps", || stands_at(&world, &["by_stop"], 3_000));
+    world.query(
+        "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
+         'BEGIN PERFORM pg_sleep(0.15); RETURN NEW; END';
+         CREATE TRIGGER takes_its_time BEFORE UPDATE OF epoch ON highwater.marks FOR EACH ROW
+         EXECUTE FUNCTION takes_its_time()",
+    );
+    for definition in [every_quarter(&with_paid), with_paid.clone(), every_quarter(&with_paid)] {
+        world.declare_model("by_stop", &definition);
+        let said = taken_up(&mut service);
+        assert!(said.contains("is made anew by its new definition: 3000 offsets"), "{said}");
+    }
+    world.produce(records(3_000..4_000));
+    eventually("it goes on", || stands_at(&world, &["by_stop"], 4_000));
+    let text = service.stop();
+    assert!(!text.contains("stopped:"), "{text}");
+    assert_by_stop(&world, taps(0..4_000), 900);
+    world.run(&["verify", "--deep"]);
+}
+
 #[test]
 fn a_mistake_in_any_file_leaves_what_runs_as_it_is() {
     let Some(world) = taps::world("reload_mistake", 2, Lake::Local) else { return };
