@@ -186,8 +186,7 @@ impl Driver {
             let _ = done.try_send(());
         }
         let Next { topic, models, known, lasting } = next;
-        let (inbox, assigned) = (self.inbox, self.assigned);
-        let numbers = Some(self.worker.numbers());
+        let (inbox, assigned, numbers) = (self.inbox, self.assigned, Some(self.worker.numbers()));
         Parts { topic, models, known, lasting, inbox, assigned, numbers }
     }
 
