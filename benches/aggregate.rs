@@ -2,10 +2,10 @@
 //! unit is CPU time of records. The ceiling it is compared to, on two shared cores: 0.06
 //! CPU-seconds per million (17 million rows/s a core, DataFusion's bare hash aggregation).
 
-use criterion::{
-    Criterion, Throughput, criterion_group, criterion_main,
-    measurement::{Measurement, ValueFormatter, WallTime},
-};
+mod cpu;
+
+use cpu::CpuTime;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use highwater::{
     catalog,
     compute::Tables,
@@ -21,42 +21,6 @@ const STOPS: usize = 300;
 const DEVICES: usize = 9000;
 /// 2024-03-01T08:00:00Z.
 const START_US: i64 = 1_709_280_000_000_000;
-
-/// CPU time of this thread: other work on the machine does not count.
-struct CpuTime;
-
-impl Measurement for CpuTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the pointer is to a live timespec, the clock exists on every POSIX system.
-        let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-        assert_eq!(failed, 0, "the clock of this thread's CPU time is there");
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        self.start() - start
-    }
-
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        WallTime.to_f64(value)
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
 
 /// Ten minutes of taps, a burst of disorder in them, partition by partition in each batch.
 fn corpus(partitions: usize) -> Vec<Vec<(i32, i64, String)>> {

@@ -7,6 +7,8 @@
 //! Unit: rows per second of this thread's CPU, so that a busy machine does not change the figure.
 //! The corpus is seeded: a million taps in event-time order with disorder of a minute.
 
+mod cpu;
+
 use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
@@ -168,14 +170,7 @@ fn bare(corpus: &[(RecordBatch, Vec<EventTime>)]) -> usize {
     writer.into_inner().expect("a footer").len()
 }
 
-fn cpu() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a timespec that outlives the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
-fn writer(criterion: &mut Criterion) {
+fn writer(criterion: &mut Criterion<cpu::CpuTime>) {
     let topic = topic();
     let mut group = criterion.benchmark_group("parquet");
     group
@@ -185,13 +180,7 @@ fn writer(criterion: &mut Criterion) {
     let plain = corpus(&topic, 1);
     println!("bare: {:.1} bytes per row", bare(&plain) as f64 / ROWS as f64);
     group.bench_function("bare", |bencher| {
-        bencher.iter_custom(|iterations| {
-            let start = cpu();
-            for _ in 0..iterations {
-                std::hint::black_box(bare(&plain));
-            }
-            cpu() - start
-        });
+        bencher.iter(|| bare(&plain));
     });
     drop(plain);
     for (name, hours) in [("one hour at a time", 1), ("8 hours mixed", 8), ("500 hours mixed", 500)]
@@ -200,17 +189,15 @@ fn writer(criterion: &mut Criterion) {
         let (bytes, files) = cut(&topic, &corpus);
         println!("{name}: {:.1} bytes per row, {files} files", bytes as f64 / ROWS as f64);
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter_custom(|iterations| {
-                let start = cpu();
-                for _ in 0..iterations {
-                    cut(&topic, &corpus);
-                }
-                cpu() - start
-            });
+            bencher.iter(|| cut(&topic, &corpus));
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, writer);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(cpu::CpuTime);
+    targets = writer
+}
 criterion_main!(benches);

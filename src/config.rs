@@ -95,7 +95,7 @@ pub struct Options {
         hide_env_values = true
     )]
     pii_secret: Option<String>,
-    /// How often tables are committed while following [default: 1s].
+    /// How often tables are committed while following, the first time after a quarter of it [default: 1s].
     #[arg(long, env = "HIGHWATER_COMMIT_INTERVAL", global = true, value_name = "DURATION")]
     commit_interval: Option<String>,
     /// How often tables are committed while catching up [default: 5s].
@@ -189,7 +189,7 @@ pub enum LogFormat {
 }
 
 /// Below this a topic has no room to work in.
-const MEMORY_MIN: usize = 64 << 20;
+const MEMORY_MIN: usize = 128 << 20;
 
 impl Options {
     /// Reads the file, the secrets' files and the store's variables, and checks it all.
@@ -207,7 +207,7 @@ impl Options {
         })?;
         let memory = size("memory", &text(self.memory, file.memory, "512MiB"))?;
         if memory < MEMORY_MIN {
-            return Err(Error::config("memory must be at least 64MiB"));
+            return Err(Error::config("memory must be at least 128MiB"));
         }
         let log = match text(self.log, file.log, "text").as_str() {
             "text" => LogFormat::Text,

@@ -110,6 +110,7 @@
 //! | D-2 | no number is wrapped or rounded in silence, no code loses its zeros | `decode/number.rs`; the oracle | |
 //! | D-3 | the same records and topic decode to the same | no clock and no randomness below `decode` | |
 //! | D-4 | the rows of a record stand or fall together, in decode and in each model | `decode/batched.rs`, `compute/model.rs`; property tests of both; `tests/it/batched.rs` | |
+//! | A-1 | what is remembered of objects that look alike changes nothing that is read | `decode/alike.rs`; `whatever_came_before_a_text_is_read_as_by_a_scan_of_every_byte`, `a_message_says_the_same_whatever_came_before_it` | |
 //! | E-1 | a record is judged by those before it in its partition, never by a clock or other partitions | property test in `event_time/lateness.rs` | |
 //! | E-2 | where batches end makes no difference | the same test | |
 //! | E-3 | a final window stays final | property test there | `move_marks.sql`: `greatest(event_time_max, …)` |

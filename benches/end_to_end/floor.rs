@@ -4,7 +4,11 @@
 //! without), so it is of the whole process, in which nothing else runs. The other stages count
 //! the thread that does them. The taps of these come from memory, in batches of one partition.
 
-use crate::{workload, world::Topic};
+use crate::{
+    workload::{self, Tap, form::Form},
+    world::Topic,
+};
+use arrow::array::RecordBatch;
 use highwater::{
     catalog::{Catalog, Model, Topic as Declared},
     compute::Tables,
@@ -20,12 +24,15 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
 };
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 /// As many as the pipeline takes at a time.
 const BATCH: usize = 8192;
+/// What models hold of a cut before it ends: of changes each one, of taps their groups.
+const CUT_BYTES: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// CPU-seconds for all events.
@@ -42,12 +49,13 @@ impl Floor {
         let declared = catalog.topics.values().next().expect("one topic");
         let models: Vec<Arc<Model>> = catalog.models.values().cloned().collect();
         let partitions = topic.shape.partitions;
-        let mut stages = Stages::new(declared, &models, partitions);
+        let form = topic.shape.form;
+        let mut stages = Stages::new(declared, &models, partitions, form);
         let mut waiting: Vec<Batch> = (0..partitions).map(|_| Batch::default()).collect();
         for tap in workload::taps(topic.shape) {
             let batch = &mut waiting[tap.partition];
-            batch.add(&tap);
-            if batch.ends.len() == BATCH {
+            batch.add(&tap, form);
+            if batch.places.len() == BATCH {
                 stages.work(tap.partition, batch);
             }
         }
@@ -64,42 +72,49 @@ impl Floor {
     }
 }
 
-/// Values of one partition, in one buffer as they would lie in librdkafka's.
+/// Records of one partition, in one buffer as they would lie in librdkafka's.
 #[derive(Default)]
 struct Batch {
-    text: Vec<u8>,
-    ends: Vec<usize>,
-    arrivals_ms: Vec<i64>,
+    bytes: Vec<u8>,
+    places: Vec<Place>,
     /// Offset of the first.
     base: i64,
 }
 
+struct Place {
+    key: Option<Range<usize>>,
+    value: Range<usize>,
+    arrival_ms: i64,
+}
+
 impl Batch {
-    fn add(&mut self, tap: &workload::Tap) {
-        tap.json(&mut self.text);
-        self.ends.push(self.text.len());
-        self.arrivals_ms.push(tap.arrival_ms);
+    fn add(&mut self, tap: &Tap, form: Form) {
+        let start = self.bytes.len();
+        form.key(tap, &mut self.bytes);
+        let middle = self.bytes.len();
+        form.value(tap, &mut self.bytes);
+        self.places.push(Place {
+            key: form.has_keys().then_some(start..middle),
+            value: middle..self.bytes.len(),
+            arrival_ms: tap.arrival_ms,
+        });
     }
 
     fn clear(&mut self) {
-        self.base += self.ends.len() as i64;
-        self.text.clear();
-        self.ends.clear();
-        self.arrivals_ms.clear();
+        self.base += self.places.len() as i64;
+        self.bytes.clear();
+        self.places.clear();
     }
 
     fn records(&self, partition: usize) -> Vec<RawRecord<'_>> {
-        let record = |index: usize| {
-            let start = if index == 0 { 0 } else { self.ends[index - 1] };
-            RawRecord {
-                partition: Partition(partition as i32),
-                offset: self.base + index as i64,
-                timestamp: EventTime(self.arrivals_ms[index] * 1000),
-                key: None,
-                value: Some(&self.text[start..self.ends[index]]),
-            }
+        let record = |(index, place): (usize, &Place)| RawRecord {
+            partition: Partition(partition as i32),
+            offset: self.base + index as i64,
+            timestamp: EventTime(place.arrival_ms * 1000),
+            key: place.key.clone().map(|key| &self.bytes[key]),
+            value: Some(&self.bytes[place.value.clone()]),
         };
-        (0..self.ends.len()).map(record).collect()
+        self.places.iter().enumerate().map(record).collect()
     }
 }
 
@@ -115,7 +130,7 @@ struct Stages {
 }
 
 impl Stages {
-    fn new(topic: &Arc<Declared>, models: &[Arc<Model>], partitions: usize) -> Self {
+    fn new(topic: &Arc<Declared>, models: &[Arc<Model>], partitions: usize, form: Form) -> Self {
         let mut tables = Tables::new(topic, models).expect("the model plans");
         let mark = Mark {
             first: Offset(0),
@@ -132,7 +147,7 @@ impl Stages {
         }
         Self {
             topic: topic.clone(),
-            decoder: Decoder::new(topic.clone(), None),
+            decoder: Decoder::with_schemas(topic.clone(), None, form.schemas()),
             tables,
             writer: None,
             cuts: 0,
@@ -150,6 +165,9 @@ impl Stages {
         let from = [(Partition(partition as i32), Offset(0))];
         let refusals =
             self.tables.admit(&records, &decoded, &from, &[]).expect("taps fit the model");
+        if self.tables.memory() > CUT_BYTES {
+            self.seal();
+        }
         let after_aggregate = thread_cpu();
         assert!(decoded.rejects.is_empty() && refusals.is_empty(), "every tap is good");
         self.encode(&decoded.rows, &decoded.event_times);
@@ -159,7 +177,7 @@ impl Stages {
         batch.clear();
     }
 
-    fn encode(&mut self, rows: &arrow::array::RecordBatch, event_times: &[EventTime]) {
+    fn encode(&mut self, rows: &RecordBatch, event_times: &[EventTime]) {
         if rows.num_rows() == 0 {
             return;
         }
@@ -178,10 +196,20 @@ impl Stages {
         }
     }
 
+    /// Ends the models' cut. Of changes: folds them into a table that has none of their rows.
+    fn seal(&mut self) {
+        let sealed = self.tables.seal().expect("the model ends");
+        for changes in sealed.tables.iter().filter_map(|(_, delta)| delta.changes.as_ref()) {
+            std::hint::black_box(changes.keys().expect("changes have keys"));
+            let stored = RecordBatch::new_empty(changes.stored());
+            std::hint::black_box(changes.fold(&stored, &[]).expect("changes fold"));
+        }
+        std::hint::black_box(&sealed.tables);
+    }
+
     fn finish(&mut self) {
         let start = thread_cpu();
-        let sealed = self.tables.seal().expect("the model ends");
-        std::hint::black_box(&sealed.tables);
+        self.seal();
         self.aggregate += thread_cpu() - start;
         let start = thread_cpu();
         if let Some(writer) = self.writer.take() {

@@ -35,7 +35,7 @@ impl Axis {
 
     fn steps(self) -> &'static [usize] {
         match self {
-            Self::Events => &[1_000_000, 5_000_000, 20_000_000],
+            Self::Events => &[1_000_000, 5_000_000, 20_000_000, 50_000_000],
             Self::Partitions => &[1, 8, 64, 256],
             Self::Keys => &[10, 1_000, 100_000, 10_000_000],
             Self::Models => &[1, 5, 10, 20],
@@ -78,7 +78,7 @@ impl Step {
             _ => format!("{}_{n}", Model::usual().name),
         };
         let model = |n| Model { name: name(n), grouping: self.grouping };
-        Declared { models: (0..self.models).map(model).collect(), within: None }
+        Declared { models: (0..self.models).map(model).collect(), ..Declared::usual() }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The whole job, from Kafka's first offset to committed files and tables, by the real binary:
-//! `cargo bench --bench end_to_end -- [--events N] [--lake local|s3|both] [--unique WITHIN]`.
+//! `cargo bench --bench end_to_end -- [--events N] [--lake local|s3|both] [--unique WITHIN]
+//! [--shape taps|wide|large|avro|debezium|debezium-updates]`.
 //! With `--grow AXIS` it runs at several sizes of one thing instead (`grow`); with `--produce FOLDER`
-//! it only makes the input, for others to do the same job (`benches/compare`).
+//! it only makes the input, for others to do the same job (`benches/compare`). With `--follow` it measures
+//! the running service (`follow`), with `--keys N` how fast rows of tables change (`keys`).
 //!
 //! Ceiling: the floor, which is each stage alone on one thread (`floor`), measured in the same run.
 //! Unit: CPU-seconds per million events, user and system, of the process; broker, database and
@@ -9,7 +11,11 @@
 //! The result is checked against the bench's own (`workload`) before any figure is printed.
 
 mod floor;
+mod follow;
 mod grow;
+mod keys;
+mod load;
+mod running;
 mod services;
 mod workload;
 mod world;
@@ -17,9 +23,10 @@ mod world;
 use clap::{Parser, ValueEnum};
 use floor::Floor;
 use grow::Axis;
+use load::Load;
 use services::Services;
 use std::path::{Path, PathBuf};
-use workload::{Expected, Grouping, Model, SEED, Shape};
+use workload::{Expected, Model, SEED, Shape, form::Form};
 use world::{Cost, Declared, Job, Lake, Topic};
 
 /// How many, their rows and bytes, and how many readers do not see yet.
@@ -32,6 +39,12 @@ struct Options {
     events: u64,
     #[arg(long, value_enum, default_value_t = Lakes::Both)]
     lake: Lakes,
+    /// What a record is.
+    #[arg(long = "shape", value_enum, default_value_t = Form::Taps, conflicts_with_all = ["grow", "produce"])]
+    form: Form,
+    /// No table: the lake alone.
+    #[arg(long, conflicts_with_all = ["grow", "produce", "load", "follow", "keys"])]
+    lake_only: bool,
     /// Remember the id of each tap for so long, as "45m"; no tap comes twice. The floor has no judge.
     #[arg(long)]
     unique: Option<String>,
@@ -44,6 +57,24 @@ struct Options {
     /// The sizes, as "1,8,64"; without it, those of the axis.
     #[arg(long, value_delimiter = ',', requires = "grow")]
     steps: Vec<usize>,
+    /// Do the job under loads that are hard on memory, and insist on the budget.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LOAD,…", conflicts_with = "grow")]
+    load: Vec<Load>,
+    /// The process's budget, of `--load`.
+    #[arg(long, default_value = "512MiB", requires = "load")]
+    memory: String,
+    /// The running service: its start, how long after an event its result is there, and what it costs when
+    /// nothing comes; to a local lake.
+    #[arg(long, conflicts_with_all = ["grow", "produce"])]
+    follow: bool,
+    /// Taps per second.
+    #[arg(long, default_value_t = 50_000, requires = "follow")]
+    rate: u64,
+    #[arg(long, default_value_t = 60, requires = "follow")]
+    seconds: u64,
+    /// So many keys, all of them new and then all of them changed: how many a second; to a local lake.
+    #[arg(long, conflicts_with_all = ["grow", "produce", "follow"])]
+    keys: Option<usize>,
     /// Only produce: the right table (answer.csv) and the two declarations go to this folder. Says
     /// on standard output by `export NAME=VALUE` where all is, and keeps it until standard input ends.
     #[arg(long, value_name = "FOLDER", conflicts_with = "grow")]
@@ -79,10 +110,20 @@ fn main() {
     if let Some(axis) = options.grow {
         return grow::run_steps(&services, &runtime, axis, &options.steps, options.events);
     }
+    if !options.load.is_empty() {
+        return load::run_each(&services, &runtime, &options.load, &options.memory, options.events);
+    }
+    if options.follow {
+        let pace = follow::Pace { rate: options.rate, seconds: options.seconds };
+        return follow::measure(&services, &runtime, options.events, pace);
+    }
+    if let Some(keys) = options.keys {
+        return keys::measure(&services, &runtime, keys, &options.under);
+    }
     let name = format!("bench_{}", std::process::id());
-    let shape = Shape::usual(options.events);
+    let shape = Shape { form: options.form, ..Shape::usual(options.events) };
     let topic = Topic::fill(&services, &runtime, name, shape);
-    let expected = Expected::of(shape, Grouping::Window);
+    let expected = Expected::of(shape, shape.form.grouping());
     if let Some(folder) = &options.produce {
         return keep(&topic, &expected, folder);
     }
@@ -98,13 +139,16 @@ fn main() {
         Lakes::S3 => &[Lake::S3],
         Lakes::Both => &[Lake::Local, Lake::S3],
     };
-    let declared = || Declared { models: vec![Model::usual()], within: options.unique.as_deref() };
+    let model = || Model { grouping: shape.form.grouping(), ..Model::usual() };
+    let within = options.unique.as_deref();
+    let models = || if options.lake_only { Vec::new() } else { vec![model()] };
+    let declared = || Declared { models: models(), within, ..Declared::usual() };
     let expected = expected.csv();
     let run = |lake: &Lake| run(Job::new(&topic, *lake, declared()), &options.under, 1, &expected);
     let outcomes: Vec<Outcome> = lakes.iter().map(run).collect();
 
     let folder = tempfile::tempdir().expect("a folder");
-    world::declare(folder.path(), &topic.name, &declared());
+    world::declare(folder.path(), &topic, &declared());
     let files = |name: &str| folder.path().join(name);
     let catalog = highwater::catalog::load(&files("topics"), &files("models"));
     let floor = Floor::measure(&topic, &catalog.expect("topic and model are right"));
@@ -114,6 +158,12 @@ fn main() {
 /// The job in so many processes; every table of it must be what is expected.
 fn run(job: Job<'_>, under: &[String], processes: usize, expected: &str) -> Outcome {
     let cost = job.run(under, processes);
+    let (files, bytes) = check(&job, expected);
+    Outcome { lake: job.lake, cost, files, bytes }
+}
+
+/// Files and bytes in the lake, of a finished job that has done everything right.
+fn check(job: &Job<'_>, expected: &str) -> (u64, u64) {
     for model in &job.declared.models {
         let found = job.csv(&model.table());
         let pairs = found.lines().zip(expected.lines());
@@ -132,12 +182,11 @@ fn run(job: Job<'_>, under: &[String], processes: usize, expected: &str) -> Outc
     let files: Vec<u64> = job.query(FILES)[0].iter().map(number).collect();
     assert_eq!(files[1], job.topic.shape.events, "rows in the lake");
     assert_eq!(files[3], 0, "files that readers do not see yet");
-    Outcome { lake: job.lake, cost, files: files[0], bytes: files[2] }
+    (files[0], files[2])
 }
 
 fn keep(topic: &Topic<'_>, expected: &Expected, folder: &Path) {
-    let declared = Declared { models: vec![Model::usual()], within: None };
-    world::declare(folder, &topic.name, &declared);
+    world::declare(folder, topic, &Declared::usual());
     std::fs::write(folder.join("answer.csv"), expected.csv()).expect("the answer");
     for (name, value) in topic.services.variables() {
         println!("export {name}={value}");

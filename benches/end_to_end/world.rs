@@ -2,6 +2,7 @@
 //! database, a lake and a folder of topic file and model.
 
 use crate::{
+    running::Running,
     services::Services,
     workload::{self, Model, Shape, Tap},
 };
@@ -21,11 +22,12 @@ use std::{
 };
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_highwater");
-const PATIENCE: Duration = Duration::from_secs(120);
+const RECORD_BYTES_MAX: &str = "16777216";
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A job that runs longer is killed: 10,000 events/s are too few to go on with.
 const EVENTS_PER_SECOND_MIN: u64 = 10_000;
 
-/// A topic with the whole workload in it; deleted with this.
+/// A topic for the workload; deleted with this.
 pub struct Topic<'a> {
     pub services: &'a Services,
     pub runtime: &'a tokio::runtime::Runtime,
@@ -42,37 +44,64 @@ impl<'a> Topic<'a> {
         name: String,
         shape: Shape,
     ) -> Self {
-        let new = NewTopic::new(&name, shape.partitions as i32, TopicReplication::Fixed(1))
-            // The taps are of 2024: Kafka would delete them by their age.
-            .set("retention.ms", "-1");
-        let made = runtime.block_on(admin(services).create_topics([&new], &options()));
-        made.expect("create topic")[0].as_ref().expect("create topic");
-        let mut topic = Self { services, runtime, name, shape, bytes: 0 };
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", services.kafka())
-            .set("compression.type", "lz4")
-            .set("linger.ms", "50")
-            .set("batch.size", "1000000")
-            .set("enable.idempotence", "true")
-            .set("queue.buffering.max.messages", "500000")
-            .create()
-            .expect("producer");
-        let mut text = Vec::new();
-        for tap in workload::taps(shape) {
-            text.clear();
-            tap.json(&mut text);
-            topic.bytes += text.len() as u64;
-            topic.send(&producer, &tap, &text);
-        }
-        producer.flush(PATIENCE).expect("all taps are produced");
+        let mut topic = Self::empty(services, runtime, name, shape);
+        topic.bytes = topic.produce(workload::taps(shape));
         topic
     }
 
-    fn send(&self, producer: &BaseProducer, tap: &Tap, text: &[u8]) {
-        let mut record = BaseRecord::<(), [u8]>::to(&self.name)
+    pub fn empty(
+        services: &'a Services,
+        runtime: &'a tokio::runtime::Runtime,
+        name: String,
+        shape: Shape,
+    ) -> Self {
+        let new = NewTopic::new(&name, shape.partitions as i32, TopicReplication::Fixed(1))
+            // The taps are of 2024: Kafka would delete them by their age.
+            .set("retention.ms", "-1")
+            .set("max.message.bytes", RECORD_BYTES_MAX);
+        let made = runtime.block_on(admin(services).create_topics([&new], &options()));
+        made.expect("create topic")[0].as_ref().expect("create topic");
+        Self { services, runtime, name, shape, bytes: 0 }
+    }
+
+    /// Bytes of all values.
+    pub fn produce(&self, taps: impl Iterator<Item = Tap>) -> u64 {
+        let producer = self.producer("50");
+        let (mut key, mut value, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for tap in taps {
+            key.clear();
+            value.clear();
+            self.shape.form.key(&tap, &mut key);
+            self.shape.form.value(&tap, &mut value);
+            bytes += value.len() as u64;
+            self.send(&producer, &tap, &key, &value);
+        }
+        producer.flush(PATIENCE).expect("all taps are produced");
+        bytes
+    }
+
+    /// Sends each tap once, in order.
+    pub fn producer(&self, linger_ms: &str) -> BaseProducer {
+        ClientConfig::new()
+            .set("bootstrap.servers", self.services.kafka())
+            .set("compression.type", "lz4")
+            .set("linger.ms", linger_ms)
+            .set("batch.size", "1000000")
+            .set("enable.idempotence", "true")
+            .set("queue.buffering.max.messages", "500000")
+            .set("message.max.bytes", RECORD_BYTES_MAX)
+            .create()
+            .expect("producer")
+    }
+
+    pub fn send(&self, producer: &BaseProducer, tap: &Tap, key: &[u8], value: &[u8]) {
+        let mut record = BaseRecord::<[u8], [u8]>::to(&self.name)
             .partition(tap.partition as i32)
             .timestamp(tap.arrival_ms)
-            .payload(text);
+            .payload(value);
+        if self.shape.form.has_keys() {
+            record = record.key(key);
+        }
         loop {
             match producer.send(record) {
                 Ok(()) => return,
@@ -107,10 +136,21 @@ pub struct Declared<'a> {
     pub models: Vec<Model>,
     /// How long a tap's id is remembered, if it is.
     pub within: Option<&'a str>,
+    /// The lake's levels in place of the usual ones.
+    pub partition_by: Option<&'a str>,
+    /// Of the process, by the environment.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Declared<'_> {
+    pub fn usual() -> Self {
+        let models = vec![Model::usual()];
+        Self { models, within: None, partition_by: None, settings: Vec::new() }
+    }
 }
 
 /// Writes the topic file and the models' files below `folder`.
-pub fn declare(folder: &Path, kafka_topic: &str, declared: &Declared<'_>) {
+pub fn declare(folder: &Path, topic: &Topic<'_>, declared: &Declared<'_>) {
     let write = |path: &str, text: String| {
         let path = folder.join(path);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
@@ -119,8 +159,17 @@ pub fn declare(folder: &Path, kafka_topic: &str, declared: &Declared<'_>) {
     let unique =
         declared.within.map(|within| format!("unique = [\"tap_id\"]\nwithin = \"{within}\"\n"));
     let unique = unique.unwrap_or_default();
-    let topic = format!("topic = \"{kafka_topic}\"\n{unique}{}", workload::TOPIC);
+    let mut file = topic.shape.form.topic_file(folder);
+    if let Some(levels) = declared.partition_by {
+        file = file.replace(workload::PARTITION_BY, levels);
+    }
+    let topic = format!(
+        "topic = \"{}\"
+{unique}{file}",
+        topic.name
+    );
     write("topics/taps.toml", topic);
+    std::fs::create_dir_all(folder.join("models")).expect("a folder");
     for model in &declared.models {
         write(&format!("models/{}.sql", model.name), model.sql());
     }
@@ -178,7 +227,7 @@ impl<'a> Job<'a> {
         let url = topic.services.postgres("postgres");
         query(topic.runtime, &url, &format!("CREATE DATABASE {database}"));
         let folder = tempfile::tempdir().expect("a folder");
-        declare(folder.path(), &topic.name, &declared);
+        declare(folder.path(), topic, &declared);
         Self { topic, lake, declared, prefix: database.clone(), database, folder }
     }
 
@@ -215,6 +264,11 @@ impl<'a> Job<'a> {
         cost
     }
 
+    /// The service, until it is told to end.
+    pub fn start(&self) -> Running {
+        Running::start(self.command(&[], &["run"]), self.folder.path().join("log"))
+    }
+
     fn command(&self, under: &[String], arguments: &[&str]) -> Command {
         let lake = match self.lake {
             Lake::Local => format!("file://{}", self.folder.path().join("lake").display()),
@@ -234,8 +288,14 @@ impl<'a> Job<'a> {
             .env("HIGHWATER_LAKE", lake)
             .env("HIGHWATER_LISTEN", "127.0.0.1:0")
             .envs(self.topic.services.s3())
+            .envs(self.declared.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    pub fn connect(&self) -> tokio_postgres::Client {
+        let url = self.topic.services.postgres(&self.database);
+        self.topic.runtime.block_on(connect(&url))
     }
 
     /// Rows as text, NULL as None.
@@ -340,7 +400,7 @@ fn measure(children: Vec<Child>, started: Instant, patience: Duration) -> (Vec<O
 
 /// Of a process and its children up to now. Not `ru_maxrss`: that begins at the size of this very
 /// process, which lent the child its memory until it executed.
-fn resident_bytes_max(pid: libc::pid_t) -> u64 {
+pub fn resident_bytes_max(pid: libc::pid_t) -> u64 {
     let read = |file: String| std::fs::read_to_string(file).unwrap_or_default();
     let status = read(format!("/proc/{pid}/status"));
     let mut lines = status.lines();

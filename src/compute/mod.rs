@@ -9,6 +9,9 @@
 //!      partitions or the time of day.
 //! M-2  Merging the deltas of any split of the records gives the table of all of them.
 //! M-3  An expression that fails on a row makes that row a dead letter of that model, no more.
+//!
+//! What an event costs grows with the models on its topic: each evaluates and groups it anew, so that none
+//! can disturb another (README, Speed). It does not grow with the events before it.
 
 mod aggregate;
 pub mod changes;

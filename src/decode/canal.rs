@@ -8,11 +8,10 @@
 //! Sources: Canal's class FlatMessage; TiCDC's documentation, "TiCDC Canal-JSON Protocol".
 
 use super::{
-    change::{Change, Operation, Said, before, is_of, micros, not_json},
+    change::{Change, Image, Operation, Said, before, is_of, micros, not_json},
     scan::{elements, members, plain, there},
 };
 use crate::catalog::{ChangeSpec, Order};
-use std::borrow::Cow;
 
 /// Reads one topic's events.
 pub struct Canal {
@@ -83,7 +82,7 @@ impl Canal {
         let source_time = envelope.millis.map(read).transpose()?;
         Ok(Said::Change(Change {
             operation,
-            image: image.map(Cow::Borrowed),
+            image: image.map(Image::of),
             before: before(operation, image, old, self.spec.before)?,
             position: self.position(envelope.tidb)?,
             source_time,

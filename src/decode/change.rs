@@ -58,7 +58,7 @@ impl SnapshotRead {
 pub struct Change<'a> {
     pub operation: Operation,
     /// A JSON object: the row as it is now, or as it was before a delete. None: a truncate.
-    pub image: Option<Cow<'a, str>>,
+    pub image: Option<Image<'a>>,
     /// The row as it was before, as far as the record says; a part of it where the topic does not
     /// say that before-images are whole.
     pub before: Option<Cow<'a, str>>,
@@ -75,11 +75,25 @@ pub struct Change<'a> {
     pub snapshot: Option<SnapshotRead>,
 }
 
+/// The row's image, in this text.
+pub struct Image<'a> {
+    pub text: Cow<'a, str>,
+    /// Its fields were found on the way, so many of them unknown.
+    pub found: Option<u64>,
+}
+
+impl<'a> Image<'a> {
+    pub fn of(text: impl Into<Cow<'a, str>>) -> Self {
+        Self { text: text.into(), found: None }
+    }
+}
+
 impl Change<'_> {
     /// With what was borrowed, copied.
     pub fn into_owned(self) -> Change<'static> {
-        let owned = |text: Option<Cow<'_, str>>| text.map(|text| text.into_owned().into());
-        Change { image: owned(self.image), before: owned(self.before), ..self }
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let image = |image: Image<'_>| Image { text: owned(image.text), found: image.found };
+        Change { image: self.image.map(image), before: self.before.map(owned), ..self }
     }
 }
 

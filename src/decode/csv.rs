@@ -58,9 +58,21 @@ impl Csv {
         }
     }
 
-    /// The row as an object; None: it is the header once more, which says nothing.
-    pub fn row(&self, text: &str) -> Result<Option<String>, String> {
-        Ok(self.fields(text)?.map(|fields| self.object(&fields)))
+    /// Writes the row as an object; false: it is the header once more, which says nothing.
+    pub fn row(&self, text: &str, out: &mut String) -> Result<bool, String> {
+        let (mut found, mut is_header) = (0, true);
+        out.push('{');
+        split(text, self.delimiter, |content, quoted| {
+            let field = self.header.get(found);
+            found += 1;
+            is_header &= field.is_some_and(|field| field.name == *content);
+            if let Some(field) = field {
+                field.write((quoted || *content != self.null).then_some(&content), out);
+            }
+        })?;
+        out.push('}');
+        self.is_whole(found)?;
+        Ok(!is_header)
     }
 
     /// As many as the header has; None: it is the header.
@@ -72,29 +84,21 @@ impl Csv {
             is_header &= name == Some(&*content);
             fields.push((quoted || *content != self.null).then_some(content));
         })?;
-        if fields.len() != self.header.len() {
-            let (found, wanted) = (fields.len(), self.header.len());
-            return Err(format!("a row of {found} fields; {wanted} are declared"));
-        }
+        self.is_whole(fields.len())?;
         Ok((!is_header).then_some(fields))
+    }
+
+    fn is_whole(&self, found: usize) -> Result<(), String> {
+        match self.header.len() {
+            wanted if wanted == found => Ok(()),
+            wanted => Err(format!("a row of {found} fields; {wanted} are declared")),
+        }
     }
 
     pub fn object(&self, fields: &[Option<Cow<'_, str>>]) -> String {
         let mut out = String::from("{");
         for (field, value) in self.header.iter().zip(fields) {
-            let value = match field.whose {
-                Whose::Nobody => continue,
-                Whose::Unknown => None,
-                Whose::Column => value.as_deref(),
-            };
-            if out.len() > 1 {
-                out.push(',');
-            }
-            out.push_str(&field.key);
-            match value {
-                Some(text) => quote(text, &mut out),
-                None => out.push_str("null"),
-            }
+            field.write(value.as_deref(), &mut out);
         }
         out.push('}');
         out
@@ -102,6 +106,25 @@ impl Csv {
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.header.iter().map(|field| field.name.as_str())
+    }
+}
+
+impl Field {
+    /// As a member of the object that ends with `out`, unless it is nobody's.
+    fn write(&self, value: Option<&str>, out: &mut String) {
+        let value = match self.whose {
+            Whose::Nobody => return,
+            Whose::Unknown => None,
+            Whose::Column => value,
+        };
+        if !out.ends_with('{') {
+            out.push(',');
+        }
+        out.push_str(&self.key);
+        match value {
+            Some(text) => quote(text, out),
+            None => out.push_str("null"),
+        }
     }
 }
 

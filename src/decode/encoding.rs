@@ -15,19 +15,24 @@ use super::{
 };
 use crate::catalog::{Encoding, Unit};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::Datelike;
 use std::fmt::Write;
 
 /// 38 digits are what `numeric` can hold here; no number of more than so many bytes has fewer.
 const DECIMAL_BYTES_MAX: usize = 16;
 
 /// One column's cells with texts of their own.
-#[derive(Default)]
 pub struct Rewritten {
     pub text: String,
     pub cells: Vec<Cell>,
 }
 
 impl Rewritten {
+    /// Of so many.
+    pub fn with_capacity(cells: usize) -> Self {
+        Self { text: String::new(), cells: Vec::with_capacity(cells) }
+    }
+
     /// Takes the value over as it stands.
     pub fn keep(&mut self, cell: Cell, raw: &str) {
         let start = self.text.len();
@@ -59,31 +64,31 @@ fn write(raw: &str, encoding: Encoding, out: &mut String) -> Result<(), Refusal>
             quoted(out, |out| day(days, out))?;
         }
         Encoding::TimeOfDay(unit) => {
-            let nanos = i128::from(ticks(raw, "a time of day as a number")?) * scale(unit);
+            let nanos =
+                i128::from(ticks(raw, "a time of day as a number")?) * i128::from(scale(unit));
             // A TIME of MySQL's may be negative, and longer than a day.
             if nanos.abs() >= 1000 * 3600 * 1_000_000_000 {
                 return Err(Refusal::range("a time of less than 1000 hours is wanted"));
             }
             quoted(out, |out| {
                 out.push_str(if nanos < 0 { "-" } else { "" });
-                clock(nanos.abs(), out);
+                clock(nanos.abs() as i64, out);
                 Ok(())
             })?;
         }
         Encoding::Instant(unit) => {
-            let nanos = i128::from(ticks(raw, "an instant as a number")?) * scale(unit);
-            let days = nanos.div_euclid(86_400_000_000_000);
-            let days = i64::try_from(days).map_err(|_| no_such_day())?;
+            let ticks = ticks(raw, "an instant as a number")?;
+            let per_day = 86_400_000_000_000 / scale(unit);
             quoted(out, |out| {
-                day(days, out)?;
+                day(ticks.div_euclid(per_day), out)?;
                 out.push('T');
-                clock(nanos.rem_euclid(86_400_000_000_000), out);
+                clock(ticks.rem_euclid(per_day) * scale(unit), out);
                 out.push('Z');
                 Ok(())
             })?;
         }
         Encoding::Duration(unit) => {
-            let nanos = i128::from(ticks(raw, "a duration as a number")?) * scale(unit);
+            let nanos = i128::from(ticks(raw, "a duration as a number")?) * i128::from(scale(unit));
             quoted(out, |out| {
                 duration(nanos, out);
                 Ok(())
@@ -131,7 +136,8 @@ fn write(raw: &str, encoding: Encoding, out: &mut String) -> Result<(), Refusal>
     Ok(())
 }
 
-fn scale(unit: Unit) -> i128 {
+/// Nanoseconds.
+fn scale(unit: Unit) -> i64 {
     match unit {
         Unit::Seconds => 1_000_000_000,
         Unit::Millis => 1_000_000,
@@ -167,23 +173,48 @@ fn no_such_day() -> Refusal {
 
 fn day(days: i64, out: &mut String) -> Result<(), Refusal> {
     let day = i32::try_from(days).ok().and_then(chrono::NaiveDate::from_epoch_days);
-    let day = day.filter(|day| (1..=9999).contains(&chrono::Datelike::year(day)));
+    let day = day.filter(|day| (1..=9999).contains(&day.year()));
     let day = day.ok_or_else(no_such_day)?;
-    let _ = write!(out, "{}", day.format("%Y-%m-%d"));
+    two_digits(day.year() as i64 / 100, out);
+    two_digits(day.year() as i64 % 100, out);
+    out.push('-');
+    two_digits(day.month().into(), out);
+    out.push('-');
+    two_digits(day.day().into(), out);
     Ok(())
 }
 
-/// `HH:MM:SS`, and a point with as many digits as there are.
-fn clock(nanos: i128, out: &mut String) {
+/// `HH:MM:SS`, and a point with as many digits as there are. By hand, as `day`: formatting machinery
+/// would cost more than all else of an instant.
+fn clock(nanos: i64, out: &mut String) {
     let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
-    let _ = write!(out, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    two_digits(seconds / 3600, out);
+    out.push(':');
+    two_digits(seconds / 60 % 60, out);
+    out.push(':');
+    two_digits(seconds % 60, out);
     fraction(nanos, out);
 }
 
-fn fraction(nanos: i128, out: &mut String) {
+/// Hours may have three.
+fn two_digits(number: i64, out: &mut String) {
+    let digit = |number: i64| char::from(b'0' + (number % 10) as u8);
+    if number >= 100 {
+        out.push(digit(number / 100));
+    }
+    out.push(digit(number / 10));
+    out.push(digit(number));
+}
+
+fn fraction(mut nanos: i64, out: &mut String) {
     if nanos != 0 {
-        let digits = format!("{nanos:09}");
-        let _ = write!(out, ".{}", digits.trim_end_matches('0'));
+        out.push('.');
+        let mut unit = 100_000_000;
+        while nanos != 0 {
+            out.push(char::from(b'0' + (nanos / unit) as u8));
+            nanos %= unit;
+            unit /= 10;
+        }
     }
 }
 
@@ -214,7 +245,7 @@ fn duration(nanos: i128, out: &mut String) {
     let nanos = nanos.abs();
     let seconds = nanos / 1_000_000_000;
     let _ = write!(out, "PT{}H{}M{}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    fraction(nanos % 1_000_000_000, out);
+    fraction((nanos % 1_000_000_000) as i64, out);
     out.push('S');
 }
 

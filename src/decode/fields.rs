@@ -6,7 +6,7 @@
 //! F-1  Of a repeated key the last one counts, with all that is below it.
 //! F-2  A column's own name beats its camelCase, in whatever order they come.
 
-use super::scan::{Broken, Scanner, unescape};
+use super::scan::{Broken, Scanner, begins, unescape};
 use crate::catalog::{Pii, TopicColumn};
 
 /// Bytes of the longest record: the slices keep two flags in the length's upper bits. Kafka's own
@@ -84,6 +84,25 @@ impl Matrix {
     #[inline(always)]
     fn cell(&mut self, row: usize, column: usize) -> &mut Cell {
         &mut self.cells[column * self.rows + row]
+    }
+}
+
+/// Where the fields of one record go.
+pub struct Row<'r> {
+    pub fields: &'r mut Fields,
+    pub cells: &'r mut Matrix,
+    pub row: usize,
+}
+
+impl Row<'_> {
+    /// Finds them in the object on which the scanner stands, whatever was found before.
+    pub fn find(&mut self, scan: &mut Scanner<'_>) -> Result<u64, Broken> {
+        self.cells.forget(self.row, |_| true);
+        self.fields.find_here(scan, self.row, self.cells)
+    }
+
+    pub fn clear(self) {
+        self.cells.forget(self.row, |_| true);
     }
 }
 
@@ -213,9 +232,21 @@ impl Fields {
             scan.finish()?;
             return Err(Broken { at: start, why: "not an object" });
         }
-        let unknown = self.object(0, &mut scan, row, into)?;
-        let end = scan.at;
+        let unknown = self.find_here(&mut scan, row, into)?;
         scan.finish()?;
+        Ok(unknown)
+    }
+
+    /// As `find`, of the object on which the scanner stands: cells are places in the scanner's text.
+    fn find_here(
+        &mut self,
+        scan: &mut Scanner<'_>,
+        row: usize,
+        into: &mut Matrix,
+    ) -> Result<u64, Broken> {
+        let start = scan.at;
+        let unknown = self.object(0, scan, row, into)?;
+        let end = scan.at;
         for &column in &self.whole {
             // Whether there is an escape was lost on the way; to say so only costs time.
             *into.cell(row, column) = Cell {
@@ -273,7 +304,7 @@ impl Fields {
         let node = &mut self.nodes[nth];
         if let Some(&Some(guess)) = node.order.get(place)
             && let Some(quoted) = &node.keys[guess].quoted
-            && scan.text.as_bytes()[scan.at..].starts_with(quoted.as_bytes())
+            && begins(&scan.text.as_bytes()[scan.at..], quoted.as_bytes())
         {
             scan.at += quoted.len();
             return Ok(Some(guess));

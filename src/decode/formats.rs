@@ -1,7 +1,7 @@
 //! The formats: which of them takes a topic's records apart.
 //!
-//! Owns: the choice, and what is asked of every record before (UTF-8, its length). Does not own:
-//! any format (a file each).
+//! Owns: the choice, what is asked of every record before (UTF-8, its length), the buffers of rows
+//! that are written anew as JSON. Does not own: any format (a file each).
 
 use super::{
     avro::Avro,
@@ -10,7 +10,7 @@ use super::{
     cloudevents::CloudEvents,
     csv::Csv,
     debezium::Debezium,
-    fields::RECORD_BYTES_MAX,
+    fields::{RECORD_BYTES_MAX, Row},
     maxwell::Maxwell,
     qlik::Qlik,
 };
@@ -19,6 +19,32 @@ use crate::{
     record::{RawRecord, schemas::Schemas},
 };
 use std::{borrow::Cow, sync::Arc};
+
+/// Texts of the batch before, so that none is allocated per record.
+#[derive(Default)]
+pub struct Spare(Vec<String>);
+
+/// As many as the largest usual batch has records; those beyond are freed.
+const SPARE_TEXTS_MAX: usize = 8192;
+/// A longer one is freed: 8 MiB are kept at most.
+const SPARE_BYTES_MAX: usize = 1024;
+
+impl Spare {
+    /// An empty text.
+    pub fn take(&mut self) -> String {
+        self.0.pop().unwrap_or_default()
+    }
+
+    pub fn give_back(&mut self, text: Cow<'_, str>) {
+        if let Cow::Owned(mut text) = text
+            && (1..=SPARE_BYTES_MAX).contains(&text.capacity())
+            && self.0.len() < SPARE_TEXTS_MAX
+        {
+            text.clear();
+            self.0.push(text);
+        }
+    }
+}
 
 pub enum Reader {
     Json,
@@ -64,32 +90,43 @@ impl Reader {
         }
     }
 
-    /// What a record says. The reason of a refusal quotes nothing of it: it may be personal.
-    pub fn read<'a>(&mut self, record: &RawRecord<'a>) -> Result<Said<'a>, String> {
+    /// What a record says. The reason of a refusal quotes nothing of it: it may be personal. `into` is for the
+    /// fields of rows that are found on the way.
+    pub fn read<'a>(
+        &mut self,
+        record: &RawRecord<'a>,
+        spare: &mut Spare,
+        into: Row<'_>,
+    ) -> Result<Said<'a>, String> {
         let (key, value) = (record.key, record.value);
         match self {
             Self::Json => Ok(Said::Row(Cow::Borrowed(there(readable(value)?)?))),
-            Self::Csv(csv) => Ok(match csv.row(there(readable(value)?)?)? {
-                Some(object) => Said::Row(Cow::Owned(object)),
-                None => Said::Nothing,
-            }),
+            Self::Csv(csv) => {
+                let mut object = spare.take();
+                Ok(match csv.row(there(readable(value)?)?, &mut object)? {
+                    true => Said::Row(Cow::Owned(object)),
+                    false => Said::Nothing,
+                })
+            }
             Self::Avro(avro) => {
                 avro.note(None, None);
-                let text = avro.read(there(value)?)?;
+                let text = avro.read(there(value)?, spare.take())?;
                 avro.note(Some(&text), None);
                 Ok(Said::Encoded(text.json, text.encodings))
             }
             Self::CloudEvents(events) => events.read(there(readable(value)?)?),
-            Self::Debezium(debezium) => debezium.read(readable(key)?, readable(value)?),
+            Self::Debezium(debezium) => {
+                debezium.read(readable(key)?, readable(value)?, spare, Some(into))
+            }
             Self::DebeziumAvro(avro, debezium) => {
                 avro.note(None, None);
-                let value = value.map(|bytes| avro.read(bytes)).transpose()?;
+                let value = value.map(|bytes| avro.read(bytes, spare.take())).transpose()?;
                 // Most events need no key, and it may be written by another converter.
-                let key = key.and_then(|bytes| avro.read(bytes).ok());
+                let key = key.and_then(|bytes| avro.read(bytes, spare.take()).ok());
                 avro.note(value.as_ref(), key.as_ref());
                 let encodings = value.as_ref().or(key.as_ref()).map(|text| text.encodings.clone());
                 let (key, value) = (key.map(|text| text.json), value.map(|text| text.json));
-                match debezium.read(key.as_deref(), value.as_deref())? {
+                match debezium.read(key.as_deref(), value.as_deref(), spare, None)? {
                     Said::Change(change) => {
                         Ok(Said::Change(Change { encodings, ..change.into_owned() }))
                     }
@@ -123,7 +160,7 @@ fn readable(bytes: Option<&[u8]>) -> Result<Option<&str>, String> {
     if bytes.len() > RECORD_BYTES_MAX {
         return Err(too_long());
     }
-    let text = std::str::from_utf8(bytes);
+    let text = simdutf8::compat::from_utf8(bytes);
     text.map(Some).map_err(|broken| format!("not UTF-8: byte {}", broken.valid_up_to()))
 }
 

@@ -5,7 +5,7 @@
 //! Source: Maxwell's documentation, "Data Format" and "Bootstrapping".
 
 use super::{
-    change::{Change, Operation, Said, before, is_of, micros, not_json},
+    change::{Change, Image, Operation, Said, before, is_of, micros, not_json},
     scan::{members, plain, there},
 };
 use crate::catalog::{ChangeSpec, Order};
@@ -67,7 +67,7 @@ impl Maxwell {
         let source_time = envelope.seconds.map(read).transpose()?;
         Ok(Said::Change(Change {
             operation,
-            image: Some(data.into()),
+            image: Some(Image::of(data)),
             before: before(operation, Some(data), envelope.old, self.spec.before)?,
             position: self.position(operation, envelope.position)?,
             source_time,

@@ -9,6 +9,7 @@
 //! D-3  The same records and topic give the same result: no clock, no randomness.
 //! D-4  The rows of a record stand or fall together: one that is refused refuses the record.
 
+mod alike;
 mod avro;
 mod batched;
 mod canal;

@@ -7,7 +7,7 @@
 //! envelope", "Change Tables".
 
 use super::{
-    change::{Change, Operation, Said, not_json},
+    change::{Change, Image, Operation, Said, not_json},
     csv::{Csv, Fields},
     encoding::in_utc,
     scan::{members, plain, there},
@@ -173,7 +173,7 @@ impl Qlik {
         };
         Ok(Said::Change(Change {
             operation,
-            image: Some(image),
+            image: Some(Image::of(image)),
             before,
             position: self.position(operation, header.sequence)?,
             source_time: header.time.map(source_time).transpose()?,

@@ -16,11 +16,11 @@
 
 use super::{
     Before, Decoded, Met, RejectClass, Secret,
-    change::{Change, Operation, Said},
+    change::{Change, Image, Operation, Said},
     convert::{Column, instants},
     encoding::Rewritten,
-    fields::{Cell, Fields, Matrix, RECORD_BYTES_MAX},
-    formats::{Reader, too_long},
+    fields::{Cell, Fields, Matrix, RECORD_BYTES_MAX, Row},
+    formats::{Reader, Spare, too_long},
     images::{change_columns, source_time},
     pii::Hasher,
     rejects::Rejects,
@@ -45,6 +45,7 @@ use std::{borrow::Cow, sync::Arc};
 pub struct RowDecoder {
     topic: Arc<Topic>,
     reader: Reader,
+    spare: Spare,
     fields: Fields,
     cells: Matrix,
     before: Matrix,
@@ -114,6 +115,7 @@ impl RowDecoder {
             old: Matrix::default(),
             hasher: secret.as_ref().map(Hasher::new),
             reader: Reader::new(&topic, schemas),
+            spare: Spare::default(),
             kept,
             is_key,
             event_time,
@@ -152,6 +154,8 @@ impl RowDecoder {
         let (rejects, empty) = rejects.into_lists();
         assert_eq!(rows.num_rows() + rejects.len() + empty.len(), records.len(), "D-1");
         let (unknown_fields, met, untold) = (read.unknown_fields, read.met, read.untold);
+        let positions = read.changes.into_iter().flatten().map(|change| change.position.into());
+        read.texts.into_iter().chain(positions).for_each(|text| self.spare.give_back(text));
         let several = None;
         Decoded { rows, several, before, event_times, rejects, empty, unknown_fields, met, untold }
     }
@@ -169,7 +173,8 @@ impl RowDecoder {
             self.before.clear(records.len(), self.kept.len());
         }
         for (row, record) in records.iter().enumerate() {
-            let mut said = self.reader.read(record);
+            let into = Row { fields: &mut self.fields, cells: &mut self.cells, row };
+            let mut said = self.reader.read(record, &mut self.spare, into);
             if let (Some(index), Ok(Said::Change(change))) = (indexes.get(row), &mut said) {
                 change.position = placed(&change.position, record.offset, *index);
             }
@@ -227,13 +232,15 @@ impl RowDecoder {
         let spec = self.topic.changes.as_ref().expect("a change comes of a topic of changes");
         let (whole, images) = (spec.before, spec.images);
         let image = change.image.take();
-        if let Some(image) = &image {
-            let found = find(&mut self.fields, image, row, &mut self.cells)?;
-            if change.operation != Operation::Delete {
-                read.unknown_fields += found;
-            }
+        let unknown = match &image {
+            None => 0,
+            Some(Image { found: Some(unknown), .. }) => *unknown,
+            Some(Image { text, .. }) => find(&mut self.fields, text, row, &mut self.cells)?,
+        };
+        if change.operation != Operation::Delete {
+            read.unknown_fields += unknown;
         }
-        read.texts.push(image.unwrap_or_default());
+        read.texts.push(image.map(|image| image.text).unwrap_or_default());
         read.encodings.push(change.encodings.take());
         // Of what is gone only the key is sure, unless whole images come.
         if change.operation == Operation::Delete && !whole {
@@ -322,13 +329,17 @@ impl RowDecoder {
         read: &Read<'_>,
         rejects: &mut Rejects,
     ) {
+        if array.null_count() == 0 {
+            return;
+        }
         let column = &self.kept[place];
+        let quoted = format!("\"{}\"", column.name);
         for (row, change) in read.changes.iter().enumerate() {
             let Some(change) = change else { continue };
             let wanted = match change.operation {
                 Operation::Insert | Operation::Update | Operation::Read => {
                     let unchanged = read.unchanged[row].as_deref().unwrap_or_default();
-                    !column.optional && !unchanged.contains(&format!("\"{}\"", column.name))
+                    !column.optional && !unchanged.contains(&quoted)
                 }
                 Operation::Delete => self.is_key[place] && !column.optional,
                 Operation::Truncate => false,
@@ -375,11 +386,11 @@ impl RowDecoder {
                 None => self.declared_encoding(declared, cells[row].raw(texts[row])),
             }
         };
-        let plain = declared.encoding == Encoding::Plain && self.topic.format == Format::Json;
+        let plain = !self.may_be_encoded(declared) && read.encodings.iter().all(Option::is_none);
         if plain || (0..cells.len()).all(|row| encoding(row) == Encoding::Plain) {
             return column.convert(rejects);
         }
-        let mut rewritten = Rewritten::default();
+        let mut rewritten = Rewritten::with_capacity(cells.len());
         for (row, cell) in cells.iter().enumerate() {
             let raw = cell.raw(texts[row]);
             match encoding(row) {
@@ -393,6 +404,12 @@ impl RowDecoder {
         }
         let texts = vec![rewritten.text.as_str(); cells.len()];
         Column { declared, cells: &rewritten.cells, texts: &texts, hasher }.convert(rejects)
+    }
+
+    /// Whether any value may be, where no record says so: a value tells by its first byte.
+    fn may_be_encoded(&self, declared: &TopicColumn) -> bool {
+        let encoded = |raw| self.declared_encoding(declared, raw) != Encoding::Plain;
+        ["{", "\"", "-", "0"].into_iter().any(encoded)
     }
 
     /// Where the record does not carry its schema.

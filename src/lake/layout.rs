@@ -403,13 +403,13 @@ impl Times {
 struct Values {
     column: usize,
     ids: HashMap<Box<[u8]>, u32>,
-    /// Encoded; 0 is NULL.
+    /// Encoded.
     texts: Vec<String>,
 }
 
 impl Values {
     fn new(column: usize) -> Self {
-        Self { column, ids: HashMap::from([(Box::default(), 0)]), texts: vec![NULL.into()] }
+        Self { column, ids: HashMap::new(), texts: Vec::new() }
     }
 
     fn keys(&mut self, rows: &RecordBatch, keys: &mut Vec<u32>) -> Result<()> {
@@ -431,22 +431,25 @@ impl Values {
     }
 
     fn number<'a>(&mut self, values: impl Iterator<Item = Option<&'a [u8]>>, keys: &mut Vec<u32>) {
-        let mut last: (&[u8], u32) = (&[], 0);
+        let mut last: Option<(&[u8], u32)> = None;
         keys.extend(values.map(|value| {
             let value = value.unwrap_or_default();
-            if value != last.0 {
-                let id = match self.ids.get(value) {
-                    Some(id) => *id,
-                    None => {
-                        self.texts.push(encode(value));
-                        let id = self.texts.len() as u32 - 1;
-                        self.ids.insert(value.into(), id);
-                        id
-                    }
-                };
-                last = (value, id);
+            if let Some((same, id)) = last
+                && same == value
+            {
+                return id;
             }
-            last.1
+            let id = match self.ids.get(value) {
+                Some(id) => *id,
+                None => {
+                    self.texts.push(if value.is_empty() { NULL.into() } else { encode(value) });
+                    let id = self.texts.len() as u32 - 1;
+                    self.ids.insert(value.into(), id);
+                    id
+                }
+            };
+            last = Some((value, id));
+            id
         }));
     }
 }

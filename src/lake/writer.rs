@@ -32,9 +32,15 @@ use std::sync::Arc;
 const ENCODE_ROWS: usize = 4096;
 /// Or with as many bytes, where rows are large.
 const ENCODE_BYTES: usize = 1 << 20;
-/// Rows of mixed batches that wait to be dealt out to their files.
+/// Rows of mixed batches that wait to be dealt out to their files; or so many per file, since a piece of few
+/// rows costs much more than its rows.
 const STAGE_ROWS: usize = 32 << 10;
+const STAGE_ROWS_PER_FILE: usize = 64;
 const STAGE_BYTES: usize = 8 << 20;
+/// What a column of a piece costs beside its values: the array, its buffers, their rounding up.
+const PIECE_BYTES: usize = 512;
+/// What a file costs before its first row: its path here and in the layout, what is known of it.
+const FILE_BYTES: usize = 1 << 10;
 
 /// The limits of a cut's files.
 #[derive(Debug, Clone)]
@@ -191,7 +197,9 @@ impl LakeWriter {
         self.staged.push(rows.clone());
         self.staged_rows += rows.num_rows();
         self.staged_bytes += bytes_of(rows);
-        if self.staged_rows >= STAGE_ROWS || self.staged_bytes >= STAGE_BYTES {
+        let rows_max = STAGE_ROWS.max(STAGE_ROWS_PER_FILE * self.files.len());
+        let bytes_max = STAGE_BYTES.max(self.settings.memory_bytes_max / 4);
+        if self.staged_rows >= rows_max || self.staged_bytes >= bytes_max {
             self.deal()?;
         }
         Ok(())
@@ -199,27 +207,33 @@ impl LakeWriter {
 
     /// Gives each file its staged rows.
     fn deal(&mut self) -> Result<()> {
-        let staged = match std::mem::take(&mut self.staged).as_slice() {
-            [] => return Ok(()),
-            [one] => one.clone(),
-            many => concat_batches(&self.topic.schema, many).map_err(refused)?,
-        };
+        let staged = self.unstage()?;
+        (0..self.files.len()).try_for_each(|file| self.hand(file, &staged))
+    }
+
+    /// All that is staged, in one; the files' own lists of it stay.
+    fn unstage(&mut self) -> Result<RecordBatch> {
         self.staged_rows = 0;
         self.staged_bytes = 0;
-        for file in 0..self.files.len() {
-            let rows = std::mem::take(&mut self.files[file].staged);
-            if !rows.is_empty() {
-                let rows = take_record_batch(&staged, &UInt32Array::from(rows)).map_err(refused)?;
-                self.gather(file, rows)?;
-            }
+        match std::mem::take(&mut self.staged).as_slice() {
+            [one] => Ok(one.clone()),
+            several => concat_batches(&self.topic.schema, several).map_err(refused),
         }
-        Ok(())
+    }
+
+    fn hand(&mut self, file: usize, staged: &RecordBatch) -> Result<()> {
+        let rows = std::mem::take(&mut self.files[file].staged);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let rows = take_record_batch(staged, &UInt32Array::from(rows)).map_err(refused)?;
+        self.gather(file, rows)
     }
 
     fn gather(&mut self, file: usize, rows: RecordBatch) -> Result<()> {
         let open = &mut self.files[file];
         open.gathered_rows += rows.num_rows();
-        open.gathered_bytes += bytes_of(&rows);
+        open.gathered_bytes += bytes_of(&rows) + PIECE_BYTES * rows.num_columns();
         open.gathered.push(rows);
         if open.gathered_rows >= ENCODE_ROWS || open.gathered_bytes >= ENCODE_BYTES {
             self.encode(file)?;
@@ -278,8 +292,10 @@ impl LakeWriter {
     /// parts of one size, which only stores that insist on it (Cloudflare R2) need: without,
     /// [`Self::finish`] puts all that was not taken into `last`.
     pub fn close(&mut self) -> Result<()> {
-        self.deal()?;
+        let staged = self.unstage()?;
         for file in 0..self.files.len() {
+            // One after the other: pieces and encoders of all files at once would be many times their rows.
+            self.hand(file, &staged)?;
             self.encode(file)?;
             let schema = fingerprint(&self.topic.schema);
             let open = &mut self.files[file];
@@ -364,7 +380,7 @@ impl OpenFile {
     }
 
     fn memory(&self) -> usize {
-        self.body_memory + self.gathered_bytes + self.staged.capacity() * 4
+        FILE_BYTES + self.body_memory + self.gathered_bytes + self.staged.capacity() * 4
     }
 }
 

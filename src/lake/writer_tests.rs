@@ -228,6 +228,40 @@ fn offsets_that_go_backwards_are_refused() {
 }
 
 #[test]
+fn each_value_of_a_level_has_a_file_and_what_no_row_has_has_none() {
+    for by in [&["stop"][..], &["fare"], &["fare", "stop"], &["date(at)", "stop"]] {
+        // Every seventh stop and every third fare is NULL.
+        for offsets in [vec![1, 2, 4, 5], vec![1, 2, 3, 4], vec![7, 8], vec![21]] {
+            let topic = fixture::topic(by, chrono_tz::UTC);
+            let mut writer = LakeWriter::new(topic, settings(), name());
+            let rows = append(&mut writer, 0, &offsets, &offsets);
+            let finished = writer.finish().unwrap();
+            assert_eq!(finished.iter().map(|file| file.rows).sum::<u64>(), offsets.len() as u64);
+            let null = |name: &str| rows.column_by_name(name).unwrap().null_count() > 0;
+            let folder = |file: &Finished| file.path.contains("__HIVE_DEFAULT_PARTITION__");
+            let levels = by.iter().any(|name| !name.starts_with("date") && null(name));
+            assert_eq!(finished.iter().any(folder), levels, "{by:?} {offsets:?}");
+        }
+    }
+}
+
+#[test]
+fn memory_of_many_small_files_is_counted_with_what_pieces_cost() {
+    let topic = fixture::topic(&["stop"], chrono_tz::UTC);
+    let mut writer = LakeWriter::new(topic, settings(), name());
+    let mut counted = Vec::new();
+    for round in 0..200_i64 {
+        let offsets: Vec<i64> = (round * 1000..(round + 1) * 1000).collect();
+        append(&mut writer, 0, &offsets, &vec![0; 1000]);
+        counted.push((writer.staged_rows, writer.memory()));
+    }
+    let dealt = counted.iter().position(|(staged, _)| *staged == 0).unwrap();
+    let (before, after) = (counted[dealt - 1].1, counted[dealt].1);
+    let pieces = writer.files.len() * 8 * PIECE_BYTES;
+    assert!(after > before / 2 + pieces / 2, "{before} bytes staged, {after} in pieces");
+}
+
+#[test]
 fn a_cut_without_rows_has_no_files() {
     let topic = fixture::topic(&[], chrono_tz::UTC);
     let mut writer = LakeWriter::new(topic.clone(), settings(), name());

@@ -69,8 +69,7 @@ pub fn accept_gap(config: &Config, request: &Request) -> Result<()> {
             known.join(", ")
         )));
     };
-    let models: Vec<Arc<Model>> =
-        catalog.models.values().filter(|m| m.topic == topic.name).cloned().collect();
+    let models: Vec<Arc<Model>> = catalog.models_of(&topic.name).collect();
     let declared = outputs(topic, &models);
     let kafka = status::client(config)?;
     let runtime = runtime()?;

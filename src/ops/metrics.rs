@@ -159,6 +159,11 @@ fn describe() {
     );
     describe_gauge!("highwater_mark_offset", Unit::Count, "Committed high-water mark");
     describe_gauge!("highwater_memory_bytes", Unit::Bytes, "Memory by component");
+    describe_histogram!(
+        "highwater_fetch_paused_seconds",
+        Unit::Seconds,
+        "Waits in which nothing was fetched, since what was fetched before had no room"
+    );
     describe_gauge!("highwater_memory_budget_bytes", Unit::Bytes, "Memory budget of the process");
     describe_gauge!("highwater_partitions_held", Unit::Count, "Partitions this process holds");
     describe_gauge!(

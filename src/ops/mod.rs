@@ -34,6 +34,7 @@ use crate::{
     catalog::{self, Catalog, Mistake, Model, Topic},
     config::Config,
     error::{Error, Result},
+    source::kafka::KafkaSettings,
 };
 use std::sync::Arc;
 
@@ -76,6 +77,17 @@ fn told(mut mistakes: Vec<Mistake>, of: &str) -> Error {
         text.push_str(&format!("\n{mistake}"));
     }
     Error::config(text)
+}
+
+/// How to reach Kafka, with so many bytes fetched ahead per topic.
+pub fn kafka_settings(config: &Config, fetch_bytes: usize) -> KafkaSettings {
+    KafkaSettings {
+        brokers: config.brokers.clone(),
+        topic_ids: config.topic_ids,
+        group: config.group.clone(),
+        properties: config.kafka_properties.clone(),
+        fetch_bytes,
+    }
 }
 
 /// The model of this name.

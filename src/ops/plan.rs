@@ -5,7 +5,7 @@
 
 use super::{
     load,
-    replay::{Beginning, Replay, change},
+    replay::{Beginning, Replay, change, has_begun},
     run, status, table,
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     error::{Error, Kind, Result},
     record::Output,
+    source::kafka::Kafka,
     warehouse::{
         MarkRow, Warehouse,
         rebuild::{Change, Rebuild, is_rebuild},
@@ -113,6 +114,7 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
     let models: Vec<Arc<Model>> = catalog.models.values().cloned().collect();
     let filled = warehouse.filled(&models).await?;
     let under_way = warehouse.rebuilds(None).await?;
+    let kafka = status::client(config).ok();
     let mut lines = Vec::new();
     for (model, filled) in models.iter().zip(filled) {
         let output = Output::Model(model.name.clone());
@@ -125,7 +127,7 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
                 (State::Unchanged, None, says.to_owned())
             }
             Change::New => {
-                let (reads_back, says) = new(config, catalog, model, &marks, half);
+                let (reads_back, says) = new(kafka.as_deref(), catalog, model, &marks, half);
                 (State::New, reads_back, says)
             }
             Change::Wider => {
@@ -183,20 +185,18 @@ async fn compare(config: &Config, catalog: &Catalog, warehouse: &Warehouse) -> R
 
 /// What a new output reads back, and from where; None: Kafka does not tell.
 fn new(
-    config: &Config,
+    kafka: Option<&Kafka>,
     catalog: &Catalog,
     model: &Model,
     marks: &[MarkRow],
     half: bool,
 ) -> (Option<u64>, String) {
     let topic = &catalog.topics[&model.topic];
-    if marks.iter().all(|m| m.topic != topic.name || m.output != Output::DeadLetters) {
+    if !has_begun(&topic.name, marks) {
         let says = "filled from what Kafka has, with the others of its topic";
-        return (in_kafka(config, topic), says.to_owned());
+        return (kafka.and_then(|kafka| in_kafka(kafka, topic)), says.to_owned());
     }
-    let kafka = status::client(config).ok();
-    let beginning =
-        kafka.and_then(|kafka| Beginning::find(topic, model, marks, &kafka, false).ok());
+    let beginning = kafka.and_then(|kafka| Beginning::find(topic, model, marks, kafka, false).ok());
     let mut says = match half {
         true => "made beside the others, half done already".to_owned(),
         false => "made beside the others with --apply; else filled while they wait".to_owned(),
@@ -211,8 +211,7 @@ fn new(
 }
 
 /// Offsets that Kafka has of a topic; None: it does not tell.
-fn in_kafka(config: &Config, topic: &Topic) -> Option<u64> {
-    let kafka = status::client(config).ok()?;
+fn in_kafka(kafka: &Kafka, topic: &Topic) -> Option<u64> {
     let name = &topic.kafka_topic;
     let wait = status::KAFKA_WAIT;
     let partitions = kafka.partitions(name, wait).ok()?;
@@ -259,10 +258,8 @@ pub async fn apply(
         let (_, passed) = replay.to_the_swap().await?;
         tracing::info!(model = %model.name, offsets = passed, "rebuilt and swapped in");
     }
-    let begun =
-        |topic: &str| marks.iter().any(|m| *m.topic == *topic && m.output == Output::DeadLetters);
     for (model, change) in &all {
-        if *change == Change::New && begun(&model.topic) {
+        if *change == Change::New && has_begun(&model.topic, &marks) {
             fill(config, catalog, warehouse, model, from_lake).await?;
         }
     }

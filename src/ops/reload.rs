@@ -10,25 +10,19 @@
 
 use super::{
     load, references,
-    replay::{Replay, change},
+    replay::{Replay, change, has_begun},
     require_lake, require_registry, require_secret, run,
     service::Service,
 };
 use crate::{
     catalog::{Catalog, Model, Source, Topic},
-    config::Config,
     error::{Error, Kind, Result},
-    lake::store::Store,
     pipeline::{
         drift::{Next, Resolved, recorded},
         parts::News,
         rebuild::Progress,
     },
-    record::Output,
-    warehouse::{
-        postgres::Warehouse,
-        rebuild::{Change, Rebuild},
-    },
+    warehouse::rebuild::{Change, Rebuild},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,10 +30,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, oneshot, watch},
-};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub const UNTIL_CAUGHT_UP: &str =
     "a run until caught up takes up no other files: it ends by itself";
@@ -65,11 +56,7 @@ pub struct Reloading {
 }
 
 pub struct Reloader {
-    config: Config,
     service: Arc<Service>,
-    warehouse: Warehouse,
-    store: Option<Store>,
-    runtime: Handle,
     declared: Declared,
     /// What is made anew reads there what Kafka has no more.
     from_lake: bool,
@@ -123,23 +110,14 @@ impl Reloading {
 }
 
 impl Reloader {
-    pub fn new(
-        config: &Config,
-        service: Arc<Service>,
-        warehouse: Warehouse,
-        store: Option<Store>,
-        runtime: Handle,
-        declared: Declared,
-        from_lake: bool,
-    ) -> Self {
+    pub fn new(service: Arc<Service>, declared: Declared, from_lake: bool) -> Self {
         let catalog = declared.read().unwrap_or_else(PoisonError::into_inner).clone();
         let standing = |name: &Arc<str>| {
             let files = Some(catalog.files_of(name));
             (name.clone(), Standing { files, catalog: catalog.clone() })
         };
         let running = catalog.topics.keys().map(standing).collect();
-        let config = config.clone();
-        Self { config, service, warehouse, store, runtime, declared, from_lake, running }
+        Self { service, declared, from_lake, running }
     }
 
     fn serve(
@@ -147,7 +125,7 @@ impl Reloader {
         mut asking: mpsc::UnboundedReceiver<oneshot::Sender<Result<Told>>>,
         mut left: watch::Receiver<bool>,
     ) {
-        let runtime = self.runtime.clone();
+        let runtime = self.service.runtime.clone();
         runtime.block_on(async {
             loop {
                 let answer = tokio::select! {
@@ -172,11 +150,11 @@ impl Reloader {
     }
 
     async fn reload(&mut self) -> Result<Told> {
-        let catalog = load(&self.config)?;
-        require_secret(&catalog, &self.config)?;
+        let catalog = load(&self.service.config)?;
+        require_secret(&catalog, &self.service.config)?;
         require_registry(&catalog)?;
-        require_lake(&catalog, &self.config)?;
-        let catalog = Arc::new(run::with_additions(&catalog, &self.warehouse).await?);
+        require_lake(&catalog, &self.service.config)?;
+        let catalog = Arc::new(run::with_additions(&catalog, &self.service.warehouse).await?);
         self.require_same_references(&catalog)?;
         let names: BTreeSet<Arc<str>> = catalog.topics.keys().cloned().collect();
         let before: BTreeSet<Arc<str>> = self.running.keys().cloned().collect();
@@ -216,9 +194,13 @@ impl Reloader {
         Ok(told)
     }
 
+    fn declared(&self) -> Arc<Catalog> {
+        self.declared.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Every model that joins a reference would have to change at once, whatever topic it is of.
     fn require_same_references(&self, catalog: &Catalog) -> Result<()> {
-        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let declared = self.declared();
         for (name, reference) in &catalog.references {
             let file = &reference.rows.file;
             let before = declared.references.get(name);
@@ -233,14 +215,14 @@ impl Reloader {
     }
 
     async fn load_new_references(&self, catalog: &Catalog) -> Result<()> {
-        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let declared = self.declared();
         let mut new = catalog.clone();
         new.references.retain(|name, _| !declared.references.contains_key(name));
-        let store = self.store.as_ref();
-        let loaded = references::load_all(&new, &self.warehouse, store).await?;
-        let all = self.service.references();
+        let Service { warehouse, references: all, runtime, .. } = &*self.service;
+        let store = self.service.store.as_ref();
+        let loaded = references::load_all(&new, warehouse, store).await?;
         loaded.newest().into_iter().for_each(|version| drop(all.publish(version)));
-        references::keep_fresh(&new, all, &self.warehouse, store, &self.runtime);
+        references::keep_fresh(&new, all, warehouse, store, runtime);
         Ok(())
     }
 
@@ -254,7 +236,7 @@ impl Reloader {
         let topic = &catalog.topics[name];
         let former = self.running.get(name).map(|standing| standing.catalog.clone());
         let mut told = differences(former.as_deref(), catalog, topic);
-        self.warehouse.declare_topics([topic].into_iter()).await?;
+        self.service.warehouse.declare_topics([topic].into_iter()).await?;
         let mut replays = self.beside(catalog, topic, &mut told).await?;
         let moved = |former: &Arc<Catalog>| former.topics[name].kafka_topic != topic.kafka_topic;
         if former.as_ref().is_some_and(moved) {
@@ -300,17 +282,16 @@ impl Reloader {
         told: &mut Told,
     ) -> Result<Vec<(Arc<Model>, Change, Replay, u64)>> {
         let models: Vec<_> = catalog.models_of(&topic.name).collect();
-        let filled = self.warehouse.filled(&models).await?;
-        let marks = self.warehouse.marks(Some(&*topic.name)).await?;
-        let has_begun = marks.iter().any(|mark| mark.output == Output::DeadLetters);
+        let Service { config, warehouse, .. } = &*self.service;
+        let filled = warehouse.filled(&models).await?;
+        let marks = warehouse.marks(Some(&*topic.name)).await?;
         let (mut replays, mut others) = (Vec::new(), Vec::new());
         for (model, filled) in models.into_iter().zip(filled) {
             let change = change(&model, filled, &marks);
-            if change == Change::Same || change == Change::New && !has_begun {
+            if change == Change::Same || change == Change::New && !has_begun(&topic.name, &marks) {
                 others.push(model);
                 continue;
             }
-            let (config, warehouse) = (&self.config, &self.warehouse);
             let rebuild = Rebuild::of(&model);
             let from_lake = self.from_lake;
             match Replay::new(config, catalog, warehouse, rebuild, change, from_lake).await {
@@ -337,7 +318,7 @@ impl Reloader {
             }
         }
         // What is wrong with one is found while the topic goes on.
-        self.warehouse.ensure_tables(&others).await?;
+        warehouse.ensure_tables(&others).await?;
         Ok(replays)
     }
 
@@ -349,7 +330,7 @@ impl Reloader {
         news: Option<Sender<News>>,
     ) -> Result<()> {
         let recorded = loop {
-            match recorded(catalog, name, &self.warehouse).await {
+            match recorded(catalog, name, &self.service.warehouse).await {
                 Err(error) if matches!(error.kind, Kind::Retry | Kind::Unknown | Kind::Fenced) => {
                     tracing::warn!(topic = %name, "tried again: {error}");
                     tokio::time::sleep(AGAIN).await;

@@ -15,7 +15,8 @@ use told::{Shown, tell_aborted, tell_done, told_left};
 use windows::Windows;
 
 use super::{
-    load, model, references, require_registry, require_secret, run, service::hostname, table,
+    kafka_settings, load, model, references, require_registry, require_secret, run,
+    service::hostname, table,
 };
 use crate::{
     catalog::{Catalog, Drift, Model, Topic},
@@ -25,7 +26,7 @@ use crate::{
     lake::store::Store,
     pipeline::rebuild::{Parts, Progress, Rebuilder},
     record::{EventTime, Output},
-    source::kafka::{Kafka, KafkaSettings},
+    source::kafka::Kafka,
     warehouse::{
         MarkRow, Warehouse,
         rebuild::{Change, Filled, Halt, Rebuild, Swapped, is_rebuild},
@@ -158,9 +159,13 @@ pub fn change(model: &Model, filled: Filled, marks: &[MarkRow]) -> Change {
     }
 }
 
-/// A new output is made beside others of its topic.
+/// Outputs of the topic have begun: one that is new can be made beside them.
+pub fn has_begun(topic: &str, marks: &[MarkRow]) -> bool {
+    marks.iter().any(|m| *m.topic == *topic && m.output == Output::DeadLetters)
+}
+
 fn can_be_made_beside(model: &Model, marks: &[MarkRow]) -> Result<()> {
-    if marks.iter().any(|m| m.topic == model.topic && m.output == Output::DeadLetters) {
+    if has_begun(&model.topic, marks) {
         return Ok(());
     }
     Err(Error::config(format!(
@@ -217,13 +222,7 @@ async fn abort(warehouse: &Warehouse, name: &str, json: bool) -> Result<()> {
 
 /// A client outside of the group: nothing is heard.
 fn kafka_of(config: &Config, topic: &Topic) -> Result<Arc<Kafka>> {
-    let settings = KafkaSettings {
-        brokers: config.brokers.clone(),
-        topic_ids: config.topic_ids,
-        group: config.group.clone(),
-        properties: config.kafka_properties.clone(),
-        fetch_bytes: FETCH_BYTES.min(config.memory / 8),
-    };
+    let settings = kafka_settings(config, FETCH_BYTES.min(config.memory / 8));
     let kafka = Kafka::new(&settings, Duration::ZERO)?;
     kafka.listen(&topic.kafka_topic, Box::new(|_| {}));
     Ok(kafka)

@@ -71,15 +71,12 @@ pub fn run(config: &Config, request: Request) -> Result<()> {
     let loading = references::load_all(&catalog, &warehouse, store.as_ref());
     let references = runtime.block_on(loading)?;
     references::keep_fresh(&catalog, &references, &warehouse, store.as_ref(), &handle);
-    let resources =
-        Resources { warehouse: warehouse.clone(), store: store.clone(), references, known };
+    let resources = Resources { warehouse, store, references, known };
     let service = Service::start(&catalog, config, resources, until_caught_up, &handle)?;
     let (reloads, reloading) = match until_caught_up {
         true => (None, None),
         false => {
-            let service = service.clone();
-            let reloader =
-                Reloader::new(config, service, warehouse, store, handle, declared, from_lake);
+            let reloader = Reloader::new(service.clone(), declared, from_lake);
             let (reloads, reloading) = Reloads::start(reloader)?;
             (Some(reloads), Some(reloading))
         }

@@ -1,6 +1,6 @@
 //! The pipelines of a process, started, watched and ended together.
 
-use super::health::Health;
+use super::{health::Health, kafka_settings};
 use crate::{
     catalog::{Catalog, Model, Topic},
     config::Config,
@@ -16,7 +16,7 @@ use crate::{
         worker::Settings,
     },
     record::{Offset, Output, Partition},
-    source::kafka::{Kafka, KafkaSettings},
+    source::kafka::Kafka,
     warehouse::postgres::Warehouse,
 };
 use std::{
@@ -47,25 +47,29 @@ struct Shares {
     lake: usize,
 }
 
+/// A process that does nothing: code, plans, connections, what the allocator keeps.
+const IDLE_BYTES: usize = 80 << 20;
+
 impl Shares {
-    /// What remains is for batches under way, connections and the code itself.
+    /// What remains is for what is made of them: a response of Kafka's beside the queue, the cut that is being
+    /// committed beside the open one, batches under way.
     fn of(memory: usize, topics: usize) -> Self {
-        let topic = memory / topics.max(1);
+        let topic = memory.saturating_sub(IDLE_BYTES) / topics.max(1);
         Self { fetch: topic / 12, tables: topic / 6, keys: topic / 4, lake: topic / 6 }
     }
 }
 
 pub struct Service {
     pub health: Arc<Health>,
-    config: Config,
+    pub config: Config,
     kafka: Arc<Kafka>,
-    warehouse: Warehouse,
-    store: Option<Store>,
-    references: References,
+    pub warehouse: Warehouse,
+    pub store: Option<Store>,
+    pub references: References,
     targets: Option<Targets>,
     /// Name of this life of the process.
     owner: Arc<str>,
-    runtime: Handle,
+    pub runtime: Handle,
     topics: Mutex<BTreeMap<Arc<str>, RunningTopic>>,
     group: Mutex<Option<JoinHandle<()>>>,
     leaving: Arc<AtomicBool>,
@@ -100,13 +104,8 @@ impl Service {
         runtime: &Handle,
     ) -> Result<Arc<Self>> {
         let Resources { warehouse, store, references, mut known } = resources;
-        let settings = KafkaSettings {
-            brokers: config.brokers.clone(),
-            topic_ids: config.topic_ids,
-            group: config.group.clone(),
-            properties: config.kafka_properties.clone(),
-            fetch_bytes: Shares::of(config.memory, catalog.topics.len()).fetch,
-        };
+        let settings =
+            kafka_settings(config, Shares::of(config.memory, catalog.topics.len()).fetch);
         let kafka = Kafka::new(&settings, RELEASE_TIMEOUT)?;
         let targets = match until_caught_up {
             true => Some(targets(catalog, &kafka)?),
@@ -175,7 +174,7 @@ impl Service {
             store: topic.lake.as_ref().and(self.store.clone()),
             worker: worker_settings(&self.config, topic, &shares),
             keys_memory: shares.keys,
-            writer: WriterSettings::default(),
+            writer: WriterSettings { memory_bytes_max: shares.lake, ..WriterSettings::default() },
             context: Context {
                 runtime: self.runtime.clone(),
                 kafka: self.kafka.clone(),
@@ -191,10 +190,6 @@ impl Service {
     /// To be told when topics came or went.
     pub fn subscribe(&self) -> Result<()> {
         self.kafka.subscribe()
-    }
-
-    pub fn references(&self) -> &References {
-        &self.references
     }
 
     /// To tell the topic something; None: it is not there, or has stopped.

@@ -198,8 +198,8 @@ fn of_topic<'c>(catalog: &'c Catalog, name: &str) -> Result<(&'c Topic, Vec<Arc<
             known.join(", ")
         )));
     };
-    let own = |model: &&Arc<Model>| model.topic == topic.name && model.folding.is_some();
-    Ok((topic, catalog.models.values().filter(own).cloned().collect()))
+    let models = catalog.models_of(&topic.name).filter(|model| model.folding.is_some());
+    Ok((topic, models.collect()))
 }
 
 async fn open(config: &Config) -> Result<Warehouse> {

@@ -2,16 +2,16 @@
 //! down. Where one answers at the address to listen on, what only it knows: what is fetched, why it
 //! is not ready.
 
-use super::{drift, http, load, run::runtime, table};
+use super::{drift, http, kafka_settings, load, run::runtime, table};
 use crate::{
-    catalog::{Catalog, Model},
+    catalog::Catalog,
     config::Config,
     error::Result,
     record::{
         Offset, Output, Partition,
         gap::{self, Gap, PartitionLog},
     },
-    source::kafka::{Kafka, KafkaSettings},
+    source::kafka::Kafka,
     warehouse::{
         MarkRow, WatermarkRow,
         postgres::{Warehouse, WarehouseSettings},
@@ -160,8 +160,8 @@ pub fn status(config: &Config, json: bool) -> Result<()> {
 async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Output, String>> {
     let mut held = BTreeMap::new();
     for topic in catalog.topics.values() {
-        let follows = |model: &&Arc<Model>| model.topic == topic.name && model.folding.is_some();
-        let models: Vec<_> = catalog.models.values().filter(follows).collect();
+        let models: Vec<_> =
+            catalog.models_of(&topic.name).filter(|model| model.folding.is_some()).collect();
         if models.is_empty() {
             continue;
         }
@@ -176,7 +176,7 @@ async fn held(warehouse: &Warehouse, catalog: &Catalog) -> Result<BTreeMap<Outpu
                     load.number
                 )),
                 None => {
-                    let rows = warehouse.snapshots_of(model).await?;
+                    let rows = warehouse.snapshots_of(&model).await?;
                     newest(&rows).and_then(|row| row.sentence(&catalog.topics[topic], name))
                 }
             };
@@ -265,14 +265,7 @@ pub type Ends = BTreeMap<(Arc<str>, Partition), Offset>;
 type Logs = BTreeMap<(Arc<str>, Partition), PartitionLog>;
 
 pub fn client(config: &Config) -> Result<Arc<Kafka>> {
-    let settings = KafkaSettings {
-        brokers: config.brokers.clone(),
-        topic_ids: config.topic_ids,
-        group: config.group.clone(),
-        properties: config.kafka_properties.clone(),
-        fetch_bytes: 1 << 20,
-    };
-    Kafka::new(&settings, Duration::ZERO)
+    Kafka::new(&kafka_settings(config, 1 << 20), Duration::ZERO)
 }
 
 pub fn ends(config: &Config, catalog: &Catalog, marks: &[MarkRow]) -> Ends {

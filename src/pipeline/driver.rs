@@ -71,7 +71,6 @@ pub struct Driver {
     opened: BTreeMap<Lane, (u64, Instant)>,
     /// Came with the take that is just being told to the worker.
     memory: Memory,
-    upload_limit: usize,
 }
 
 /// One fetch with what was made of it.
@@ -86,7 +85,6 @@ impl Driver {
         let Parts { topic, models, known, lasting, inbox, assigned, numbers } = parts;
         let Lasting { references, secret, store, worker, writer, context, .. } = lasting.clone();
         let tables = TablesLane::new(&topic, &models, references, lasting.keys_memory)?;
-        let upload_limit = worker.lake_memory;
         let lake = match (&topic.lake, &store) {
             (Some(_), Some(store)) => {
                 Some(LakeLane::start(topic.clone(), store.clone(), writer, context.clone())?)
@@ -139,7 +137,6 @@ impl Driver {
             lasting,
             inbox,
             assigned,
-            upload_limit,
         })
     }
 
@@ -163,11 +160,17 @@ impl Driver {
                     return self.end().map(|()| None);
                 }
             }
-            if self.worker.wants_records() && self.lake_is_ready() {
+            let lake_is_ready = self.lake.as_ref().is_none_or(LakeLane::is_ready);
+            if lake_is_ready && self.worker.wants_records() {
                 self.fetch()?;
-            } else if let Ok(news) = self.inbox.recv_timeout(FETCH_WAIT) {
-                self.hear(news)?;
+                continue;
             }
+            let since = Instant::now();
+            let news = self.inbox.recv_timeout(FETCH_WAIT).ok();
+            if !lake_is_ready || self.worker.is_over_budget() {
+                self.reporter.paused(since.elapsed());
+            }
+            news.map_or(Ok(()), |news| self.hear(news))?;
         }
     }
 
@@ -188,10 +191,6 @@ impl Driver {
         let Next { topic, models, known, lasting } = next;
         let (inbox, assigned, numbers) = (self.inbox, self.assigned, Some(self.worker.numbers()));
         Parts { topic, models, known, lasting, inbox, assigned, numbers }
-    }
-
-    fn lake_is_ready(&self) -> bool {
-        self.lake.as_ref().is_none_or(|lake| lake.is_ready(self.upload_limit))
     }
 
     fn hear(&mut self, news: News) -> Result<()> {

@@ -68,6 +68,8 @@ pub struct LakeLane {
     refused_bytes: usize,
     orders: mpsc::Sender<Order>,
     load: Arc<Load>,
+    /// Bytes that may be on their way to the store; half as many may wait for the encoder.
+    memory_max: usize,
     owed: Owed,
     encoder: Option<std::thread::JoinHandle<()>>,
 }
@@ -76,6 +78,7 @@ pub struct LakeLane {
 #[derive(Default)]
 struct Load {
     waiting: AtomicUsize,
+    waiting_bytes: AtomicUsize,
     memory: AtomicUsize,
     largest_file: AtomicU64,
     files: AtomicUsize,
@@ -85,7 +88,7 @@ struct Load {
 
 enum Order {
     Open { cut: u64, name: FileName },
-    Admit { rows: RecordBatch, event_times: Vec<EventTime> },
+    Admit { rows: RecordBatch, event_times: Vec<EventTime>, bytes: usize },
     Seal { cut: u64, advances: Vec<Advance>, refused: Vec<DeadLetter> },
     Abandon,
 }
@@ -99,6 +102,7 @@ impl LakeLane {
     ) -> Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let load = Arc::new(Load::default());
+        let memory_max = settings.memory_bytes_max;
         let owed = Owed::new(topic.name.clone(), store.clone(), context.clone());
         let encoder = Encoder {
             topic: topic.clone(),
@@ -123,6 +127,7 @@ impl LakeLane {
             refused_bytes: 0,
             orders,
             load,
+            memory_max,
             owed,
             encoder: Some(thread),
         })
@@ -185,8 +190,10 @@ impl LakeLane {
 
     pub(super) fn encode(&mut self, rows: RecordBatch, event_times: Vec<EventTime>) {
         if rows.num_rows() > 0 {
+            let bytes = rows.get_array_memory_size();
             self.load.waiting.fetch_add(1, Ordering::Relaxed);
-            self.order(Order::Admit { rows, event_times });
+            self.load.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.order(Order::Admit { rows, event_times, bytes });
         }
     }
 
@@ -213,16 +220,19 @@ impl LakeLane {
         }
     }
 
-    /// Bytes held by encoders and uploads.
+    /// Bytes that wait for the encoder, that it holds, and on their way to the store.
     pub fn memory(&self) -> usize {
         let load = &self.load;
         let encoding = load.memory.load(Ordering::Relaxed);
-        encoding + load.uploading.load(Ordering::Relaxed) + self.refused_bytes
+        let waiting = load.waiting_bytes.load(Ordering::Relaxed);
+        waiting + encoding + load.uploading.load(Ordering::Relaxed) + self.refused_bytes
     }
 
-    pub fn is_ready(&self, uploading_limit: usize) -> bool {
+    /// Whether there is room for another batch.
+    pub fn is_ready(&self) -> bool {
         self.load.waiting.load(Ordering::Relaxed) < WAITING_BATCHES
-            && self.load.uploading.load(Ordering::Relaxed) < uploading_limit
+            && self.load.waiting_bytes.load(Ordering::Relaxed) <= self.memory_max / 2
+            && self.load.uploading.load(Ordering::Relaxed) < self.memory_max
     }
 
     /// Committed files that readers do not see yet, and what else is to be tidied.
@@ -286,11 +296,11 @@ impl Encoder {
                 self.open = Some(OpenLake { cut, writer, uploads });
                 Ok(())
             }
-            Order::Admit { rows, event_times } => {
+            Order::Admit { rows, event_times, bytes } => {
+                self.load.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.load.waiting.fetch_sub(1, Ordering::Relaxed);
                 // Who found no room sleeps until there is some.
-                if self.load.waiting.fetch_sub(1, Ordering::Relaxed) >= WAITING_BATCHES {
-                    self.context.tell(News::Room);
-                }
+                self.context.tell(News::Room);
                 // Failed a moment ago: the worker will hear of it and abandon.
                 let Some(open) = &mut self.open else { return Ok(()) };
                 open.writer.append(&rows, &event_times)?;

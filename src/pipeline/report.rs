@@ -206,6 +206,12 @@ impl Reporter {
         }
     }
 
+    /// Nothing was fetched for so long, since what was fetched before has no room yet.
+    pub fn paused(&self, took: Duration) {
+        metrics::histogram!("highwater_fetch_paused_seconds", "topic" => self.topic.clone())
+            .record(took.as_secs_f64());
+    }
+
     /// Of one fetch, before it is admitted.
     pub fn count(&mut self, records: &[RawRecord<'_>], decoded: &Decoded) {
         let topic = &self.topic;

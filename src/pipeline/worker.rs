@@ -133,7 +133,19 @@ impl Worker {
             && !self.reached_targets()
             && !self.is_judge_away()
             && !self.lanes.iter().any(LaneState::is_claimed)
-            && self.lanes.iter().all(|lane| !self.is_full(lane))
+            && !self.is_over_budget()
+    }
+
+    /// A lane is over its share with nowhere to go until its flight lands.
+    pub fn is_over_budget(&self) -> bool {
+        self.lanes.iter().any(|lane| {
+            let Some(open) = &lane.open else { return false };
+            let limit = match lane.lane {
+                Lane::Tables => self.settings.tables_memory,
+                Lane::Lake => self.settings.lake_memory,
+            };
+            open.size.memory >= limit && lane.in_flight()
+        })
     }
 
     /// Draining, and nothing is left to commit.
@@ -191,16 +203,6 @@ impl Worker {
     fn lane(&mut self, lane: Lane) -> &mut LaneState {
         let known = self.lanes.iter_mut().find(|l| l.lane == lane);
         known.expect("the driver names only the lanes it was given")
-    }
-
-    fn is_full(&self, lane: &LaneState) -> bool {
-        let Some(open) = &lane.open else { return false };
-        let limit = match lane.lane {
-            Lane::Tables => self.settings.tables_memory,
-            Lane::Lake => self.settings.lake_memory,
-        };
-        // Over its share with nowhere to go: stop fetching until the flight lands.
-        open.size.memory >= limit && lane.in_flight()
     }
 
     fn reached_targets(&self) -> bool {
@@ -304,6 +306,7 @@ impl Worker {
             state.holds.insert(partition, Hold::Open { marks, position, admitted });
             state.gone.remove(&partition);
         }
+        state.has_committed = false;
         self.effects.push_back(Effect::Adopt { lane, marks, advances });
         for partition in partitions {
             self.rest.disturb(partition, self.now);
@@ -490,8 +493,7 @@ impl Worker {
         }
         match lane.lane {
             Lane::Tables => {
-                let interval =
-                    if self.near_end { s.tables_interval } else { s.tables_interval_behind };
+                let interval = lane.interval(s, self.near_end);
                 if open.size.memory >= s.tables_memory {
                     Some(Reason::Memory)
                 // After a failure the next cut is a small one: where two processes take the same
@@ -562,6 +564,7 @@ impl Worker {
         let moves = sealed.moves.clone();
         state.flight = Flight::None;
         state.failures = 0;
+        state.has_committed = true;
         for moved in &moves {
             if let Some(Hold::Open { marks, .. }) = state.holds.get_mut(&moved.partition)
                 && let Some(mark) = marks.get_mut(&moved.output)

@@ -238,11 +238,9 @@ fn a_cut_ends_for_a_reason() {
     let s = Settings::default();
     let size = Size::default();
     let tables = |memory| Size { memory, ..size };
-    let cases: [(Lane, Size, bool, u64, &str); 10] = [
-        (Lane::Tables, size, false, 999, ""),
-        (Lane::Tables, size, false, 1_000, "interval"),
-        (Lane::Tables, size, true, 4_999, ""),
-        (Lane::Tables, size, true, 5_000, "interval"),
+    let cases: [(Lane, Size, bool, u64, &str); 8] = [
+        (Lane::Tables, size, false, 249, ""),
+        (Lane::Tables, size, false, 250, "interval"),
         (Lane::Tables, tables(s.tables_memory), false, 0, "memory"),
         (Lane::Lake, size, false, 59_999, ""),
         (Lane::Lake, size, false, 60_000, "age"),
@@ -262,6 +260,31 @@ fn a_cut_ends_for_a_reason() {
             assert!(effects[0].contains(&format!(" 1 {reason}: ")), "{reason}: {effects:?}");
         }
     }
+}
+
+#[test]
+fn the_first_cut_since_partitions_were_taken_is_a_small_one() {
+    let mut desk = reading(TABLES);
+    let read = |desk: &mut Desk, next: i64, more: bool| {
+        let arrival = Arrival { partition: Partition(0), next: Offset(next), records: 5 };
+        desk.hear(Input::Arrived { arrivals: vec![arrival], more });
+    };
+    read(&mut desk, 5, true);
+    assert_eq!(desk.wait(249), nothing());
+    assert_eq!(desk.wait(1), ["seal tables 1 interval: dead_letters 0@0..5 e1"]);
+    desk.committed(Lane::Tables, 1);
+    read(&mut desk, 10, true);
+    assert_eq!(desk.wait(4_999), nothing(), "far behind");
+    assert_eq!(desk.wait(1), ["seal tables 2 interval: dead_letters 0@5..10 e1"]);
+    desk.committed(Lane::Tables, 2);
+    read(&mut desk, 15, false);
+    assert_eq!(desk.wait(999), nothing(), "following");
+    assert_eq!(desk.wait(1), ["seal tables 3 interval: dead_letters 0@10..15 e1"]);
+    desk.committed(Lane::Tables, 3);
+    desk.assigned(&[1]);
+    desk.taken(Lane::Tables, 2, &[own(Lane::Tables, 1, 0)]);
+    read(&mut desk, 20, true);
+    assert_eq!(desk.wait(250), ["seal tables 4 interval: dead_letters 0@15..20 e1"]);
 }
 
 #[test]

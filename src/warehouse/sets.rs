@@ -4,8 +4,8 @@
 //! own: running them (`merge`).
 
 use super::tables::{
-    FILLFACTOR, Found, Set, Sets, Shape, array_type, create_temporary, definition,
-    definition_comment, list, quoted, temporary,
+    Found, Set, Sets, Shape, array_type, create_temporary, definition, definition_comment, list,
+    quoted, temporary,
 };
 use crate::catalog::{Model, ModelKind, PgType, Role, ValueSet};
 
@@ -54,7 +54,7 @@ fn set(model: &Model, value: ValueSet<'_>, keys: &[(String, PgType)]) -> Set {
     let staging = temporary(&name, &fields);
     Set {
         create: format!(
-            "CREATE TABLE {name} (\n  {},\n  UNIQUE NULLS NOT DISTINCT ({names})\n) WITH (fillfactor = {FILLFACTOR})",
+            "CREATE TABLE {name} (\n  {},\n  UNIQUE NULLS NOT DISTINCT ({names})\n)",
             fields.replace(", \"", ",\n  \"")
         ),
         comment: format!(

@@ -80,7 +80,7 @@ fn every_mistake_of_a_topic_file_is_told_with_its_line_and_exit_code_2() {
 #[test]
 fn settings_that_cannot_be_meant_end_with_2() {
     for (arguments, words) in [
-        (vec!["run", "--memory", "1MiB"], vec!["64MiB"]),
+        (vec!["run", "--memory", "1MiB"], vec!["128MiB"]),
         (vec!["run", "--memory", "much"], vec!["memory", "much"]),
         (vec!["run", "--listen", "nowhere"], vec!["nowhere", "127.0.0.1:9469"]),
         (vec!["run", "--log", "xml"], vec!["xml", "json"]),

@@ -7,8 +7,8 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 
-/// More than a service of this size ever needs, and far less than a backlog would fill.
-pub const RESIDENT_MIB_MAX: u64 = 256;
+/// The budget of [`HURRY`] and a tenth: far less than a backlog would fill.
+pub const RESIDENT_MIB_MAX: u64 = 140;
 
 /// Small cuts and small files, so that faults meet every step of many.
 pub fn hurried(name: &str, lake: Lake) -> Option<World> {
@@ -24,7 +24,7 @@ pub fn hurry(world: World) -> World {
 pub const HURRY: [(&str, &str); 3] = [
     ("HIGHWATER_COMMIT_INTERVAL", "40ms"),
     ("HIGHWATER_CATCH_UP_INTERVAL", "40ms"),
-    ("HIGHWATER_MEMORY", "64MiB"),
+    ("HIGHWATER_MEMORY", "128MiB"),
 ];
 
 fn assert_exact(world: &World, service: Running, records: i64) {

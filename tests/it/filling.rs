@@ -8,12 +8,12 @@
 use crate::{
     replay::{
         AT_ONCE, Ends, HURRY, KINDS, KINDS_OUTPUTS, Rows, assert_no_trace, assert_same,
-        assert_verified, disordered, everything, first_column, half_done, slowly, tables_of,
-        world_of_kinds,
+        assert_verified, disordered, everything, first_column, half_done, killed_half_way, refused,
+        replaying, retry_some, slowly, tables_of, world_of_kinds,
     },
     retention::forget,
     support::{Lake, Running, World, eventually},
-    taps::{self, OUTPUTS, Tap, records},
+    taps::{self, OUTPUTS, records},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,12 +68,6 @@ fn assert_twins(world: &World) {
     }
 }
 
-fn refused(world: &World, arguments: &[&str], code: i32, words: &str) {
-    let (found, said) = Running::start(world.command(arguments)).wait();
-    assert_eq!(found, Some(code), "{said}");
-    assert!(said.contains(words), "no {words:?} in\n{said}");
-}
-
 #[test]
 fn new_models_are_made_beside_live_traffic_whoever_is_killed() {
     const TAPS: i64 = 30_000;
@@ -104,10 +98,14 @@ fn new_models_are_made_beside_live_traffic_whoever_is_killed() {
         let mut other = Some(world.follow(&settings));
         for (model, _) in KINDS {
             let name = twin(model);
+            let marks =
+                format!("SELECT count(*) FROM highwater.marks WHERE output = 'model:{name}'");
             for _ in 0..2 {
-                let mut command = world.command(&["replay", &name]);
-                command.envs(HURRY);
-                let mut replay = Running::start(command);
+                // One more would begin to make anew what is there.
+                if world.number(&marks) > 0 {
+                    break;
+                }
+                let mut replay = replaying(world, &[&name], &HURRY);
                 let until = half_done(world) + random.random_range(1..TAPS / 3);
                 eventually("some of it, or all", || {
                     half_done(world) >= until || !replay.is_running()
@@ -121,8 +119,6 @@ fn new_models_are_made_beside_live_traffic_whoever_is_killed() {
                 replay.wait();
                 other.get_or_insert_with(|| world.follow(&settings));
             }
-            let marks =
-                format!("SELECT count(*) FROM highwater.marks WHERE output = 'model:{name}'");
             if world.number(&marks) == 0 {
                 let said = world.run(&["replay", &name]);
                 assert!(said.contains("its table is there now"), "{said}");
@@ -159,15 +155,7 @@ fn a_new_model_begins_with_what_kafka_has_or_with_what_the_lake_has() {
         world.produce(disordered(begin..begin + 3_000, &mut random));
         world.run_until_caught_up();
     }
-    // Some letters of what Kafka will have no more are taken after all, so that files of retries are part of it.
-    let good = Tap(1).json().to_string();
-    world.query(&format!(
-        "UPDATE highwater.dead_letters SET value = '{good}'
-         WHERE output = 'dead_letters' AND \"offset\" % 3 = 0
-           AND (partition = 0 AND \"offset\" < 2000 OR partition = 1 AND \"offset\" < 1000)"
-    ));
-    world.run(&["dead-letters", "retry"]);
-    assert!(world.number("SELECT count(*) FROM highwater.lake_files WHERE origin = 'retry'") > 0);
+    retry_some(&world, [2_000, 1_000]);
     declare_twins(&world);
     world.declare_model("of_kafka", &KINDS[0].1.replacen("VIEW by_stop ", "VIEW of_kafka ", 1));
     forget(&world, 0, 2_000);
@@ -191,12 +179,7 @@ fn a_new_model_begins_with_what_kafka_has_or_with_what_the_lake_has() {
     slowly(&world);
     for (model, _) in KINDS {
         let name = twin(model);
-        let mut command = world.command(&["replay", &name, "--from-lake"]);
-        command.envs(AT_ONCE);
-        let mut replay = Running::start(command);
-        eventually("some of it, or all", || half_done(&world) > 0 || !replay.is_running());
-        replay.signal(libc::SIGKILL);
-        replay.wait();
+        killed_half_way(&world, &[&name, "--from-lake"]);
         let marks = format!("SELECT count(*) FROM highwater.marks WHERE output = 'model:{name}'");
         if world.number(&marks) == 0 {
             world.run(&["replay", &name, "--from-lake"]);

@@ -322,15 +322,7 @@ impl History {
 
     /// Each cut of a rebuild and each piece of a lake takes its time, as on a busy disk.
     fn slowly(&self) {
-        self.world.query(
-            "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
-             'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END';
-             CREATE TRIGGER takes_its_time BEFORE UPDATE ON highwater.lake_rewrite_spans FOR EACH ROW
-             EXECUTE FUNCTION takes_its_time();
-             CREATE TRIGGER takes_its_time BEFORE UPDATE ON highwater.marks FOR EACH ROW
-             WHEN (NEW.output LIKE 'model:\\_rebuild%' AND NEW.next_offset > OLD.next_offset)
-             EXECUTE FUNCTION takes_its_time()",
-        );
+        self.world.slow_down(0.05, &[replay_lake::PIECES, replay::CUTS_OF_REBUILDS]);
     }
 
     fn end(&mut self) {

@@ -94,6 +94,10 @@ fn every_metric_that_deploy_names_is_in_a_scrape() {
         let is_even = |p: &serde_json::Value| p["lake"] == p["end"] && p["tables"] == p["end"];
         partitions.len() == 2 && partitions.iter().all(is_even)
     });
+    // PostgreSQL is asked for watermarks every few seconds.
+    eventually("watermarks", || {
+        service.get("/metrics").1.contains("\nhighwater_watermark_seconds{")
+    });
     let (code, scrape) = service.get("/metrics");
     assert_eq!(code, 200);
     let exported: BTreeSet<&str> =

@@ -186,7 +186,7 @@ fn hurried(world: &World) -> std::process::Command {
     command
         .env("HIGHWATER_COMMIT_INTERVAL", "40ms")
         .env("HIGHWATER_CATCH_UP_INTERVAL", "40ms")
-        .env("HIGHWATER_MEMORY", "64MiB")
+        .env("HIGHWATER_MEMORY", "128MiB")
         // Small fetches with a pause between them: a life lasts long enough to be ended.
         .args(["--kafka", "session.timeout.ms=6000,heartbeat.interval.ms=1000"])
         .args(["--kafka", "queued.min.messages=400,fetch.message.max.bytes=40000"])

@@ -75,15 +75,7 @@ async fn read(world: &World, over: &AtomicBool) -> u64 {
 
 /// Cuts and pieces of replays take their time, as on a busy disk.
 fn slowly(world: &World) {
-    world.query(
-        "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
-         'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END';
-         CREATE TRIGGER takes_its_time BEFORE UPDATE ON highwater.lake_rewrite_spans FOR EACH ROW
-         EXECUTE FUNCTION takes_its_time();
-         CREATE TRIGGER takes_its_time BEFORE UPDATE ON highwater.marks FOR EACH ROW
-         WHEN (NEW.output LIKE 'model:\\_rebuild%' AND NEW.next_offset > OLD.next_offset)
-         EXECUTE FUNCTION takes_its_time()",
-    );
+    world.slow_down(0.02, &[replay_lake::PIECES, replay::CUTS_OF_REBUILDS]);
 }
 
 /// Offsets that replays under way have done.

@@ -4,6 +4,7 @@
 //! taken up; partitions that are assigned not told to who listens anew.
 
 use crate::{
+    replay::{Ends, HURRY},
     support::{Lake, Running, World, create_topic, eventually, produce, unique},
     taps::{self, BY_STOP, Tap, records, taps},
 };
@@ -12,9 +13,6 @@ use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
 };
-
-const HURRY: [(&str, &str); 2] =
-    [("HIGHWATER_COMMIT_INTERVAL", "50ms"), ("HIGHWATER_CATCH_UP_INTERVAL", "80ms")];
 
 const BY_MODE: &str = "
 CREATE MATERIALIZED VIEW by_mode AS
@@ -90,13 +88,7 @@ fn stands_at(world: &World, models: &[&str], offsets: i64) -> bool {
 fn beside_traffic(world: &World, begun: i64, look: &str, during: impl FnOnce(&AtomicI64)) -> i64 {
     let (sent, over) = (AtomicI64::new(begun), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        struct Ends<'a>(&'a AtomicBool);
         // Also when something fails here, or nothing would end.
-        impl Drop for Ends<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
         let ends = Ends(&over);
         let writer = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
@@ -191,12 +183,7 @@ fn one_reload_right_after_the_other_finds_partitions_that_are_being_taken() {
     world.produce(records(0..3_000));
     let mut service = world.follow(&HURRY);
     eventually("the first taps", || stands_at(&world, &["by_stop"], 3_000));
-    world.query(
-        "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
-         'BEGIN PERFORM pg_sleep(0.15); RETURN NEW; END';
-         CREATE TRIGGER takes_its_time BEFORE UPDATE OF epoch ON highwater.marks FOR EACH ROW
-         EXECUTE FUNCTION takes_its_time()",
-    );
+    world.slow_down(0.15, &[("UPDATE OF epoch ON highwater.marks", "")]);
     for definition in [every_quarter(&with_paid), with_paid.clone(), every_quarter(&with_paid)] {
         world.declare_model("by_stop", &definition);
         let said = taken_up(&mut service);

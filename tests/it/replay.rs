@@ -259,12 +259,7 @@ fn of_a_windowed_model_those_windows_are_made_anew_that_begin_at_a_time_or_later
     assert!((TAPS / 3..TAPS * 3 / 4).contains(&back), "{told}");
     slowly(&world);
     for model in windowed {
-        let mut command = world.command(&["replay", model, "--from", SINCE]);
-        command.envs(AT_ONCE);
-        let mut replay = Running::start(command);
-        eventually("some of it, or all", || half_done(&world) > 0 || !replay.is_running());
-        replay.signal(libc::SIGKILL);
-        replay.wait();
+        killed_half_way(&world, &[model, "--from", SINCE]);
         world.run(&["replay", model, "--from", SINCE]);
     }
     assert!(rows(">=") == sound, "windows from then on");
@@ -278,23 +273,28 @@ fn of_a_windowed_model_those_windows_are_made_anew_that_begin_at_a_time_or_later
     assert_same(&everything(&world), &before);
     assert_verified(&world);
 
-    let refused = |arguments: &[&str], code: i32, words: &str| {
-        let (found, said) = Running::start(world.command(arguments)).wait();
-        assert_eq!(found, Some(code), "{said}");
-        assert!(said.contains(words), "no {words:?} in\n{said}");
-    };
-    refused(&["replay", "latest", "--from", SINCE], 2, "the latest row of a key may be of before");
-    refused(&["replay", "paid_by_mode", "--from", SINCE], 2, "cannot be taken apart");
-    refused(&["replay", "by_stop", "--partitions", "1"], 2, "A table holds all of its topic");
+    refused(
+        &world,
+        &["replay", "latest", "--from", SINCE],
+        2,
+        "the latest row of a key may be of before",
+    );
+    refused(&world, &["replay", "paid_by_mode", "--from", SINCE], 2, "cannot be taken apart");
+    refused(
+        &world,
+        &["replay", "by_stop", "--partitions", "1"],
+        2,
+        "A table holds all of its topic",
+    );
     // What the totals would not tell.
     let topic = world.folder.path().join("topics/taps.toml");
     let text = std::fs::read_to_string(&topic).expect("the topic file");
     let strict = text.replace("tap_id     = \"text\"", "tap_id = \"text\"\nseats = \"bigint\"");
     assert!(strict != text);
     std::fs::write(&topic, strict).expect("the topic file");
-    refused(&["replay", "by_stop", "--from", SINCE], 1, "today's topic file refuses taps/");
+    refused(&world, &["replay", "by_stop", "--from", SINCE], 1, "today's topic file refuses taps/");
     std::fs::write(&topic, text).expect("the topic file");
-    refused(&["replay", "by_stop"], 2, "or from another time, stands half done");
+    refused(&world, &["replay", "by_stop"], 2, "or from another time, stands half done");
     world.run(&["replay", "by_stop", "--abort"]);
     assert_no_trace(&world);
     assert_same(&everything(&world), &before);
@@ -372,16 +372,7 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
     }
     let end = world
         .number("SELECT next_offset FROM highwater.marks WHERE output = 'lake' AND partition = 1");
-    // Some letters of what Kafka will have no more are taken after all, so that files of retries are part of it.
-    let good = Tap(1).json().to_string();
-    world.query(&format!(
-        "UPDATE highwater.dead_letters SET value = '{good}'
-         WHERE output = 'dead_letters' AND \"offset\" % 3 = 0
-           AND (partition = 0 AND \"offset\" < 4000 OR partition = 1 AND \"offset\" < {})",
-        end - 1
-    ));
-    world.run(&["dead-letters", "retry"]);
-    assert!(world.number("SELECT count(*) FROM highwater.lake_files WHERE origin = 'retry'") > 0);
+    retry_some(&world, [4_000, end - 1]);
     assert_verified(&world);
     let before = everything(&world);
     // The last one that only the lake has told of was refused.
@@ -391,12 +382,7 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
     );
     forget(&world, 0, begins);
     forget(&world, 1, end - 1);
-    let refused = |arguments: &[&str], code: i32, words: &str| {
-        let (found, said) = Running::start(world.command(arguments)).wait();
-        assert_eq!(found, Some(code), "{said}");
-        assert!(said.contains(words), "no {words:?} in\n{said}");
-    };
-    refused(&["replay", "by_stop"], 1, "--from-lake reads it there");
+    refused(&world, &["replay", "by_stop"], 1, "--from-lake reads it there");
     let said = world.run(&["replay", "by_stop", "--from-lake", "--dry-run"]);
     assert!(
         said.contains(&format!("{} offsets are read from the lake", begins + end - 1)),
@@ -410,12 +396,7 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
     }
     slowly(&world);
     for (model, _) in KINDS {
-        let mut command = world.command(&["replay", model, "--from-lake"]);
-        command.envs(AT_ONCE);
-        let mut replay = Running::start(command);
-        eventually("some of it, or all", || half_done(&world) > 0 || !replay.is_running());
-        replay.signal(libc::SIGKILL);
-        replay.wait();
+        killed_half_way(&world, &[model, "--from-lake"]);
         let under_way = world.number("SELECT count(*) FROM highwater.rebuilds");
         let told = replays(&world);
         assert_eq!(told.len() as i64, under_way, "{told:?}");
@@ -435,13 +416,18 @@ fn what_kafka_has_no_more_is_read_from_the_lake_with_the_same_results_and_marks(
     let more =
         text.replace("[columns]", "[columns]\ndevice = { type = \"text\", optional = true }");
     std::fs::write(&topic, more).expect("the topic file");
-    refused(&["replay", "latest", "--from-lake"], 1, "has no column device");
+    refused(&world, &["replay", "latest", "--from-lake"], 1, "has no column device");
     world.run(&["replay", "latest", "--abort"]);
     std::fs::write(&topic, &text).expect("the topic file");
     // Rows that it filters out.
     std::fs::write(&topic, format!("unique = [\"tap_id\"]\nwithin = \"1h\"\n{text}"))
         .expect("the topic file");
-    refused(&["replay", "latest", "--from-lake"], 2, "duplicates (unique) are filtered out of it");
+    refused(
+        &world,
+        &["replay", "latest", "--from-lake"],
+        2,
+        "duplicates (unique) are filtered out of it",
+    );
     world.run(&["replay", "latest", "--abort"]);
     std::fs::write(&topic, &text).expect("the topic file");
     assert_same(&everything(&world), &before);
@@ -455,15 +441,15 @@ pub fn half_done(world: &World) -> i64 {
     )
 }
 
-/// Each cut of a rebuild takes its time, as on a busy disk.
+/// For [`World::slow_down`].
+pub const CUTS_OF_REBUILDS: (&str, &str) = (
+    "UPDATE ON highwater.marks",
+    "WHEN (NEW.output LIKE 'model:\\_rebuild%' AND NEW.next_offset > OLD.next_offset)",
+);
+
+/// Each cut of a rebuild takes its time.
 pub fn slowly(world: &World) {
-    world.query(
-        "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
-         'BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END';
-         CREATE TRIGGER takes_its_time BEFORE UPDATE ON highwater.marks FOR EACH ROW
-         WHEN (NEW.output LIKE 'model:\\_rebuild%' AND NEW.next_offset > OLD.next_offset)
-         EXECUTE FUNCTION takes_its_time()",
-    );
+    world.slow_down(0.1, &[CUTS_OF_REBUILDS]);
 }
 
 /// Sets the flag when it goes.
@@ -475,10 +461,38 @@ impl Drop for Ends<'_> {
     }
 }
 
-fn replaying(world: &World, model: &str, settings: &[(&str, &str)]) -> Running {
-    let mut command = world.command(&["replay", model]);
+pub fn replaying(world: &World, arguments: &[&str], settings: &[(&str, &str)]) -> Running {
+    let mut command = world.command(&[&["replay"], arguments].concat());
     command.envs(settings.iter().copied());
     Running::start(command)
+}
+
+/// Killed when some of it is done, or all.
+pub fn killed_half_way(world: &World, arguments: &[&str]) {
+    let mut replay = replaying(world, arguments, &AT_ONCE);
+    eventually("some of it, or all", || half_done(world) > 0 || !replay.is_running());
+    replay.signal(libc::SIGKILL);
+    replay.wait();
+}
+
+/// It ends with this exit code, and says these words.
+pub fn refused(world: &World, arguments: &[&str], code: i32, words: &str) {
+    let (found, said) = Running::start(world.command(arguments)).wait();
+    assert_eq!(found, Some(code), "{said}");
+    assert!(said.contains(words), "no {words:?} in\n{said}");
+}
+
+/// Some letters of before these offsets of partitions 0 and 1 are taken after all, so that the lake has files of retries.
+pub fn retry_some(world: &World, before: [i64; 2]) {
+    let good = Tap(1).json().to_string();
+    let [first, second] = before;
+    world.query(&format!(
+        "UPDATE highwater.dead_letters SET value = '{good}'
+         WHERE output = 'dead_letters' AND \"offset\" % 3 = 0
+           AND (partition = 0 AND \"offset\" < {first} OR partition = 1 AND \"offset\" < {second})"
+    ));
+    world.run(&["dead-letters", "retry"]);
+    assert!(world.number("SELECT count(*) FROM highwater.lake_files WHERE origin = 'retry'") > 0);
 }
 
 #[test]
@@ -538,7 +552,7 @@ fn a_replay_beside_live_traffic_changes_nothing_whoever_is_killed() {
         for (model, _) in KINDS {
             // Killed at any time, beside a service that is.
             for _ in 0..2 {
-                let mut replay = replaying(world, model, &HURRY);
+                let mut replay = replaying(world, &[model], &HURRY);
                 let until = half_done(world) + random.random_range(1..TAPS / 4);
                 eventually("some of it, or all", || {
                     half_done(world) >= until || !replay.is_running()
@@ -578,7 +592,7 @@ fn a_rebuild_that_is_given_up_leaves_no_trace_and_one_that_is_killed_goes_on() {
     let before = everything(&world);
     slowly(&world);
     let begin = |model| {
-        let replay = replaying(&world, model, &AT_ONCE);
+        let replay = replaying(&world, &[model], &AT_ONCE);
         eventually("some of it", || half_done(&world) > 0);
         replay.signal(libc::SIGKILL);
         replay.wait();
@@ -609,9 +623,9 @@ fn a_rebuild_that_is_given_up_leaves_no_trace_and_one_that_is_killed_goes_on() {
     assert_same(&everything(&world), &before);
 
     // Two at the same time: the one that came last goes on.
-    let first = replaying(&world, "each", &AT_ONCE);
+    let first = replaying(&world, &["each"], &AT_ONCE);
     eventually("some of it", || half_done(&world) > 0);
-    let second = replaying(&world, "each", &[]);
+    let second = replaying(&world, &["each"], &[]);
     let ((one, said), (other, told)) = (first.wait(), second.wait());
     assert!(one == Some(0) || other == Some(0), "{said}\n{told}");
     assert_no_trace(&world);
@@ -621,18 +635,23 @@ fn a_rebuild_that_is_given_up_leaves_no_trace_and_one_that_is_killed_goes_on() {
 #[test]
 fn what_cannot_be_made_anew_is_refused_with_the_reason_and_changes_nothing() {
     let Some(world) = taps::world("replay_refused", 2, Lake::Local) else { return };
-    let refused = |arguments: &[&str], code: i32, words: &str| {
-        let (found, said) = Running::start(world.command(arguments)).wait();
-        assert_eq!(found, Some(code), "{said}");
-        assert!(said.contains(words), "no {words:?} in\n{said}");
-    };
-    refused(&["replay", "by_stop"], 2, "no output of topic taps has begun");
+    refused(&world, &["replay", "by_stop"], 2, "no output of topic taps has begun");
     world.produce(records(0..4_000));
     world.run_until_caught_up();
-    refused(&["replay", "nobody"], 2, "there is no model nobody. Declared: by_stop, paid_by_mode");
-    refused(&["replay", "dead_letters"], 2, "models and lakes are made anew");
-    refused(&["replay", "lake:nobody"], 2, "Declared: lake:taps");
-    refused(&["replay", "paid_by_mode", "--from", "2026-03-01"], 2, "cannot be taken apart");
+    refused(
+        &world,
+        &["replay", "nobody"],
+        2,
+        "there is no model nobody. Declared: by_stop, paid_by_mode",
+    );
+    refused(&world, &["replay", "dead_letters"], 2, "models and lakes are made anew");
+    refused(&world, &["replay", "lake:nobody"], 2, "Declared: lake:taps");
+    refused(
+        &world,
+        &["replay", "paid_by_mode", "--from", "2026-03-01"],
+        2,
+        "cannot be taken apart",
+    );
     let before = everything(&world);
     let said = world.run(&["replay", "by_stop", "--dry-run"]);
     for words in
@@ -643,8 +662,8 @@ fn what_cannot_be_made_anew_is_refused_with_the_reason_and_changes_nothing() {
     assert_same(&everything(&world), &before);
     assert_no_trace(&world);
     forget(&world, 0, 10);
-    refused(&["replay", "by_stop", "--dry-run"], 1, "cannot be rebuilt from Kafka");
-    refused(&["replay", "by_stop"], 1, "cannot be rebuilt from Kafka");
+    refused(&world, &["replay", "by_stop", "--dry-run"], 1, "cannot be rebuilt from Kafka");
+    refused(&world, &["replay", "by_stop"], 1, "cannot be rebuilt from Kafka");
     world.run(&["replay", "by_stop", "--abort"]);
     assert_same(&everything(&world), &before);
     assert_no_trace(&world);

@@ -64,14 +64,12 @@ pub fn written(world: &World) -> i64 {
     )
 }
 
-/// Each piece takes its time, as on a busy disk.
+/// For [`World::slow_down`].
+pub const PIECES: (&str, &str) = ("UPDATE ON highwater.lake_rewrite_spans", "");
+
+/// Each piece takes its time.
 fn slowly(world: &World) {
-    world.query(
-        "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
-         'BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END';
-         CREATE TRIGGER takes_its_time BEFORE UPDATE ON highwater.lake_rewrite_spans FOR EACH ROW
-         EXECUTE FUNCTION takes_its_time()",
-    );
+    world.slow_down(0.2, &[PIECES]);
 }
 
 /// Nothing of a rewrite is left but the files that wait out their grace.

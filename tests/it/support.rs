@@ -260,6 +260,22 @@ impl World {
         made.expect("add partitions")[0].as_ref().expect("add partitions");
     }
 
+    /// Each row that changes so takes its time (in seconds), as on a busy disk: what a trigger says between its name and FOR
+    /// EACH ROW, and of which rows.
+    pub fn slow_down(&self, seconds: f64, changes: &[(&str, &str)]) {
+        let triggers = changes.iter().map(|(change, rows)| {
+            format!(
+                "CREATE TRIGGER takes_its_time BEFORE {change} FOR EACH ROW {rows} EXECUTE FUNCTION takes_its_time();"
+            )
+        });
+        self.query(&format!(
+            "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END';
+             {}",
+            triggers.collect::<String>()
+        ));
+    }
+
     /// `sql/queries/proof.sql`: every output's offsets add up.
     pub fn assert_proof(&self) {
         let sql = std::fs::read_to_string(root().join("sql/queries/proof.sql")).expect("proof.sql");

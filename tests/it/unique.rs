@@ -35,7 +35,7 @@ const OUTPUTS: i64 = 4;
 const HURRY: [(&str, &str); 3] = [
     ("HIGHWATER_COMMIT_INTERVAL", "40ms"),
     ("HIGHWATER_CATCH_UP_INTERVAL", "60ms"),
-    ("HIGHWATER_MEMORY", "64MiB"),
+    ("HIGHWATER_MEMORY", "128MiB"),
 ];
 
 fn world(name: &str, partitions: i32, lake: Lake, topic: &str) -> Option<World> {

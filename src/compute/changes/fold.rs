@@ -5,7 +5,11 @@
 //! Values are not copied on the way: a row says for each column where its value lies, in what is
 //! stored or in an operation.
 
-use super::{Truncate, open::overrides};
+use super::{
+    Truncate,
+    keys::{BEFORE, Keys, NOW, Named, STORED},
+    open::overrides,
+};
 use crate::{
     catalog::{Folding, Images, Keeps, Order},
     error::{Error, Result},
@@ -17,11 +21,10 @@ use arrow::{
     },
     compute::{SortOptions, interleave, take_record_batch},
     datatypes::{Int32Type, Int64Type, Schema, TimestampMicrosecondType},
-    row::{RowConverter, Rows, SortField},
 };
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, binary_heap::PeekMut},
     sync::Arc,
 };
 
@@ -130,82 +133,41 @@ impl<'a> Ops<'a> {
                 rows.into_iter()
             })
             .collect();
-        let mut heads = BinaryHeap::new();
+        let mut heads = BinaryHeap::with_capacity(queues.len());
         for (i, queue) in queues.iter_mut().enumerate() {
             heads.extend(queue.next().map(|row| Reverse((self.places.at(row), row, i))));
         }
         let mut order = Vec::with_capacity(self.kind.len());
-        while let Some(Reverse((_, row, i))) = heads.pop() {
+        while let Some(mut head) = heads.peek_mut() {
+            let Reverse((_, row, i)) = *head;
             order.push(row);
-            heads.extend(queues[i].next().map(|row| Reverse((self.places.at(row), row, i))));
+            match queues[i].next() {
+                Some(row) => *head = Reverse((self.places.at(row), row, i)),
+                None => drop(PeekMut::pop(head)),
+            }
         }
         order
     }
-}
 
-/// Which row has which key: keys are numbered as they come.
-struct Keys<'a> {
-    ids: HashMap<Box<[u8]>, usize>,
-    /// Of each: a batch (stored, operations, keys before) and a row in it.
-    places: Vec<(usize, usize)>,
-    arrays: [&'a [ArrayRef]; 3],
-    rows: [Rows; 3],
-}
-
-impl<'a> Keys<'a> {
-    fn new(arrays: [&'a [ArrayRef]; 3]) -> Result<Self> {
-        let failed = |e| Error::halt("compare keys of changes").because(e);
-        let fields = arrays[1].iter().map(|key| SortField::new(key.data_type().clone()));
-        let converter = RowConverter::new(fields.collect()).map_err(failed)?;
-        let rows = |i: usize| converter.convert_columns(arrays[i]).map_err(failed);
-        let rows = [rows(0)?, rows(1)?, rows(2)?];
-        Ok(Self { ids: HashMap::new(), places: Vec::new(), arrays, rows })
-    }
-
-    fn id(&mut self, batch: usize, row: usize) -> usize {
-        let key = self.rows[batch].row(row).data();
-        if let Some(id) = self.ids.get(key) {
-            return *id;
-        }
-        self.places.push((batch, row));
-        self.ids.insert(key.into(), self.places.len() - 1);
-        self.places.len() - 1
-    }
-
-    /// The columns of these keys.
-    fn columns(&self, ids: &[usize]) -> Result<Vec<ArrayRef>> {
-        let places: Vec<_> = ids.iter().map(|id| self.places[*id]).collect();
-        let column = |i: usize| {
-            let arrays: Vec<&dyn Array> = self.arrays.iter().map(|keys| keys[i].as_ref()).collect();
-            interleave(&arrays, &places).map_err(|e| Error::halt("take keys of changes").because(e))
-        };
-        (0..self.arrays[1].len()).map(column).collect()
-    }
-
-    /// In order of their values, as the bytes of the rows are.
-    fn sort(&self, ids: &mut [usize]) {
-        let bytes = |id: &usize| {
-            let (batch, row) = self.places[*id];
-            self.rows[batch].row(row).data()
-        };
-        ids.sort_by(|a, b| bytes(a).cmp(bytes(b)));
+    /// Those that it names, beside those of stored rows.
+    fn keys(&self, stored: Option<&'a RecordBatch>) -> Result<Keys<'a>> {
+        let rows = stored.map_or(0, RecordBatch::num_rows);
+        let stored = stored.map_or(self.new, |stored| &stored.columns()[..self.new.len()]);
+        let changed = (0..self.kind.len()).filter(|row| self.kind[*row] != Kind::Truncate);
+        let moved = changed.clone().filter(|row| self.moved.value(*row)).collect();
+        Keys::new([
+            Named { keys: stored, rows: (0..rows).collect() },
+            Named { keys: self.new, rows: changed.collect() },
+            Named { keys: self.old, rows: moved },
+        ])
     }
 }
 
 /// Each key that an operation names, once, in order.
 pub fn keys(folding: &Folding, ops: &RecordBatch) -> Result<RecordBatch> {
-    let read = Ops::new(folding, ops);
-    let mut keys = Keys::new([read.new, read.new, read.old])?;
-    for row in (0..ops.num_rows()).filter(|row| read.kind[*row] != Kind::Truncate) {
-        keys.id(1, row);
-        if read.moved.value(row) {
-            keys.id(2, row);
-        }
-    }
-    let mut ids: Vec<usize> = (0..keys.places.len()).collect();
-    keys.sort(&mut ids);
+    let keys = Ops::new(folding, ops).keys(None)?;
     let schema = Schema::new(ops.schema().fields()[..folding.keys].to_vec());
-    RecordBatch::try_new(Arc::new(schema), keys.columns(&ids)?)
+    RecordBatch::try_new(Arc::new(schema), keys.columns(0..keys.len())?)
         .map_err(|e| Error::halt("take keys of changes").because(e))
 }
 
@@ -213,18 +175,22 @@ pub fn keys(folding: &Folding, ops: &RecordBatch) -> Result<RecordBatch> {
 /// operation on the row overrides whatever is stored.
 pub fn superfluous(folding: &Folding, ops: &RecordBatch) -> Result<Vec<bool>> {
     let read = Ops::new(folding, ops);
-    let mut keys = Keys::new([read.new, read.new, read.old])?;
-    let mut last: HashMap<usize, usize> = HashMap::new();
+    let keys = read.keys(None)?;
     let mut out: Vec<bool> = read.kind.iter().map(|kind| *kind == Kind::Truncate).collect();
+    if keys.len() == out.len() && read.moved.true_count() == 0 {
+        // Each has a row of its own, as where rows are only inserted.
+        return Ok(out);
+    }
+    let mut last: Vec<Option<usize>> = vec![None; keys.len()];
     for row in read.in_order() {
-        let id = keys.id(1, row);
+        let id = keys.id(NOW, row);
         if read.moved.value(row) {
             // The row that it was may give values to the one that it is.
-            last.remove(&keys.id(2, row));
-            last.remove(&id);
+            last[keys.id(BEFORE, row)] = None;
+            last[id] = None;
             continue;
         }
-        if let Some(before) = last.insert(id, row)
+        if let Some(before) = last[id].replace(row)
             // A person may discard the snapshot: what it overrides is needed then. And its rows are counted.
             && !read.reads.value(row)
             && !(folding.snapshots.is_bracketed() && read.reads.value(before))
@@ -287,6 +253,8 @@ enum Holds {
 pub struct Folded {
     /// As they are stored from now on: the rows that an operation changed, by key.
     pub rows: RecordBatch,
+    /// Of those, which were not stored.
+    pub new: BooleanArray,
     /// Of those, which were stored, as rows of what was stored.
     pub before: Vec<u32>,
     /// Of a model that keeps versions: those that came. Columns as stored, and until when.
@@ -333,7 +301,7 @@ pub fn fold(
     truncates: &[Truncate],
 ) -> Result<Folded> {
     let read = Ops::new(folding, ops);
-    let mut keys = Keys::new([&stored.columns()[..folding.keys], read.new, read.old])?;
+    let keys = read.keys(Some(stored))?;
     let places = Places::new(folding, stored);
     let flag = |i: usize| stored.column(folding.columns.len() + 4 + i).as_boolean();
     let (deleted, image) = (flag(0), flag(1));
@@ -341,9 +309,9 @@ pub fn fold(
         folding,
         truncates,
         ops: &read,
-        rows: Vec::new(),
-        changed: Vec::new(),
-        holds: Vec::new(),
+        rows: vec![None; keys.len()],
+        changed: vec![false; keys.len()],
+        holds: vec![Holds::None; keys.len()],
         versions: Vec::new(),
         closed: BTreeMap::new(),
         orphans: 0,
@@ -351,7 +319,7 @@ pub fn fold(
         equal: comparison(folding, stored, ops)?,
     };
     for row in 0..stored.num_rows() {
-        let id = keys.id(0, row);
+        let id = keys.id(STORED, row);
         let known = Row {
             values: Values::Of((0, row)),
             at: places.at(row),
@@ -359,17 +327,14 @@ pub fn fold(
             deleted: deleted.value(row),
             image: image.value(row),
         };
-        fold.know(id);
         fold.holds[id] = if known.deleted { Holds::None } else { Holds::Stored };
         fold.rows[id] = Some(known);
     }
     for row in read.in_order() {
-        let id = keys.id(1, row);
-        fold.know(id);
+        let id = keys.id(NOW, row);
         let mut base = None;
         if read.moved.value(row) {
-            let old = keys.id(2, row);
-            fold.know(old);
+            let old = keys.id(BEFORE, row);
             base = fold.rows[old].clone().filter(|old| old.at < read.places.at(row));
             fold.delete(old, row);
         }
@@ -379,14 +344,6 @@ pub fn fold(
 }
 
 impl<'a> Fold<'a> {
-    fn know(&mut self, id: usize) {
-        if self.rows.len() <= id {
-            self.rows.resize(id + 1, None);
-            self.changed.resize(id + 1, false);
-            self.holds.resize(id + 1, Holds::None);
-        }
-    }
-
     fn keeps_deleted(&self) -> bool {
         match self.folding.keeps {
             Keeps::Rows | Keeps::Groups { .. } => false,
@@ -495,10 +452,9 @@ impl<'a> Fold<'a> {
         ops: &RecordBatch,
         places: &Places<'_>,
     ) -> Result<Folded> {
-        let mut ids: Vec<usize> = (0..self.rows.len()).filter(|id| self.changed[*id]).collect();
-        keys.sort(&mut ids);
+        let ids: Vec<usize> = (0..self.rows.len()).filter(|id| self.changed[*id]).collect();
         let rows: Vec<&Row<'_>> = ids.iter().filter_map(|id| self.rows[*id].as_ref()).collect();
-        let mut columns = keys.columns(&ids)?;
+        let mut columns = keys.columns(ids.iter().copied())?;
         columns.extend(self.values(
             stored,
             ops,
@@ -510,12 +466,10 @@ impl<'a> Fold<'a> {
         let failed = |e| Error::halt("build folded rows").because(e);
         let rows = RecordBatch::try_new(stored.schema(), columns).map_err(failed)?;
 
-        let mut before: Vec<u32> = Vec::new();
-        let stored_ids = ids.iter().map(|id| keys.places[*id]).filter(|(batch, _)| *batch == 0);
-        before.extend(stored_ids.map(|(_, row)| row as u32));
+        let new = ids.iter().map(|id| Some(keys.stored(*id).is_none())).collect();
+        let before = ids.iter().filter_map(|id| keys.stored(*id)).map(|row| row as u32).collect();
 
-        let of: Vec<usize> = self.versions.iter().map(|version| version.id).collect();
-        let mut columns = keys.columns(&of)?;
+        let mut columns = keys.columns(self.versions.iter().map(|version| version.id))?;
         columns.extend(self.values(stored, ops, self.versions.iter().map(|v| Some(&v.values)))?);
         columns.extend(place_columns(self.versions.iter().map(|v| (v.at, v.from))));
         let count = self.versions.len();
@@ -530,11 +484,13 @@ impl<'a> Fold<'a> {
         });
         let until = until.collect();
         let closed = self.closed.iter().map(|(id, time)| {
-            let (_, offset, partition) = places.at(keys.places[*id].1);
+            let row = keys.stored(*id).expect("what is closed was stored");
+            let (_, offset, partition) = places.at(row);
             (partition, offset, *time)
         });
         let closed = closed.collect();
-        Ok(Folded { rows, before, versions, until, closed, orphans: self.orphans, old: self.old })
+        let (orphans, old) = (self.orphans, self.old);
+        Ok(Folded { rows, new, before, versions, until, closed, orphans, old })
     }
 
     /// The columns beside the key of these rows; NULL where there is no image.

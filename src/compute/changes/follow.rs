@@ -45,6 +45,8 @@ pub struct Following {
 pub struct Outcome {
     /// Rows as they are stored from now on, with the reason why one is left out, `_failed`.
     pub rows: RecordBatch,
+    /// Of those, which were not stored.
+    pub new: BooleanArray,
     pub table: Changed,
     /// Updates that found no row, and inserts that brought not all of one.
     pub orphans: u64,
@@ -144,7 +146,8 @@ impl Following {
         columns.push(Arc::new(StringArray::from(why)));
         let failures = there.failures.len() as u64;
         let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed)?;
-        Ok(Outcome { rows, table, orphans: folded.orphans, old: folded.old, failed: failures })
+        let Folded { new, orphans, old, .. } = folded;
+        Ok(Outcome { rows, new, table, orphans, old, failed: failures })
     }
 
     /// What stored rows add to the groups; those that are deleted add nothing.

@@ -32,6 +32,7 @@
 
 mod fold;
 mod follow;
+mod keys;
 mod loads;
 mod open;
 mod snapshots;

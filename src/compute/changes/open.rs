@@ -16,7 +16,7 @@ use crate::{
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StringBuilder,
-        TimestampMicrosecondArray, UInt32Array,
+        TimestampMicrosecondArray, UInt32Array, new_null_array,
     },
     compute::{
         CastOptions, cast_with_options, concat_batches, filter_record_batch, take_record_batch,
@@ -28,6 +28,10 @@ use std::sync::Arc;
 
 /// Operations that pile up before superfluous ones are left out.
 const REDUCE_AT_ROWS: usize = 65_536;
+
+/// What changes take at once when their cut ends, as times what they take before: in one piece, their keys
+/// as bytes and in order, the rows that they make, and the messages to PostgreSQL.
+const TIMES_AT_THE_END: usize = 3;
 
 pub struct OpenChanges {
     following: Arc<Following>,
@@ -114,8 +118,9 @@ impl OpenChanges {
         Ok(())
     }
 
+    /// With what the end of the cut makes of it.
     pub fn memory(&self) -> usize {
-        self.memory
+        self.memory * TIMES_AT_THE_END
     }
 
     pub fn finish(&mut self) -> Result<ChangeDelta> {
@@ -135,12 +140,14 @@ impl OpenChanges {
 
     /// Without truncates, and without whole images and deletes that the next operation on their row
     /// overrides, whatever is stored.
-    fn reduce(&self) -> Result<RecordBatch> {
+    fn reduce(&mut self) -> Result<RecordBatch> {
         let failed = |e| Error::halt("reduce the changes of a cut").because(e);
         if self.batches.is_empty() {
             return Ok(RecordBatch::new_empty(self.schema.clone()));
         }
-        let all = concat_batches(&self.schema, &self.batches).map_err(failed)?;
+        let batches = std::mem::take(&mut self.batches);
+        let all = concat_batches(&self.schema, &batches).map_err(failed)?;
+        drop(batches);
         let superfluous = fold::superfluous(&self.following.folding, &all)?;
         let rows = (0..all.num_rows() as u32).filter(|row| !superfluous[*row as usize]);
         let rows = UInt32Array::from_iter_values(rows);
@@ -169,7 +176,7 @@ pub(super) fn ops_schema(following: &Following) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The keys before updates, and which updates changed them: a before-image holds the whole key.
+/// The keys before updates, where any has a before-image, and which updates changed them: it holds the whole key.
 fn old_keys(
     keys: &[ArrayRef],
     following: &Following,
@@ -185,7 +192,8 @@ fn old_keys(
         })
         .collect();
     if images.iter().all(Option::is_none) {
-        return Ok((keys.to_vec(), BooleanArray::from(vec![false; ops.len()])));
+        let none = keys.iter().map(|key| new_null_array(key.data_type(), ops.len()));
+        return Ok((none.collect(), BooleanArray::from(vec![false; ops.len()])));
     }
     let mut old = Vec::new();
     let names = following.folding.columns.iter().map(|(name, _)| name.as_str());

@@ -106,14 +106,15 @@ impl Avro {
         }));
     }
 
-    /// What stands in a frame. The reason of a refusal quotes nothing of it.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<Text, String> {
+    /// What stands in a frame, written to `json`, which is empty. The reason of a refusal quotes nothing
+    /// of it.
+    pub fn read(&mut self, bytes: &[u8], mut json: String) -> Result<Text, String> {
         let (id, content) = framed(bytes).ok_or(
             "not in the frame of a schema registry: a zero and the schema's id in four bytes",
         )?;
         let parsed = self.parsed(id)?;
         let mut cursor = Cursor { bytes: content, at: 0, schema: &parsed.schema, depth: 0 };
-        let mut json = String::with_capacity(content.len() * 2);
+        json.reserve(content.len() + parsed.schema.json_bytes());
         let read = cursor.value(parsed.schema.root(), &mut json).and_then(|()| cursor.finish());
         match read {
             Ok(()) => {

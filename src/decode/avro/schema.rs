@@ -27,6 +27,7 @@ pub struct Schema {
     /// By place, where its attributes name another type than its values have.
     natural: HashMap<usize, PgType>,
     root: usize,
+    json_bytes: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +59,18 @@ pub struct Field {
     pub place: usize,
 }
 
+impl Type {
+    /// Keys, each with a comma and a value's quotes or digits.
+    fn json_bytes(&self) -> usize {
+        match self {
+            Self::Record(fields) => fields.iter().map(|field| field.key.len() + 12).sum(),
+            Self::Null | Self::Boolean | Self::Int | Self::Long | Self::Float | Self::Double => 0,
+            Self::Bytes | Self::String | Self::Fixed(_) | Self::Uuid | Self::Enum(_) => 0,
+            Self::Array(_) | Self::Map(_) | Self::Union(_) => 0,
+        }
+    }
+}
+
 /// Reads one schema after the other.
 struct Parser {
     types: Vec<(Type, Encoding)>,
@@ -77,7 +90,13 @@ impl Schema {
             root = Some(parser.read(&value, "")?);
         }
         let root = root.ok_or("nothing at all")?;
-        Ok(Self { types: parser.types, natural: parser.natural, root })
+        let json_bytes = parser.types.iter().map(|(kind, _)| kind.json_bytes()).sum();
+        Ok(Self { types: parser.types, natural: parser.natural, root, json_bytes })
+    }
+
+    /// How much longer than its bytes a record is as JSON; a guess.
+    pub fn json_bytes(&self) -> usize {
+        self.json_bytes
     }
 
     pub fn root(&self) -> usize {

@@ -3,10 +3,11 @@
 //! The captured ones lie outside of the repository (`HIGHWATER_TEST_DATA`).
 
 use super::{
-    messages::{captured, declared, decode, lines, message},
+    messages::{Message, captured, declared, decode, lines, message, messages},
     shown,
 };
 use crate::catalog::Topic;
+use proptest::prelude::*;
 use std::sync::Arc;
 
 fn topic(changes: &str, columns: &str) -> Arc<Topic> {
@@ -228,5 +229,88 @@ fn what_is_no_change_event_is_refused_with_its_remedy() {
         let decoded = decode(&plain, &message(None, Some(value)));
         let [reject] = &decoded.rejects[..] else { panic!("{value}: {:?}", decoded.rows) };
         assert!(reject.reason.contains(reason), "{value}: {}", reject.reason);
+    }
+}
+
+#[test]
+fn the_image_is_that_of_the_operation_wherever_it_stands() {
+    let topic =
+        topic("key = [\"id\"]", "id = \"integer\"\nname = { type = \"text\", optional = true }");
+    let source = r#""source":{"lsn":1}"#;
+    for (value, told) in [
+        (r#""after":{"id":1,"name":"a"},"op":"c""#, "insert 1 a"),
+        (r#""op":"u","before":{"id":1,"name":"b"},"after":{"id":1}"#, "update 1 -"),
+        (r#""op":"d","before":{"id":5,"name":"b"},"after":{"id":6,"name":"c"}"#, "delete 5 -"),
+        (r#""op":"c","after":{"id":1,"name":"a"},"after":{"id":3}"#, "insert 3 -"),
+        (r#""op":"c","after":{"id":1},"payload":{"after":{"id":2,"name":"a"}}"#, "insert 1 -"),
+        (r#""op":"c","payload":{"after":{"id":2,"name":"a"}},"after":{"id":1}"#, "insert 1 -"),
+        (r#""after":{"id":4,"name":"a"},"op":"t""#, "truncate - -"),
+    ] {
+        let value = format!("{{{value},{source}}}");
+        let decoded = decode(&topic, &message(None, Some(&value)));
+        assert_eq!(lines(&decoded, &["_op", "id", "name"]), [told], "{value}");
+    }
+    let packed = format!(
+        r#"{{"payload":{{"op":"c","after":{{"id":2,"name":"a"}},{source}}},"schema":{{}}}}"#
+    );
+    let decoded = decode(&topic, &message(None, Some(&packed)));
+    assert_eq!(lines(&decoded, &["_op", "id", "name"]), ["insert 2 a"]);
+    let nothing = format!(r#"{{"op":"m","after":{{"id":2}},{source}}}"#);
+    assert_eq!(decode(&topic, &message(None, Some(&nothing))).empty, [0]);
+    let null = format!(r#"{{"op":"c","after":{{"id":2}},"after":null,{source}}}"#);
+    let decoded = decode(&topic, &message(None, Some(&null)));
+    assert!(decoded.rejects[0].reason.contains("without `after`"), "{:?}", decoded.rejects);
+}
+
+/// A value: one of these, perhaps with another byte somewhere.
+fn value() -> impl Strategy<Value = String> {
+    let source = r#""source":{"ts_ms":1704164645678,"snapshot":"false","sequence":"[\"7\",\"9\"]","lsn":LSN}"#;
+    let schema = r#"{"fields":[{"field":"after","type":"struct","fields":[{"type":"int32","field":"id"},
+        {"type":"int32","name":"io.debezium.time.Date","field":"name"}]}]}"#;
+    let templates = [
+        format!(r#"{{"before":null,"after":{{"id":LSN,"name":"a"}},{source},"op":"c","ts_ms":1}}"#),
+        format!(r#"{{"before":{{"id":3}},"after":null,{source},"op":"d"}}"#),
+        format!(
+            r#"{{"schema":{schema},"payload":{{"after":{{"id":LSN,"name":19782}},"op":"u",{source}}}}}"#
+        ),
+        format!(r#"{{"schema":{schema},"payload":null}}"#),
+        format!(r#"{{"payload":{{"op":"c"}},"payload":[],"schema":{schema}}}"#),
+        r#"{"status":"BEGIN","id":"7","ts_ms":1}"#.to_owned(),
+        r#"{"ts_ms":1}"#.to_owned(),
+    ];
+    let lsn = prop_oneof![Just("7"), Just("42"), Just("\"8\""), Just("null"), Just("{\"a\":[7]}")];
+    let byte = prop_oneof![Just(b'"'), Just(b'}'), Just(b','), Just(b'7'), Just(b' '), Just(b'[')];
+    let change = prop::option::weighted(0.4, (any::<prop::sample::Index>(), byte));
+    (prop::sample::select(templates.to_vec()), lsn, change).prop_map(|(template, lsn, change)| {
+        let mut text = template.replace("LSN", lsn).into_bytes();
+        if let Some((place, byte)) = change {
+            let place = place.index(text.len());
+            text[place] = byte;
+        }
+        String::from_utf8(text).expect("ASCII")
+    })
+}
+
+proptest! {
+    /// What a decoder remembers is there for speed alone.
+    #[test]
+    fn a_message_says_the_same_whatever_came_before_it(values in prop::collection::vec(value(), 1..40)) {
+        let topic = topic("key = [\"id\"]", "id = \"integer\"\nname = \"text\"");
+        let columns = ["_op", "id", "name", "_source_position", "_source_time"];
+        let told = |messages: &[Message]| {
+            let decoded = decode(&topic, messages);
+            let rejects = decoded.rejects.iter().map(|r| (r.record, r.class, r.column.clone(), r.reason.clone()));
+            (lines(&decoded, &columns), rejects.collect::<Vec<_>>(), decoded.empty.clone())
+        };
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let together = told(&messages(&values));
+        let mut alone = (Vec::new(), Vec::new(), Vec::new());
+        for (nth, message) in messages(&values).into_iter().enumerate() {
+            let (lines, rejects, empty) = told(&[message]);
+            alone.0.extend(lines);
+            alone.1.extend(rejects.into_iter().map(|(_, class, column, reason)| (nth, class, column, reason)));
+            alone.2.extend(empty.iter().map(|_| nth));
+        }
+        prop_assert_eq!(together, alone);
     }
 }

@@ -7,6 +7,7 @@ mod cloudevents;
 mod csv;
 mod cut;
 mod debezium;
+mod hostile;
 mod maxwell;
 mod messages;
 mod oracle;

@@ -1,6 +1,7 @@
 //! The decoder again, stupid on purpose: one record at a time through serde_json, numbers by
 //! moving digits in strings, instants by chrono. Values, rejects and counts must agree on random
 //! records: repeated keys, escapes, white space, wrong types, texts cut or altered at any byte.
+//! `hostile` has it judge what a scanner gets wrong first.
 
 use super::{KAFKA_US, SECRET, column, decoder, optional, records, shown, topic};
 use crate::{
@@ -14,9 +15,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-type Refused = (RejectClass, Option<String>);
+pub type Refused = (RejectClass, Option<String>);
 /// A row as shown and its event time.
-type Row = (Vec<Option<String>>, i64);
+pub type Row = (Vec<Option<String>>, i64);
 
 /// An object's entries as they stand, repeated keys and all.
 struct Entries(Vec<(String, String)>);
@@ -277,7 +278,7 @@ fn zeroed(text: &str) -> String {
 }
 
 /// The row or the first reject, and the unknown fields.
-fn oracle(topic: &Topic, value: &[u8]) -> (Result<Row, Refused>, u64) {
+pub fn oracle(topic: &Topic, value: &[u8]) -> (Result<Row, Refused>, u64) {
     let Some(entries) = entries(value) else { return (Err((Malformed, None)), 0) };
     let known = |key: &str| {
         topic.columns.iter().any(|column| {
@@ -303,7 +304,7 @@ fn oracle(topic: &Topic, value: &[u8]) -> (Result<Row, Refused>, u64) {
     (row(), unknown)
 }
 
-fn everything() -> Topic {
+pub fn everything() -> Topic {
     let deep = |path: &[&str], column: TopicColumn| TopicColumn {
         path: path.iter().map(|key| (*key).to_owned()).collect(),
         path_is_default: false,
@@ -483,7 +484,7 @@ fn record() -> impl Strategy<Value = String> {
     )
 }
 
-fn agree(topic: &Topic, values: &[Vec<u8>]) -> Result<(), TestCaseError> {
+pub fn agree(topic: &Topic, values: &[Vec<u8>]) -> Result<(), TestCaseError> {
     let whole = decoder(topic).decode(&records(values));
     prop_assert_eq!(whole.rows.num_rows() + whole.rejects.len(), values.len(), "D-1");
     prop_assert_eq!(whole.rows.num_rows(), whole.event_times.len());

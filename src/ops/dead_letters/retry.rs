@@ -10,9 +10,8 @@ use crate::{
     config::Config,
     decode::Secret,
     error::{Error, Kind, Result},
-    ops::{load, replay, require_registry, require_secret, run, table},
+    ops::{kafka_settings, load, replay, require_registry, require_secret, run, table},
     pipeline::retry::{Outcome, Plan, Retrier},
-    source::kafka::KafkaSettings,
     warehouse::{
         Warehouse,
         retry::{LetterKey, Retried, RetryFilter},
@@ -91,15 +90,8 @@ async fn retry_all(
             places: (!named.is_empty()).then_some(named),
             before,
         };
-        let models: Vec<_> =
-            catalog.models.values().filter(|m| m.topic == topic.name).cloned().collect();
-        let kafka = KafkaSettings {
-            brokers: config.brokers.clone(),
-            topic_ids: config.topic_ids,
-            group: config.group.clone(),
-            properties: config.kafka_properties.clone(),
-            fetch_bytes: 1 << 20,
-        };
+        let models: Vec<_> = catalog.models_of(&topic.name).collect();
+        let kafka = kafka_settings(config, 1 << 20);
         let secret = config.pii_secret.clone().map(Secret);
         let store = topic.lake.as_ref().and(store.clone());
         let retrier =

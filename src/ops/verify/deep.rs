@@ -84,7 +84,7 @@ impl Rebuild {
         let mut topics = BTreeMap::new();
         for topic in catalog.topics.values().filter(|t| t.lake.is_some()) {
             let lake = Marks::of(evidence, &topic.name, &Output::Lake);
-            let models = catalog.models.values().filter(|m| m.topic == topic.name);
+            let models = catalog.models_of(&topic.name);
             let models = models.filter_map(|model| {
                 let output = Output::Model(model.name.clone());
                 let marks = Marks::of(evidence, &topic.name, &output);

@@ -2,7 +2,7 @@
 //!
 //! Owns: state and what can be read off it. Does not own: what follows from it (`worker`).
 
-use super::port::{Moment, Move, Size, Ticket};
+use super::port::{Moment, Move, Settings, Size, Ticket};
 use crate::record::{Lane, Mark, Offset, Output, Partition, Span, gap::Gap};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,6 +70,8 @@ pub(super) struct LaneState {
     /// To be claimed when the claim under way is answered.
     pub(super) wanted: BTreeSet<Partition>,
     pub(super) failures: u32,
+    /// A cut was committed since partitions were taken last.
+    pub(super) has_committed: bool,
     /// Marks of partitions taken while a lake cut was open whose number is not above theirs.
     pub(super) deferred: Vec<(Output, Partition, Mark)>,
     /// Why partitions stand; kept while they are looked at again.
@@ -86,6 +88,7 @@ impl LaneState {
             claim: Pending::None,
             wanted: BTreeSet::new(),
             failures: 0,
+            has_committed: false,
             deferred: Vec::new(),
             gone: BTreeMap::new(),
         }
@@ -123,6 +126,16 @@ impl LaneState {
             Flight::None | Flight::Backoff { .. } => false,
         };
         open || sealed
+    }
+
+    /// How old a cut of the tables becomes.
+    pub(super) fn interval(&self, settings: &Settings, near_end: bool) -> Moment {
+        match (self.has_committed, near_end) {
+            // Who has just started it sees soon that it goes on.
+            (false, _) => settings.tables_interval / 4,
+            (true, true) => settings.tables_interval,
+            (true, false) => settings.tables_interval_behind,
+        }
     }
 
     pub(super) fn sequence(&self) -> i64 {

@@ -20,7 +20,8 @@ pub type Ticket = u64;
 /// When cuts end and how long to wait after a failure.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Age of a cut of the tables while the reader is near the log's end.
+    /// Age of a cut of the tables while the reader is near the log's end; of the first one since
+    /// partitions were taken a quarter of it.
     pub tables_interval: Duration,
     /// The same while it is catching up: larger cuts cost less per event.
     pub tables_interval_behind: Duration,

@@ -266,10 +266,11 @@ fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("allow.auto.create.topics", "false")
         .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
-        // Each record waiting costs some 300 bytes beside its own; and what a fetch brings
-        // comes on top of what waits: a MiB of each partition, compressed.
+        // Each record waiting costs some 300 bytes beside its own; and what one fetch of a broker brings
+        // comes on top of what waits, however many partitions it is of: compressed, often to a fifth.
         .set("queued.min.messages", "50000")
         .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.max.bytes", (settings.fetch_bytes / 8).max(FETCH_BYTES_MIN).to_string())
         // The default of one second stalls a consumer whose queue was full.
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.wait.max.ms", "100")
@@ -286,6 +287,9 @@ fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
     config.set_log_level(RDKafkaLogLevel::Info);
     Ok(config)
 }
+
+/// Librdkafka refuses a `fetch.max.bytes` below its `message.max.bytes`. A record that is larger comes alone.
+const FETCH_BYTES_MIN: usize = 1_000_000;
 
 /// The consumer of all topics.
 pub struct Kafka {
@@ -505,12 +509,13 @@ impl Kafka {
         partitions: &[Partition],
         timeout: Duration,
     ) -> Vec<(Partition, Offset)> {
-        match self.ends_at_once(topic, partitions, timeout) {
+        match self.offsets_at_once(topic, partitions, KafkaOffset::End, timeout) {
             Ok(ends) => ends,
             // All or none: so one by one.
             Err(error) if partitions.len() > 1 => {
                 tracing::debug!(topic, "ends of logs: {error}");
-                let one = |p: &Partition| self.ends_at_once(topic, &[*p], ASK_EVERY);
+                let end = KafkaOffset::End;
+                let one = |p: &Partition| self.offsets_at_once(topic, &[*p], end, ASK_EVERY);
                 partitions.iter().filter_map(|p| one(p).ok()).flatten().collect()
             }
             Err(error) => {
@@ -520,28 +525,30 @@ impl Kafka {
         }
     }
 
-    fn ends_at_once(
+    /// Where the logs begin, or end, in one request per leader.
+    fn offsets_at_once(
         &self,
         topic: &str,
         partitions: &[Partition],
+        which: KafkaOffset,
         timeout: Duration,
     ) -> Result<Vec<(Partition, Offset)>, KafkaError> {
-        // The request behind takes Kafka's number for the end in the place of a time.
+        // The request behind takes Kafka's numbers for beginning and end in the place of a time.
         let mut wanted = TopicPartitionList::new();
         for partition in partitions {
-            wanted.add_partition_offset(topic, partition.0, KafkaOffset::End)?;
+            wanted.add_partition_offset(topic, partition.0, which)?;
         }
         let told = self.consumer.offsets_for_times(wanted, timeout)?;
-        let end = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match (
+        let offset = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match (
             element.error(),
             element.offset(),
         ) {
-            (Ok(()), KafkaOffset::Offset(end)) => {
-                Some((Partition(element.partition()), Offset(end)))
+            (Ok(()), KafkaOffset::Offset(offset)) => {
+                Some((Partition(element.partition()), Offset(offset)))
             }
             _ => None,
         };
-        Ok(told.elements().into_iter().filter_map(end).collect())
+        Ok(told.elements().into_iter().filter_map(offset).collect())
     }
 
     /// The end as of the last fetch, without asking anybody; None before the first.

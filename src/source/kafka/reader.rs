@@ -17,6 +17,9 @@ use rdkafka::{
 };
 use std::{collections::BTreeMap, ffi::CStr, sync::Arc, time::Duration};
 
+/// Of one batch, as far as the last one tells: rows, groups and files are made of it before the next comes.
+const BATCH_BYTES: usize = 8 << 20;
+
 /// Drains one topic's queue.
 pub struct TopicReader {
     kafka: Arc<Kafka>,
@@ -30,6 +33,8 @@ pub struct TopicReader {
     inquiry: Option<Inquiry>,
     /// Fetched, and waiting for schemas.
     held: Option<Fetched>,
+    /// Of a record, in the last batch.
+    bytes_per_record: usize,
 }
 
 impl TopicReader {
@@ -42,6 +47,7 @@ impl TopicReader {
             seeks: BTreeMap::new(),
             inquiry: Inquiry::start(declared)?,
             held: None,
+            bytes_per_record: 0,
         })
     }
 
@@ -70,7 +76,7 @@ impl TopicReader {
         }
     }
 
-    /// At most `max` records, waiting no longer than `timeout` for that many.
+    /// At most `max` records, or about as many as have [`BATCH_BYTES`], waiting no longer than `timeout` for that many.
     pub fn poll(&mut self, max: usize, timeout: Duration) -> Result<Fetched> {
         self.seek_what_is_due();
         let fetched = match self.held.take() {
@@ -94,6 +100,7 @@ impl TopicReader {
     }
 
     fn fetch(&mut self, max: usize, timeout: Duration) -> Result<Fetched> {
+        let max = (BATCH_BYTES / self.bytes_per_record.max(1)).clamp(1, max);
         let mut messages: Vec<*mut rd::rd_kafka_message_t> = Vec::with_capacity(max);
         // SAFETY: the queue lives as long as the client; at most `max` pointers are written.
         let count = unsafe {
@@ -145,6 +152,8 @@ impl TopicReader {
         }
         if quiet {
             fetched.passed = self.pass_markers();
+        } else {
+            self.bytes_per_record = fetched.bytes() / fetched.messages.len().max(1);
         }
         trouble.map(|()| fetched)
     }
@@ -310,6 +319,11 @@ pub struct Fetched {
 impl Fetched {
     pub fn records(&self) -> Vec<RawRecord<'_>> {
         self.messages.iter().map(Message::record).collect()
+    }
+
+    /// Of keys and values.
+    fn bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.0.key_len + message.0.len).sum()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -2,11 +2,11 @@
 //!
 //! Owns: the request and its handles. Does not own: what another id means (`record::gap`).
 
-use super::{Kafka, Queue};
+use super::{Kafka, KafkaOffset, Queue};
 use crate::{
     error::{Error, Result},
     record::{
-        Partition,
+        Offset, Partition,
         gap::{PartitionLog, TopicId},
     },
 };
@@ -15,7 +15,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     types::RDKafkaRespErr,
 };
-use std::{ffi::CString, time::Duration};
+use std::{collections::BTreeMap, ffi::CString, time::Duration};
 
 /// A handle of librdkafka's with the function that ends it.
 struct Handle<T>(*mut T, unsafe extern "C" fn(*mut T));
@@ -118,9 +118,21 @@ impl Kafka {
         timeout: Duration,
     ) -> Result<Vec<(Partition, PartitionLog)>> {
         let topic_id = self.topic_id(topic, timeout)?;
-        let log = |&partition: &Partition| {
-            let (oldest, end) = self.log(topic, partition, timeout)?;
-            Ok((partition, PartitionLog { topic_id, oldest, end }))
+        // Of all at once: a question waits behind the fetch that is under way, which waits for records.
+        let ask = |which| {
+            let asked = self.offsets_at_once(topic, partitions, which, timeout);
+            let told = asked.map_err(|e| {
+                Error::retry(format!("ask Kafka for the offsets of {topic}")).because(e)
+            })?;
+            Ok(told.into_iter().collect::<BTreeMap<Partition, Offset>>())
+        };
+        let (oldest, ends) = (ask(KafkaOffset::Beginning)?, ask(KafkaOffset::End)?);
+        let log = |partition: &Partition| match (oldest.get(partition), ends.get(partition)) {
+            (Some(&oldest), Some(&end)) => Ok((*partition, PartitionLog { topic_id, oldest, end })),
+            (Some(_), None) | (None, _) => {
+                let partition = partition.0;
+                Err(Error::retry(format!("Kafka does not tell the offsets of {topic}/{partition}")))
+            }
         };
         let logs = partitions.iter().map(log).collect::<Result<Vec<_>>>()?;
         match self.topic_id(topic, timeout)? == topic_id {
