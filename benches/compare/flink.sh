@@ -30,7 +30,7 @@ flink_launch() {
     die "not postgres://USER[:PASSWORD]@HOST:PORT/NAME: ${COMPARE_DATABASE%%@*}@…"
   export COMPARE_JDBC="jdbc:postgresql://${BASH_REMATCH[5]}?user=${BASH_REMATCH[2]}&password=${BASH_REMATCH[4]}"
   # Flink's serialisers look into these packages of Java.
-  measure java -Xmx1g -Duser.timezone=UTC \
+  measure -- java -Xmx1g -Duser.timezone=UTC \
     --add-opens=java.base/java.lang=ALL-UNNAMED --add-opens=java.base/java.util=ALL-UNNAMED \
     --add-opens=java.base/java.time=ALL-UNNAMED --add-opens=java.base/java.util.concurrent=ALL-UNNAMED \
     -cp "$COMPARE_WORK/classes:$FLINK_HOME/libs/*" RunSql "$HERE/flink.sql"

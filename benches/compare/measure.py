@@ -1,24 +1,33 @@
 """Runs one contender, measures it, checks what it left behind, and prints its line of the table.
 
-    measure.py NAME VERSION ANSWER EVENTS -- COMMAND…
+    measure.py NAME VERSION ANSWER EVENTS [--lake-only] [--iceberg TABLE] -- COMMAND…
 
 CPU is user and system time of the process and of the children it waited for, by wait4. Memory is
 the sum of what each of its processes had at most (VmHWM). Both ends of the job are checked against
 ANSWER, the generator's own table: the table in PostgreSQL, and the same grouping of all rows of the
 lake, which must hold each offset and each tap once, below the path of its date and hour.
+
+With `--lake-only` the contender does that half of the job, and its line says so. With `--iceberg` the
+lake is this table of a Hadoop catalog, its files those of the current snapshot, and the command runs
+on for ever, as a sink does: it is told to end (SIGTERM) when that snapshot has as many rows as there
+are events, and that moment is the end of the job. Its CPU is counted until it has ended, ours never.
 """
 
+import argparse
 import io
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import fastavro
 import polars as pl
 import psycopg
 
-LINE = "{:<10} {:<13} {:>8} {:>8} {:>9} {:>8} {:>6} {:>8}  {}"
+LINE = "{:<14} {:<14} {:>8} {:>8} {:>9} {:>8} {:>6} {:>8}  {}"
 HEADER = ("name", "version", "CPU-s", "CPU-s/M", "events/s", "RSS MiB", "files", "B/event", "result")
 SECONDS_MIN, EVENTS_PER_SECOND_MIN = 300, 5_000
 LOOK_SECONDS = 0.02
@@ -26,6 +35,10 @@ LOOK_SECONDS = 0.02
 GROUP = ["window_start", "stop_id", "mode"]
 COLUMNS = GROUP + ["taps", "fare_cents", "fare_cents_min", "fare_cents_max"]
 TYPES = [pl.Int64, pl.String, pl.String] + [pl.Int64] * 4
+DATE_AND_HOUR = "date=%Y-%m-%d/hour=%H"
+# Of a table that is partitioned by the hour of `event_time`.
+ICEBERG_HOUR = "event_time_hour=%Y-%m-%d-%H"
+MANIFEST_ENTRY_DELETED = 2
 TABLE = """
 COPY (SELECT (extract(epoch FROM window_start) * 1000)::bigint, stop_id, mode,
              taps, fare_cents, fare_cents_min, fare_cents_max FROM taps_by_stop_5m)
@@ -44,9 +57,50 @@ def resident_kib_max(pid):
     return sum(own) + sum(resident_kib_max(int(child)) for child in children)
 
 
-def run(command, patience):
-    """Exit code, seconds, CPU-seconds, KiB."""
-    started, resident = time.monotonic(), 0
+class Iceberg:
+    """A table of a Hadoop catalog, which has a file for each version and one with the last's number."""
+
+    def __init__(self, folder):
+        self.metadata = folder / "metadata"
+        self.version = self.snapshot = None
+
+    def rows(self):
+        """As its current snapshot says; reads it when there is another version."""
+        try:
+            version = int((self.metadata / "version-hint.text").read_text())
+        except (FileNotFoundError, ValueError):
+            version = self.version
+        if version != self.version:
+            text = json.loads((self.metadata / f"v{version}.metadata.json").read_text())
+            current = text.get("current-snapshot-id")
+            of_id = {snapshot["snapshot-id"]: snapshot for snapshot in text.get("snapshots", [])}
+            self.version, self.snapshot = version, of_id.get(current)
+        return int(self.snapshot["summary"]["total-records"]) if self.snapshot else 0
+
+    def files(self):
+        if not self.rows():
+            return []
+        entries = (
+            entry
+            for manifest in avro(self.snapshot["manifest-list"])
+            for entry in avro(manifest["manifest_path"])
+        )
+        live = (entry for entry in entries if entry["status"] != MANIFEST_ENTRY_DELETED)
+        return [local(entry["data_file"]["file_path"]) for entry in live]
+
+
+def local(url):
+    return Path("/" + url.removeprefix("file:").lstrip("/"))
+
+
+def avro(url):
+    with local(url).open("rb") as file:
+        yield from fastavro.reader(file)
+
+
+def run(command, patience, is_done):
+    """Exit code, seconds, CPU-seconds, KiB; tells it to end when it is done, should that ever be."""
+    started, resident, done = time.monotonic(), 0, None
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     try:
         while True:
@@ -56,13 +110,18 @@ def run(command, patience):
                 break
             if time.monotonic() - started > patience:
                 child.kill()
+            if not done and is_done():
+                done = time.monotonic()
+                child.terminate()
             time.sleep(LOOK_SECONDS)
     except BaseException:
         child.kill()
         raise
     child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - started
-    return child.returncode, seconds, usage.ru_utime + usage.ru_stime, resident
+    # Java's own code for the signal that it handled.
+    code = 0 if done and child.returncode == 128 + signal.SIGTERM else child.returncode
+    seconds = (done or time.monotonic()) - started
+    return code, seconds, usage.ru_utime + usage.ru_stime, resident
 
 
 def read_csv(source):
@@ -105,20 +164,20 @@ def check_table(answer):
     yield from differences("table", read_csv(io.BytesIO(text)), answer)
 
 
-def check_lake(files, events, answer):
+def check_lake(files, layout, events, answer):
     if not files:
         yield "the lake is empty"
         return
     event_time = pl.col("event_time").dt.replace_time_zone(None).dt.cast_time_unit("us")
     lake = pl.scan_parquet(files, hive_partitioning=False, include_file_paths="path")
     lake = lake.with_columns(event_time)
-    path = pl.col("path").str.extract(r"/(date=[^/]*/hour=[^/]*)/[^/]*$")
+    path = pl.col("path").str.extract(r"/([^/=]*=.*)/[^/]*$")
     fare = pl.col("fare_cents")
     counts = lake.select(
         rows=pl.len(),
         offsets=pl.struct("_partition", "_offset").n_unique(),
         taps=pl.col("tap_id").n_unique(),
-        astray=path.ne_missing(event_time.dt.strftime("date=%Y-%m-%d/hour=%H")).sum(),
+        astray=path.ne_missing(event_time.dt.strftime(layout)).sum(),
     ).collect()
     for name, count in counts.row(0, named=True).items():
         if count != (0 if name == "astray" else events):
@@ -138,27 +197,45 @@ def main():
     if sys.argv[1:] == ["--header"]:
         print(LINE.format(*HEADER))
         return
-    name, version, answer, events, _, *command = sys.argv[1:]
-    events = int(events)
-    code, seconds, cpu, resident = run(command, SECONDS_MIN + events / EVENTS_PER_SECOND_MIN)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lake-only", action="store_true")
+    parser.add_argument("--iceberg", metavar="TABLE")
+    for name, kind in [("name", str), ("version", str), ("answer", str), ("events", int)]:
+        parser.add_argument(name, type=kind)
+    separator = sys.argv.index("--")
+    options = parser.parse_args(sys.argv[1:separator])
+    events, command = options.events, sys.argv[separator + 1 :]
+
     lake = Path(os.environ["COMPARE_LAKE"])
-    # What begins so is not there yet, or not data.
-    files = [path for path in lake.rglob("*") if path.is_file() and path.name[0] not in "._"]
-    answer = read_csv(answer)
+    table = Iceberg(lake / options.iceberg) if options.iceberg else None
+    patience = SECONDS_MIN + events / EVENTS_PER_SECOND_MIN
+    code, seconds, cpu, resident = run(
+        command, patience, lambda: table is not None and table.rows() >= events
+    )
+    if table:
+        files, layout = table.files(), ICEBERG_HOUR
+    else:
+        # What begins so is not there yet, or not data.
+        files = [path for path in lake.rglob("*") if path.is_file() and path.name[0] not in "._"]
+        layout = DATE_AND_HOUR
+    answer = read_csv(options.answer)
     wrong = [f"ended with {code}"] if code else []
-    if not wrong:
-        wrong = [*check_table(answer), *check_lake(files, events, answer)]
+    if not code and not options.lake_only:
+        wrong += check_table(answer)
+    if not code:
+        wrong += check_lake(files, layout, events, answer)
+    result = "; ".join(wrong) or "right"
     print(
         LINE.format(
-            name,
-            version,
+            options.name,
+            options.version,
             f"{cpu:.1f}",
             f"{cpu * 1e6 / events:.2f}",
             f"{events / seconds:.0f}",
             f"{resident / 1024:.0f}",
             len(files),
             f"{sum(path.stat().st_size for path in files) / events:.1f}",
-            "; ".join(wrong) or "right",
+            f"{result}, of the lake alone" if options.lake_only else result,
         ),
         flush=True,
     )

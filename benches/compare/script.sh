@@ -7,4 +7,4 @@ script_install() { python_install; }
 
 script_version() { sed -n 's/^polars==/polars /p' "$HERE/requirements.txt"; }
 
-script_launch() { measure "$PYTHON_HOME/bin/python" "$HERE/script.py"; }
+script_launch() { measure -- "$PYTHON_HOME/bin/python" "$HERE/script.py"; }
