@@ -4,7 +4,7 @@
 //! what is kept for them (see `decompose`), what windows mean (see `window`).
 
 use super::{Shape, sql::line_of, window};
-use datafusion::sql::sqlparser::ast::{
+use datafusion_sql::sqlparser::ast::{
     DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
     visit_expressions,
 };

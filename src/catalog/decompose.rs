@@ -14,10 +14,8 @@ use super::{
     topic_file::stem,
 };
 use crate::record::quantity::{duration, show_duration};
-use datafusion::{
-    logical_expr::Expr,
-    sql::sqlparser::ast::{Expr as Ast, visit_expressions},
-};
+use datafusion_expr::Expr;
+use datafusion_sql::sqlparser::ast::{Expr as Ast, visit_expressions};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,

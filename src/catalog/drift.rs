@@ -16,7 +16,7 @@ use super::{
     mistake::{Page, check_name},
     sql::{Item, Statement},
 };
-use datafusion::sql::sqlparser::ast::{Expr, Ident};
+use datafusion_sql::sqlparser::ast::{Expr, Ident};
 use serde_json::{Value, json};
 use std::fmt::Write;
 

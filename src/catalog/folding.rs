@@ -20,7 +20,8 @@ use super::{
     sql::{Setting, Statement},
 };
 use arrow::datatypes::DataType;
-use datafusion::{logical_expr::Expr, sql::sqlparser::ast::Expr as Ast};
+use datafusion_expr::Expr;
+use datafusion_sql::sqlparser::ast::Expr as Ast;
 use std::{collections::BTreeSet, fmt::Write};
 
 /// How many rows of the source are in a group; without any, the group is not there.

@@ -16,7 +16,7 @@
 //! as in PostgreSQL, although it is kept as numeric; `sum(bigint)` is numeric there as here.
 
 use super::{PgType, sql::line_of};
-use datafusion::sql::sqlparser::ast::{
+use datafusion_sql::sqlparser::ast::{
     BinaryOperator as Op, CaseWhen, CastKind, CeilFloorKind, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArguments, UnaryOperator, Value,
 };
@@ -470,7 +470,7 @@ impl<L: Leaves> Generator<'_, L> {
     }
 
     fn rounded(&mut self, expr: &Expr, name: &str, inner: &Expr, field: &CeilFloorKind) -> Made {
-        use datafusion::sql::sqlparser::ast::DateTimeField;
+        use datafusion_sql::sqlparser::ast::DateTimeField;
         match field {
             CeilFloorKind::DateTimeField(DateTimeField::NoDateTime) => {
                 let p = self.piece(inner)?;

@@ -12,7 +12,7 @@ use super::{
     scalar::Scalars,
     sql::{Item, Statement, line_of},
 };
-use datafusion::sql::sqlparser::ast::{Expr as Ast, Value};
+use datafusion_sql::sqlparser::ast::{Expr as Ast, Value};
 use std::collections::BTreeSet;
 
 /// What a SELECT item turns out to be.

@@ -8,7 +8,7 @@ use super::{
     calls::Aggregate, decompose::fit_for_key, scalar::Scalar,
 };
 use arrow::datatypes::DataType;
-use datafusion::logical_expr::Expr;
+use datafusion_expr::Expr;
 use std::sync::Arc;
 
 /// A sum of numeric(p,s) in one cut must fit 38 digits: ten are left for the number of its rows.
@@ -144,7 +144,7 @@ pub(super) fn kept(
             // 56 digits at most, and room for as many rows as a sum has.
             let root = args.remove(0).into(DataType::Decimal256(digits, scale));
             let arrow = DataType::Decimal256(76, 2 * scale);
-            let square = datafusion::logical_expr::cast(root.clone() * root, arrow.clone());
+            let square = datafusion_expr::cast(root.clone() * root, arrow.clone());
             let args = vec![square];
             one(PartFunction::Sum, args, PgType::NumericAny, arrow, Merge::Add, false)
         }

@@ -10,7 +10,8 @@
 //! topics/NAME.toml ─► topic_file ─► Topic ─┐
 //!                                          ├─► decompose ─► Model      each with all mistakes
 //! sql/models/NAME.sql ─► sql ──────────────┘     ├ scalar     expressions are DataFusion's; surrogate_key is ours
-//!                        shape of the statement  ├ grouped    GROUP BY into keys and parts
+//!                        shape of the statement  │   planner reads and binds them
+//!                                                ├ grouped    GROUP BY into keys and parts
 //!                                                ├ folding    models over changes
 //!                                                ├ window     what windows there are
 //!                                                ├ parts      what an aggregate needs, …
@@ -37,6 +38,7 @@ mod kept;
 mod lake_file;
 mod mistake;
 mod parts;
+mod planner;
 mod reference;
 mod scalar;
 mod sql;
@@ -62,8 +64,8 @@ pub use model::{
     Aggregate, Column, Estimate, Extreme, Key, Late, Merge, Model, ModelKind, Moments, Part,
     PartColumn, PartFunction, Pick, Rank, Role, Rows, SketchKind, ValueSet,
 };
+pub use planner::Planner;
 pub use reference::{FileKind, Join, Place, Reference};
-pub use scalar::scalar_context;
 pub use topic::{
     Format, INDEX, LakeSpec, PartitionBy, PartitionFunction, Pii, ServiceDay, Topic, TopicColumn,
 };
@@ -231,12 +233,11 @@ fn check_with(
             what: "no topic at all. Allowed: at least one topics/NAME.toml".into(),
         });
     }
-    let context = scalar_context();
-    let state = context.state();
+    let planner = Planner::default();
     let mut catalog = Catalog::default();
     for (file, text) in models {
         let mut page = Page::new(file, text);
-        if let Some(model) = model(&mut page, &drafts, &references, &state) {
+        if let Some(model) = model(&mut page, &drafts, &references, &planner) {
             if let Some(join) = &model.join {
                 let reference = join.reference.clone();
                 catalog.references.insert(reference.name.clone(), reference);
@@ -379,7 +380,7 @@ fn model(
     page: &mut Page<'_>,
     drafts: &BTreeMap<Arc<str>, Draft>,
     references: &References,
-    state: &datafusion::execution::session_state::SessionState,
+    planner: &Planner,
 ) -> Option<Model> {
     let mut statement = sql::read(page)?;
     if drafts.contains_key(statement.name.as_str()) {
@@ -402,7 +403,7 @@ fn model(
     if let Some(clause) = &statement.join {
         join = Some(joined(page, clause, draft, references)?);
     }
-    let scalars = match Scalars::new(state, draft, join) {
+    let scalars = match Scalars::new(planner, draft, join) {
         Ok(scalars) => scalars,
         Err(error) => {
             page.line(statement.topic_line, format!("the topic's columns make no schema: {error}"));

@@ -13,7 +13,7 @@
 
 use super::{Folding, Join, PgType, Shape, Window, fingerprint::sha256};
 use arrow::datatypes::DataType;
-use datafusion::logical_expr::Expr;
+use datafusion_expr::Expr;
 use std::{path::PathBuf, sync::Arc};
 
 /// One `sql/models/NAME.sql`.

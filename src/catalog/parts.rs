@@ -17,10 +17,8 @@ use super::{
     scalar::Scalars,
     sql::{Item, line_of},
 };
-use datafusion::{
-    logical_expr::{Case, Expr, lit},
-    sql::sqlparser::ast::{Expr as Ast, Value},
-};
+use datafusion_expr::{Case, Expr, lit};
+use datafusion_sql::sqlparser::ast::{Expr as Ast, Value};
 
 struct PartDraft {
     /// What makes it the same part: function, arguments, filter.

@@ -1,6 +1,6 @@
 //! Scalar expressions: DataFusion's meaning, our limits on it.
 //!
-//! Owns: the session in which expressions are read and run, their types. Does not own: windows
+//! Owns: what of an expression is allowed, its type. Does not own: reading it (`planner`), windows
 //! and aggregates (see `calls`).
 //!
 //! An expression that leaves reads columns of the topic alone and gives the same on every replay.
@@ -16,6 +16,7 @@ use super::{
     Join, PgType, Topic,
     calls::{has_aggregate, has_window, refused},
     mistake::{Page, unknown},
+    planner::Planner,
     sql::line_of,
     surrogate_key,
     topic_file::Draft,
@@ -24,35 +25,13 @@ use arrow::{
     datatypes::{DataType, Field, Schema},
     record_batch::RecordBatch,
 };
-use datafusion::{
-    common::{
-        DFSchema,
-        tree_node::{TreeNode, TreeNodeRecursion},
-    },
-    error::DataFusionError,
-    execution::session_state::SessionState,
-    logical_expr::{Expr, Volatility, cast},
-    optimizer::simplify_expressions::{ExprSimplifier, SimplifyContext},
-    physical_expr::PhysicalExpr,
-    prelude::{SessionConfig, SessionContext},
-    sql::sqlparser::ast::{Expr as Ast, ExprWithAlias, visit_expressions},
+use datafusion_common::{
+    DFSchema, DataFusionError,
+    tree_node::{TreeNode, TreeNodeRecursion},
 };
+use datafusion_expr::{Expr, Volatility, cast};
+use datafusion_sql::sqlparser::ast::{Expr as Ast, visit_expressions};
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
-
-/// Where expressions are read, checked and run: the same for `catalog` and `compute`, since its
-/// settings decide types. Instants are UTC; `1.5` is a numeric, as in PostgreSQL; text is `Utf8`.
-pub fn scalar_context() -> SessionContext {
-    let mut config = SessionConfig::new()
-        .with_target_partitions(1)
-        .set_str("datafusion.sql_parser.dialect", "postgresql")
-        .set_str("datafusion.execution.time_zone", "+00:00");
-    let parser = &mut config.options_mut().sql_parser;
-    parser.parse_float_as_decimal = true;
-    parser.map_string_types_to_utf8view = false;
-    let context = SessionContext::new_with_config(config);
-    context.register_udf(surrogate_key::function());
-    context
-}
 
 /// An expression over a topic's columns, with its type.
 pub(super) struct Scalar {
@@ -79,7 +58,7 @@ impl Scalar {
 
 /// Reads the expressions of the models on one topic.
 pub(super) struct Scalars<'t> {
-    state: &'t SessionState,
+    planner: &'t Planner,
     schema: DFSchema,
     draft: &'t Draft,
     join: Option<Join>,
@@ -87,14 +66,14 @@ pub(super) struct Scalars<'t> {
 
 impl<'t> Scalars<'t> {
     pub fn new(
-        state: &'t SessionState,
+        planner: &'t Planner,
         draft: &'t Draft,
         join: Option<Join>,
     ) -> Result<Self, DataFusionError> {
         let own = draft.topic.schema.fields().iter().map(|field| Field::clone(field));
         let fields: Vec<Field> = own.chain(join.iter().flat_map(Join::fields)).collect();
         let schema = DFSchema::try_from(Schema::new(fields))?;
-        Ok(Self { state, schema, draft, join })
+        Ok(Self { planner, schema, draft, join })
     }
 
     pub fn join(&self) -> Option<&Join> {
@@ -191,11 +170,7 @@ impl<'t> Scalars<'t> {
     }
 
     fn typed(&self, ast: &Ast) -> Result<Scalar, String> {
-        let named = ExprWithAlias { expr: ast.clone(), alias: None };
-        let expr = self
-            .state
-            .create_logical_expr_from_sql_expr(named, &self.schema)
-            .map_err(|e| reason(ast, &e))?;
+        let expr = self.planner.read(ast, &self.schema).map_err(|e| reason(ast, &e))?;
         only_deterministic(&expr)?;
         if surrogate_key::is_of_jsonb(&expr, |name| self.kept(name)) {
             return Err(format!(
@@ -207,11 +182,9 @@ impl<'t> Scalars<'t> {
             Expr::Column(column) => Some(column.name().to_owned()),
             _ => None,
         };
-        let expr = self.simplified(expr).map_err(|e| reason(ast, &e))?;
-        let physical: Arc<dyn PhysicalExpr> = self
-            .state
-            .create_physical_expr(expr.clone(), &self.schema)
-            .map_err(|e| reason(ast, &e))?;
+        let expr = self.planner.simplify(expr, &self.schema).map_err(|e| reason(ast, &e))?;
+        let physical =
+            self.planner.bind(expr.clone(), &self.schema).map_err(|e| reason(ast, &e))?;
         let arrow = physical.data_type(self.schema.as_arrow()).map_err(|e| reason(ast, &e))?;
         // Run over no record at all, it still meets its literals: a cast, a regular expression or
         // a unit that is wrong fails now.
@@ -227,19 +200,6 @@ impl<'t> Scalars<'t> {
                      type such as text, numeric(p,s) or timestamptz")
         })?;
         Ok(Scalar { expr, arrow, pg })
-    }
-}
-
-impl Scalars<'_> {
-    /// With types that agree and constants computed. Not only for speed: functions such as
-    /// coalesce exist for the simplifier alone, and `create_physical_expr` does not call it.
-    fn simplified(&self, expr: Expr) -> Result<Expr, DataFusionError> {
-        let context = SimplifyContext::builder()
-            .with_schema(Arc::new(self.schema.clone()))
-            .with_config_options(Arc::clone(self.state.config_options()))
-            .build();
-        let simplifier = ExprSimplifier::new(context);
-        simplifier.simplify(simplifier.coerce(expr, &self.schema)?)
     }
 }
 

@@ -6,7 +6,7 @@
 //! What leaves is normal: names lower-case, no qualifiers; so equal expressions print equally.
 
 use super::mistake::Page;
-use datafusion::sql::sqlparser::{
+use datafusion_sql::sqlparser::{
     ast::{
         BinaryOperator, CreateTableOptions, CreateView, Expr, GroupByExpr, Ident, JoinConstraint,
         JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr,

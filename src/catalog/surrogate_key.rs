@@ -31,14 +31,12 @@ use arrow::{
         DataType, Date32Type, Decimal128Type, Int64Type, TimeUnit, TimestampMicrosecondType,
     },
 };
-use datafusion::{
-    common::{
-        Result, ScalarValue, exec_err, plan_err,
-        tree_node::{TreeNode, TreeNodeRecursion},
-    },
-    logical_expr::{
-        ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-    },
+use datafusion_common::{
+    Result, ScalarValue, exec_err, plan_err,
+    tree_node::{TreeNode, TreeNodeRecursion},
+};
+use datafusion_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use sha2::{Digest, Sha256};
 use std::{fmt::Write, sync::Arc};

@@ -6,7 +6,7 @@
 use super::{Late, sql::text_of};
 use crate::record::quantity::{duration, show_duration};
 use chrono_tz::Tz;
-use datafusion::sql::sqlparser::ast::{
+use datafusion_sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
 };
 use std::{fmt, time::Duration};

@@ -21,13 +21,11 @@ use arrow::{
     compute::{SortColumn, lexsort_to_indices, take},
     datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
 };
-use datafusion::{
-    error::DataFusionError,
-    logical_expr::EmitTo,
-    physical_plan::aggregates::{
-        group_values::{GroupValues, new_group_values},
-        order::GroupOrdering,
-    },
+use datafusion_common::DataFusionError;
+use datafusion_expr::EmitTo;
+use datafusion_physical_plan::aggregates::{
+    group_values::{GroupValues, new_group_values},
+    order::GroupOrdering,
 };
 use std::sync::Arc;
 

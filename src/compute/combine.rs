@@ -6,7 +6,7 @@
 use super::parts::{Held, OpenPart};
 use crate::error::{Error, Result};
 use arrow::array::{ArrayRef, UInt32Array};
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 
 /// What every part's source groups held, and the parts, which now hold the groups that they go to.
 pub struct Combined<'p> {

@@ -16,19 +16,17 @@ use arrow::{
     compute::{cast, take},
     datatypes::{DataType, Field, Float64Type, Schema},
 };
-use datafusion::{
-    error::DataFusionError,
-    functions_aggregate::{
-        bool_and_or::{bool_and_udaf, bool_or_udaf},
-        count::count_udaf,
-        min_max::{max_udaf, min_udaf},
-        sum::sum_udaf,
-        variance::var_samp_udaf,
-    },
-    logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator},
-    physical_expr::{aggregate::AggregateExprBuilder, expressions::Column},
-    physical_plan::PhysicalExpr,
+use datafusion_common::DataFusionError;
+use datafusion_expr::{AggregateUDF, EmitTo, GroupsAccumulator};
+use datafusion_functions_aggregate::{
+    bool_and_or::{bool_and_udaf, bool_or_udaf},
+    count::count_udaf,
+    min_max::{max_udaf, min_udaf},
+    sum::sum_udaf,
+    variance::var_samp_udaf,
 };
+use datafusion_physical_expr::{aggregate::AggregateExprBuilder, expressions::Column};
+use datafusion_physical_plan::PhysicalExpr;
 use std::sync::Arc;
 
 pub struct OpenPart {

@@ -17,7 +17,7 @@ use arrow::{
     datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type},
     row::{OwnedRow, RowConverter, SortField},
 };
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 use std::{cmp::Ordering, sync::Arc};
 
 /// (event time, partition, offset).

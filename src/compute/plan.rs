@@ -5,7 +5,7 @@
 
 use super::lookup::Lookup;
 use crate::{
-    catalog::{self, INDEX, Join, Model, ModelKind, Topic},
+    catalog::{INDEX, Join, Model, ModelKind, Planner, Topic},
     error::{Error, Result},
     record::EventTime,
 };
@@ -16,17 +16,13 @@ use arrow::{
     compute::{FilterBuilder, concat, prep_null_mask_filter},
     datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Field, Schema, SchemaRef},
 };
-use datafusion::{
-    common::{
-        DFSchema, ScalarValue,
-        tree_node::{Transformed, TreeNode},
-    },
-    error::DataFusionError,
-    logical_expr::{Expr, Operator, when},
-    physical_expr::expressions::{BinaryExpr, NegativeExpr, lit},
-    physical_plan::PhysicalExpr,
-    prelude::SessionContext,
+use datafusion_common::{
+    DFSchema, DataFusionError, ScalarValue,
+    tree_node::{Transformed, TreeNode},
 };
+use datafusion_expr::{Expr, Operator, when};
+use datafusion_physical_expr::expressions::{BinaryExpr, NegativeExpr, lit};
+use datafusion_physical_plan::PhysicalExpr;
 use std::{borrow::Cow, collections::BTreeSet, ops::Range, sync::Arc};
 
 pub struct Plan {
@@ -99,8 +95,8 @@ impl Plan {
         let joined = joined.filter(|field| used.contains(field.name().as_str()));
         let schema = Arc::new(Schema::new(own.into_iter().chain(joined).collect::<Vec<_>>()));
         let names = DFSchema::try_from(schema.clone()).map_err(refused)?;
-        let context = catalog::scalar_context();
-        let physical = |expr: &Expr| Expression::new(&context, &names, expr).map_err(refused);
+        let planner = Planner::default();
+        let physical = |expr: &Expr| Expression::new(&planner, &names, expr).map_err(refused);
         let filter = model.filter.as_ref().map(physical).transpose()?;
         let exprs = exprs.iter().map(physical).collect::<Result<_>>()?;
         let guarded = guarded.iter().map(physical).collect::<Result<_>>()?;
@@ -236,13 +232,9 @@ fn expressions(model: &Model) -> Result<(Vec<Expr>, Vec<Expr>), DataFusionError>
 }
 
 impl Expression {
-    fn new(
-        context: &SessionContext,
-        names: &DFSchema,
-        expr: &Expr,
-    ) -> Result<Self, DataFusionError> {
+    fn new(planner: &Planner, names: &DFSchema, expr: &Expr) -> Result<Self, DataFusionError> {
         let schema = names.as_arrow();
-        let expr = context.create_physical_expr(expr.clone(), names)?;
+        let expr = planner.bind(expr.clone(), names)?;
         let expr = expr.transform_up(|e| fail_on_overflow(e, schema))?.data;
         let widest =
             matches!(expr.data_type(schema)?, DataType::Decimal128(DECIMAL128_MAX_PRECISION, _));

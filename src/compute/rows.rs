@@ -18,10 +18,8 @@ use arrow::{
         DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType,
     },
 };
-use datafusion::{
-    error::DataFusionError,
-    physical_plan::aggregates::{group_values::new_group_values, order::GroupOrdering},
-};
+use datafusion_common::DataFusionError;
+use datafusion_physical_plan::aggregates::{group_values::new_group_values, order::GroupOrdering};
 use std::sync::Arc;
 
 /// Rows of a keyed model that pile up before they are reduced to the latest per key.

@@ -19,7 +19,7 @@ use arrow::{
     compute::cast,
     datatypes::{DataType, Decimal128Type, Float64Type, Int64Type},
 };
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 use datasketches::{
     hash::value::raw_bytes,
     hll::{HllSketch, HllType, HllUnion},

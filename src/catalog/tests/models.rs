@@ -2,7 +2,8 @@
 
 use super::*;
 use arrow::datatypes::{DataType, Schema};
-use datafusion::{common::DFSchema, logical_expr::Expr};
+use datafusion_common::DFSchema;
+use datafusion_expr::Expr;
 use std::time::Duration;
 
 fn aggregate(m: &Model) -> &Aggregate {
@@ -34,7 +35,7 @@ fn arrow_of(expr: &Expr) -> DataType {
     let events = check(&[source("topics/events.toml", EVENTS)], &[]).unwrap();
     let schema: &Schema = &events.topics["events"].schema;
     let df = DFSchema::try_from(schema.clone()).unwrap();
-    let physical = scalar_context().create_physical_expr(expr.clone(), &df).unwrap();
+    let physical = Planner::default().bind(expr.clone(), &df).unwrap();
     physical.data_type(schema).unwrap()
 }
 
