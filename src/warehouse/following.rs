@@ -425,6 +425,10 @@ pub(super) async fn remove(
     Ok(())
 }
 
+/// Each key is asked for once, so remembering answers costs a third of the read (0.9 s against 0.6 s per 200,000 keys)
+/// and saves none of it.
+const NO_MEMOIZE: &str = "SET LOCAL enable_memoize = off";
+
 /// The stored rows of these keys.
 async fn read(
     session: &Session,
@@ -433,6 +437,7 @@ async fn read(
     keys: &RecordBatch,
 ) -> Result<RecordBatch> {
     let mut found = vec![stored::batch(&following.columns, &[])?];
+    session.batch(doing, NO_MEMOIZE).await?;
     for alike in keyed::alike(keys, &following.keys)? {
         let sql = following.read(&alike.nulls);
         // Piece by piece: as rows they take several times what they take as columns.
