@@ -70,6 +70,7 @@ fn topic() -> Arc<Topic> {
         stop_above: None,
         forward: None,
         changes: None,
+        append_only: false,
         csv: None,
         registry: None,
         drift: Drift::Off,

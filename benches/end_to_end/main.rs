@@ -1,6 +1,6 @@
 //! The whole job, from Kafka's first offset to committed files and tables, by the real binary:
 //! `cargo bench --bench end_to_end -- [--events N] [--lake local|s3|both] [--unique WITHIN]
-//! [--shape taps|wide|large|avro|debezium|debezium-updates]`.
+//! [--shape taps|wide|large|avro|debezium|debezium-append|debezium-updates]`.
 //! With `--grow AXIS` it runs at several sizes of one thing instead (`grow`); with `--produce FOLDER`
 //! it only makes the input, for others to do the same job (`benches/compare`). With `--follow` it measures
 //! the running service (`follow`), with `--keys N` how fast rows of tables change (`keys`).

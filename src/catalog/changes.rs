@@ -139,8 +139,13 @@ pub enum Unit {
     Nanos,
 }
 
-const CHANGES: [&str; 11] = [
+/// What is said of rows that change or go.
+const OF_ROWS_THAT_CHANGE: [&str; 6] =
+    ["before", "images", "tombstones", "snapshots", "max_deletes", "max_cut_deletes"];
+
+const CHANGES: [&str; 12] = [
     "key",
+    "append_only",
     "before",
     "table",
     "images",
@@ -213,7 +218,7 @@ impl Format {
     }
 }
 
-/// Reads `[changes]`; None for a format whose records are no operations.
+/// Reads `[changes]`, and whether rows are only added; None for a format whose records are no operations.
 pub(super) fn read(
     top: &Table<'_>,
     format: Format,
@@ -221,7 +226,7 @@ pub(super) fn read(
     columns: &[TopicColumn],
     unsure: &BTreeSet<String>,
     found: &mut Found,
-) -> Option<ChangeSpec> {
+) -> Option<(ChangeSpec, bool)> {
     if !format.is_change() {
         if let Some(row) = top.row("changes") {
             found.push((
@@ -256,9 +261,18 @@ pub(super) fn read(
                     .into(),
             ));
         }
-        return Some(spec);
+        return Some((spec, false));
     };
     table.only(&CHANGES, found);
+    let append_only = table.boolean("append_only", found).unwrap_or(false);
+    if append_only {
+        for key in OF_ROWS_THAT_CHANGE.into_iter().filter(|key| table.has(key)) {
+            let what = format!(
+                "`changes.{key}` is of rows that change or go, and append_only says that none does"
+            );
+            found.push((table.byte(key), format!("{what}. Allowed: to leave one of the two out")));
+        }
+    }
     match table.texts("key", found) {
         Some(names) => spec.key = key(&names, columns, unsure, found),
         None if !table.has("key") => found.push((
@@ -304,7 +318,9 @@ pub(super) fn read(
     spec.tombstones = table.parsed("tombstones", tombstones, found).unwrap_or(spec.tombstones);
     spec.check_format(format, csv, &table, found);
     spec.max_cut_deletes = table.parsed("max_cut_deletes", percent, found).map(millionths);
-    spec.snapshots = spec.read_snapshots(format, &table, found);
+    if !append_only {
+        spec.snapshots = spec.read_snapshots(format, &table, found);
+    }
     if spec.tombstones == Tombstones::Delete && spec.key.is_empty() {
         found.push((
             table.byte("tombstones"),
@@ -313,7 +329,7 @@ pub(super) fn read(
                 .into(),
         ));
     }
-    Some(spec)
+    Some((spec, append_only))
 }
 
 fn millionths(share: f64) -> u32 {

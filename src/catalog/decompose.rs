@@ -53,7 +53,7 @@ pub(super) fn model(
     let aggregated = statement.items.iter().any(|item| has_aggregate(&item.expr));
     let windowed = statement.items.iter().any(|item| has_window(&item.expr));
     let mut keeps = None;
-    let made = if let Some(changes) = &scalars.topic().changes {
+    let made = if let Some(changes) = scalars.topic().followed() {
         folding::model(page, &statement, scalars, changes).map(|(kind, columns, what)| {
             keeps = Some(what);
             (kind, columns)

@@ -89,7 +89,7 @@ impl Folding {
         keeps: Keeps,
     ) -> Option<Self> {
         let topic = scalars.topic();
-        let spec = topic.changes.as_ref()?;
+        let spec = topic.followed()?;
         let key: Vec<&str> = spec.key.iter().map(|i| topic.columns[*i].name.as_str()).collect();
         let mut read: BTreeSet<String> = BTreeSet::new();
         let mut note = |expr: &Expr| {
@@ -176,7 +176,7 @@ pub(super) fn model(
         page.line(
             item.line,
             "a window over changes: its rows change and go, which no window's end ends. Allowed: GROUP BY a column, \
-             such as date_trunc('day', made_at)",
+             such as date_trunc('day', made_at); or append_only = true in [changes], where rows are only added",
         );
     }
     if page.mistakes.len() > before {

@@ -137,7 +137,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
             ),
         ));
     }
-    let schema = schema_of(&columns, Format::Json, false, false);
+    let schema = schema_of(&columns, (Format::Json, false), false, false);
     let kept = schema.fields().len() - KAFKAS;
     let own: SchemaRef = Arc::new(Schema::new(schema.fields()[..kept].to_vec()));
     let key = key(top, &columns, &own, &unsure, found);
@@ -160,6 +160,7 @@ fn draft(page: &Page<'_>, top: &Table<'_>, found: &mut Found) -> ReferenceDraft 
         keep_raw: false,
         unique: None,
         changes: None,
+        append_only: false,
         csv: None,
         registry: None,
         drift: Drift::Off,

@@ -60,6 +60,8 @@ pub struct Topic {
     pub forward: Option<Arc<str>>,
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
+    /// Of these: whether rows are only ever added at the source. Then each is an event, and no model follows a table.
+    pub append_only: bool,
     /// Of a topic whose records are rows of CSV.
     pub csv: Option<CsvSpec>,
     /// Where the schemas are that its records refer to: `http://…` or `file:DIR`.
@@ -297,6 +299,11 @@ impl Topic {
         }
     }
 
+    /// Of a topic whose records change rows of a table that models follow.
+    pub fn followed(&self) -> Option<&ChangeSpec> {
+        self.changes.as_ref().filter(|_| !self.append_only)
+    }
+
     /// Name of the event time's column in `schema`.
     pub fn event_time_name(&self) -> &str {
         self.event_time.map_or("_timestamp", |index| self.schema.field(index).name())
@@ -325,6 +332,9 @@ impl Topic {
         if let Some(changes) = &self.changes {
             let _ = writeln!(out, "changes {changes:?}");
         }
+        if self.append_only {
+            out.push_str("append only\n");
+        }
         if self.batched {
             out.push_str("batched\n");
         }
@@ -347,7 +357,7 @@ impl Topic {
 /// are `batched`, then `_partition`, `_offset` and `_timestamp`.
 pub(super) fn schema_of(
     columns: &[TopicColumn],
-    format: Format,
+    (format, append_only): (Format, bool),
     computed_event_time: bool,
     batched: bool,
 ) -> SchemaRef {
@@ -355,11 +365,12 @@ pub(super) fn schema_of(
         Field::new(name, data_type, nullable)
             .with_metadata(HashMap::from([(FIELD_PG.to_owned(), pg.to_string())]))
     };
+    let rows_change = format.is_change() && !append_only;
     let mut fields: Vec<Field> = columns
         .iter()
         .filter_map(|c| Some((c, c.kept()?)))
         // A delete has its key alone, a truncate not even that.
-        .map(|(c, pg)| field(&c.name, pg.arrow(), pg, c.optional || format.is_change()))
+        .map(|(c, pg)| field(&c.name, pg.arrow(), pg, c.optional || rows_change))
         .collect();
     if computed_event_time {
         fields.push(field(EVENT_TIME, timestamp(), PgType::Timestamptz, false));

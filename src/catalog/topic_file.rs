@@ -127,10 +127,11 @@ fn draft(
     widen(&mut columns, additions, found);
     let csv = csv_file::read(top, format, &columns, &unsure, found);
     let changes = changes::read(top, format, csv.as_ref(), &columns, &unsure, found);
+    let (changes, append_only) = changes.map_or((None, false), |(spec, only)| (Some(spec), only));
     let zone = top.parsed("time_zone", topic_time::zone, found);
-    let time = topic_time::read(top, changes.is_some(), &columns, &unsure, found);
+    let time = topic_time::read(top, changes.is_some(), append_only, &columns, &unsure, found);
     let batched = batched(top, format, found);
-    let schema = schema_of(&columns, format, time.service_day.is_some(), batched);
+    let schema = schema_of(&columns, (format, append_only), time.service_day.is_some(), batched);
     let event_time = time.column.as_ref().and_then(|name| schema.index_of(name).ok());
     let service_day = time.service_day.as_ref().and_then(|(date, clock)| {
         Some(ServiceDay { date: schema.index_of(date).ok()?, clock: schema.index_of(clock).ok()? })
@@ -155,6 +156,7 @@ fn draft(
         unique: None,
         forward: None,
         changes,
+        append_only,
         csv,
         registry: registry(top, format, found),
         drift: Drift::Off,

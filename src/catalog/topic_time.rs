@@ -41,6 +41,7 @@ pub(super) struct Time {
 pub(super) fn read(
     top: &Table<'_>,
     of_changes: bool,
+    append_only: bool,
     columns: &[TopicColumn],
     unsure: &BTreeSet<String>,
     found: &mut Found,
@@ -58,7 +59,10 @@ pub(super) fn read(
         found.push((top.byte("idle"), "`idle` is too short. Allowed: 1s or more, or never".into()));
     }
     match top.row("event_time").map(|row| (row, row.value.get_ref())) {
-        Some((row, _)) if of_changes => {
+        Some((_, value)) if of_changes && append_only && value.as_str() == Some(SOURCE_TIME) => {
+            time.column = Some(SOURCE_TIME.to_owned());
+        }
+        Some((row, _)) if of_changes && !append_only => {
             time.column = Some(SOURCE_TIME.to_owned());
             if row.value.get_ref().as_str() != Some(SOURCE_TIME) {
                 found.push((

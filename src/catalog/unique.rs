@@ -33,11 +33,12 @@ pub(super) fn unique(
     blind: bool,
     found: &mut Found,
 ) -> Option<UniqueSpec> {
-    if topic.format.is_change() && top.has("unique") {
+    if topic.followed().is_some() && top.has("unique") {
         found.push((
             top.byte("unique"),
             "`unique` is not for topics of changes: each record is an operation of its own, known by \
-             the source's position. Allowed: no `unique` and no `within` beside [changes]"
+             the source's position. Allowed: no `unique` and no `within` beside [changes], or append_only = true \
+             in it"
                 .into(),
         ));
         return None;

@@ -118,8 +118,12 @@ impl Topic {
                 }
             }
         }
-        topic.schema =
-            schema_of(&topic.columns, topic.format, topic.service_day.is_some(), topic.batched);
+        topic.schema = schema_of(
+            &topic.columns,
+            (topic.format, topic.append_only),
+            topic.service_day.is_some(),
+            topic.batched,
+        );
         topic
     }
 }

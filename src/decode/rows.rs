@@ -230,6 +230,9 @@ impl RowDecoder {
             Said::Change(change) => change,
         };
         let spec = self.topic.changes.as_ref().expect("a change comes of a topic of changes");
+        if self.topic.append_only {
+            only_adds(change.operation)?;
+        }
         let (whole, images) = (spec.before, spec.images);
         let image = change.image.take();
         let unknown = match &image {
@@ -308,7 +311,7 @@ impl RowDecoder {
         let texts: Vec<&str> = read.texts.iter().map(|text| &**text).collect();
         let convert = |(place, declared): (usize, &TopicColumn)| {
             let cells = self.cells.column(place);
-            if self.topic.changes.is_none() {
+            if self.topic.followed().is_none() {
                 return self.column(declared, place, cells, &texts, read, rejects);
             }
             // Whether a value must be there depends on the operation.
@@ -542,6 +545,17 @@ fn indexes(records: &[RawRecord<'_>]) -> Vec<i32> {
     let same =
         |a: &RawRecord<'_>, b: &RawRecord<'_>| (a.partition, a.offset) == (b.partition, b.offset);
     records.chunk_by(same).flat_map(|rows| 0..rows.len() as i32).collect()
+}
+
+/// Refuses what is no new row.
+fn only_adds(operation: Operation) -> Result<(), String> {
+    let what = match operation {
+        Operation::Insert | Operation::Read => return Ok(()),
+        Operation::Update => "an update",
+        Operation::Delete => "a delete",
+        Operation::Truncate => "a truncate",
+    };
+    Err(format!("{what}, of a table whose rows are only added (changes.append_only)"))
 }
 
 /// Of two changes of a record the one behind is the later.

@@ -56,6 +56,7 @@ pub fn topic(by: &[&str], time_zone: chrono_tz::Tz) -> Arc<Topic> {
         unique: None,
         forward: None,
         changes: None,
+        append_only: false,
         csv: None,
         registry: None,
         drift: Drift::Off,

@@ -143,8 +143,9 @@ fn bracketed(config: &Config, request: &Bracket) -> Result<(Arc<str>, Ends)> {
     let (topic, models) = of_topic(&catalog, &request.topic)?;
     let name = &topic.name;
     let merges = "so its load rows are merged and delete nothing";
-    let spec = topic.changes.as_ref();
+    let spec = topic.followed();
     let why = match spec.map(|spec| (spec.snapshots, spec.order)) {
+        None if topic.append_only => Some("its rows are only added (append_only)".to_owned()),
         None => Some("it has no changes".to_owned()),
         Some((Snapshots::Bracketed { .. }, _)) if models.is_empty() => {
             Some("no model is over its changes".to_owned())

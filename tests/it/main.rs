@@ -1,6 +1,7 @@
 //! One integration binary: the whole product against real Kafka, PostgreSQL and an S3 server.
 
 mod altered;
+mod append_only;
 mod batched;
 mod commands;
 mod dead_letters;

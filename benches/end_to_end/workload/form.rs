@@ -4,7 +4,7 @@
 //! taps and the tables that they must give (`workload`). What a form adds to a tap is from a seed of
 //! the tap's own, so the taps are the same in each.
 //!
-//! Debezium: a model over changes is over the source's table as it is now, so it has no windows, no
+//! Debezium: a model that follows the source's table is over the source's table as it is now, so it has no windows, no
 //! lowest and no highest. Its question is the nearest: count and sum per five minutes, stop and mode,
 //! where the five minutes are a column's value (`date_bin`).
 
@@ -26,8 +26,10 @@ pub enum Form {
     Huge,
     /// The seven columns in Avro, in a schema registry's frame.
     Avro,
-    /// Each tap a row that is inserted at the source, as Debezium tells it in JSON.
+    /// Each tap a row that is inserted at the source, as Debezium tells it in JSON; the tables follow the source's.
     Debezium,
+    /// The same records of a table whose rows are only added: events with windows, as `Taps`.
+    DebeziumAppend,
     /// Each tap changes the row of its token at the source, whose latest tap it is.
     DebeziumUpdates,
 }
@@ -146,6 +148,10 @@ impl Form {
                 let place = format!("\"avro\"\nregistry     = \"file:{}\"", schemas.display());
                 TOPIC.replace("\"json\"", &place)
             }
+            Self::DebeziumAppend => {
+                let changes = "[changes]\nkey = [\"tap_id\"]\nappend_only = true\n\n[columns]";
+                TOPIC.replace("\"json\"", "\"debezium-json\"").replace("[columns]", changes)
+            }
             Self::Debezium | Self::DebeziumUpdates => {
                 // Changes have no event time of the file's: theirs is the source's.
                 let (_, rest) = TOPIC.split_once("[columns]").expect("a topic has columns");
@@ -169,13 +175,14 @@ impl Form {
 
     pub fn grouping(self) -> Grouping {
         match self {
-            Self::Taps | Self::Wide | Self::Large | Self::Huge | Self::Avro => Grouping::Window,
+            Self::Taps | Self::Wide | Self::Large | Self::Huge => Grouping::Window,
+            Self::Avro | Self::DebeziumAppend => Grouping::Window,
             Self::Debezium | Self::DebeziumUpdates => Grouping::Bin,
         }
     }
 
     pub fn has_keys(self) -> bool {
-        matches!(self, Self::Debezium | Self::DebeziumUpdates)
+        matches!(self, Self::Debezium | Self::DebeziumAppend | Self::DebeziumUpdates)
     }
 
     /// Whether the tables are of tokens, each with its latest tap, and not of taps.
@@ -186,7 +193,9 @@ impl Form {
     /// Appends a record's key, of a form that has keys.
     pub fn key(self, tap: &Tap, out: &mut Vec<u8>) {
         match self {
-            Self::Debezium => put(out, format_args!(r#"{{"tap_id":"{:016x}"}}"#, tap.id)),
+            Self::Debezium | Self::DebeziumAppend => {
+                put(out, format_args!(r#"{{"tap_id":"{:016x}"}}"#, tap.id));
+            }
             Self::DebeziumUpdates => {
                 put(out, format_args!(r#"{{"token_id":"{:016x}"}}"#, tap.token));
             }
@@ -202,7 +211,7 @@ impl Form {
             Self::Large => with_members(tap, out, |random, out| report(random, TEXT_BYTES, out)),
             Self::Huge => with_members(tap, out, |random, out| report(random, 10 << 20, out)),
             Self::Avro => avro(tap, out),
-            Self::Debezium => debezium(tap, "c", out),
+            Self::Debezium | Self::DebeziumAppend => debezium(tap, "c", out),
             Self::DebeziumUpdates => debezium(tap, if tap.is_first { "c" } else { "u" }, out),
         }
     }

@@ -148,6 +148,54 @@ fn what_cannot_follow_its_source_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_table_whose_rows_are_only_added_is_a_stream_of_events() {
+    let only = |more: &str| {
+        let at = ORDERS.replace(
+            "at     = { type = \"timestamptz\", optional = true }",
+            "at = \"timestamptz\"",
+        );
+        let more = format!("\nappend_only = true{more}\n\n[columns]");
+        at.replace("\n\n[columns]", &more)
+            .replace("\n\n[changes]", "\nevent_time = \"at\"\n\n[changes]")
+    };
+    let windowed = view(
+        "SELECT state, tumble(interval '1 hour') AS w, max(price) AS p, count(DISTINCT id) AS n FROM orders GROUP BY w, state",
+    );
+    let catalog = over(&only(""), &windowed).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    assert!(catalog.models["m"].folding.is_none());
+    let topic = &catalog.topics["orders"];
+    assert_eq!(topic.event_time_name(), "at");
+    assert!(!topic.schema.field_with_name("tenant").unwrap().is_nullable());
+    let unique =
+        only("").replace("\nevent_time", "\nunique = [\"id\"]\nwithin = \"1h\"\nevent_time");
+    assert!(over(&unique, &windowed).unwrap().topics["orders"].unique.is_some());
+    for at in ["", "event_time = \"_source_time\""] {
+        let topic = only("").replace("event_time = \"at\"", at);
+        let catalog = over(&topic, &windowed).unwrap();
+        assert_eq!(catalog.topics["orders"].event_time_name(), "_source_time");
+    }
+    // It is another topic than before, so lake and tables are made anew.
+    let fingerprint = |topic: &str| {
+        over(topic, &view("SELECT tenant, id FROM orders")).unwrap().topics["orders"]
+            .lake_fingerprint()
+    };
+    assert_ne!(
+        fingerprint(&ORDERS.replace("\n\n[columns]", "\nappend_only = true\n\n[columns]")),
+        fingerprint(ORDERS)
+    );
+    for key in [
+        "before = \"full\"",
+        "images = \"sparse\"",
+        "snapshots = \"replace\"",
+        "max_cut_deletes = \"5%\"",
+    ] {
+        let told = over(&only(&format!("\n{key}")), &windowed).unwrap_err();
+        assert!(told[0].what.contains("append_only says that none does"), "{key}: {told:?}");
+        assert_eq!(told[0].line, 8, "{key}");
+    }
+}
+
+#[test]
 fn the_tables_beside_a_model_have_names_of_their_own() {
     let long = "m".repeat(60);
     let view = |name: &str| {

@@ -214,6 +214,37 @@ fn a_tombstone_deletes_only_where_the_topic_says_so() {
 }
 
 #[test]
+fn of_rows_that_are_only_added_each_is_an_event_and_all_else_is_refused() {
+    let columns =
+        "id = \"integer\"\nat = \"timestamptz\"\nn = { type = \"integer\", optional = true }";
+    let topic = topic("key = [\"id\"]\nappend_only = true", columns);
+    let image = r#"{"id":1,"at":"2024-03-01T08:00:00Z"}"#;
+    let event = |op: &str, before: &str, after: &str| {
+        let place = r#""source":{"lsn":7,"ts_us":1709251199000000}"#;
+        format!(r#"{{"op":"{op}","before":{before},"after":{after},{place}}}"#)
+    };
+    for (op, after, expected) in [
+        ("c", image, "insert 1 1709280000000000 -"),
+        ("r", r#"{"id":2,"at":"2024-03-01T08:00:00Z","n":3}"#, "read 2 1709280000000000 3"),
+    ] {
+        let decoded = decode(&topic, &message(None, Some(&event(op, "null", after))));
+        assert_eq!(lines(&decoded, &["_op", "id", "at", "n"]), [expected], "{:?}", decoded.rejects);
+    }
+    for (op, before, after, reason) in [
+        ("u", "null", image, "an update, of a table whose rows are only added"),
+        ("d", image, "null", "a delete, of a table whose rows are only added"),
+        ("t", "null", "null", "a truncate, of a table whose rows are only added"),
+        ("c", "null", r#"{"id":1}"#, "the column is not optional"),
+    ] {
+        let decoded = decode(&topic, &message(None, Some(&event(op, before, after))));
+        let [reject] = &decoded.rejects[..] else { panic!("{op}: {:?}", decoded.rows) };
+        assert!(reject.reason.contains(reason), "{op}: {}", reject.reason);
+    }
+    let tombstone = decode(&topic, &message(Some(r#"{"id":1}"#), None));
+    assert_eq!((tombstone.empty.len(), tombstone.rejects.len()), (1, 0));
+}
+
+#[test]
 fn what_is_no_change_event_is_refused_with_its_remedy() {
     let plain = topic("key = [\"id\"]", "id = \"integer\"");
     for (value, reason) in [

@@ -78,6 +78,7 @@ pub fn topic(columns: Vec<TopicColumn>, event_time: Option<&str>) -> Topic {
         unique: None,
         forward: None,
         changes: None,
+        append_only: false,
         csv: None,
         registry: None,
         drift: Drift::Off,

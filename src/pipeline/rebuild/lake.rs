@@ -71,7 +71,7 @@ pub(super) fn can_give(
             "duplicates (unique) are filtered out of it, and they raise the watermark".into(),
         );
     }
-    if topic.changes.is_some() {
+    if topic.followed().is_some() {
         return refused("its rows are changes, of which it does not keep the whole images".into());
     }
     let Some(row) = standing.of(&Output::Lake).find(|m| m.partition == partition) else {
