@@ -52,6 +52,9 @@ impl Topic {
         if let Some(unique) = self.describe_unique() {
             let _ = writeln!(out, "  unique       {unique}");
         }
+        if self.append_only {
+            out.push_str("  changes      rows are only added: each is an event, and any other operation a dead letter\n");
+        }
         let _ = writeln!(out, "  lake         {}", self.describe_lake());
         match self.drift {
             Drift::Off => {}

@@ -165,6 +165,7 @@ fn a_table_whose_rows_are_only_added_is_a_stream_of_events() {
     assert!(catalog.models["m"].folding.is_none());
     let topic = &catalog.topics["orders"];
     assert_eq!(topic.event_time_name(), "at");
+    assert!(topic.describe().contains("rows are only added"), "{}", topic.describe());
     assert!(!topic.schema.field_with_name("tenant").unwrap().is_nullable());
     let unique =
         only("").replace("\nevent_time", "\nunique = [\"id\"]\nwithin = \"1h\"\nevent_time");
