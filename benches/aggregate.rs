@@ -10,7 +10,7 @@ use highwater::{
     catalog,
     compute::Tables,
     decode::{Decoder, Secret},
-    record::{Epoch, EventTime, Fates, Mark, Offset, Partition, RawRecord},
+    record::{EventTime, Mark, Offset, Partition, RawRecord},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{hint::black_box, time::Duration};
@@ -94,16 +94,9 @@ fn aggregate(c: &mut Criterion<CpuTime>) {
         let (mut decoder, mut tables) = job(model, sql);
         let corpus = corpus(partitions);
         let from: Vec<_> = (0..partitions).map(|p| (Partition(p as i32), Offset(0))).collect();
-        let mark = Mark {
-            first: Offset(0),
-            next: Offset(0),
-            epoch: Epoch(1),
-            event_time_max: None,
-            fates: Fates::default(),
-            sequence: 0,
-        };
         for output in tables.outputs() {
-            let marks: Vec<_> = from.iter().map(|(p, _)| (output.clone(), *p, mark)).collect();
+            let marks: Vec<_> =
+                from.iter().map(|(p, _)| (output.clone(), *p, Mark::BEGINNING)).collect();
             tables.adopt(&marks, &[]);
         }
         let records: Vec<_> = corpus.iter().map(|batch| records(batch)).collect();

@@ -27,7 +27,7 @@ use highwater::{
         writer::{LakeWriter, WriterSettings},
     },
     pipeline::{References, TablesLane},
-    record::{Epoch, EventTime, Fates, Mark, Offset, Partition, RawRecord, schemas::Schemas},
+    record::{Epoch, EventTime, Mark, Offset, Partition, RawRecord, schemas::Schemas},
     source::{
         broker::{Broker, Outgoing},
         kafka::{Kafka, KafkaSettings},
@@ -266,15 +266,8 @@ fn admitting(corpus: &Corpus, models: &[&str], size: usize) -> Found {
     let (topic, models) = taps(models);
     let mut decoder = Decoder::new(topic.clone(), None);
     let mut lane = TablesLane::new(&topic, &models, References::default(), 0).expect("a plan");
-    let mark = Mark {
-        first: Offset(0),
-        next: Offset(0),
-        epoch: Epoch(1),
-        event_time_max: None,
-        fates: Fates::default(),
-        sequence: 0,
-    };
-    let marks: Vec<_> = lane.outputs().into_iter().map(|o| (o, PARTITION, mark)).collect();
+    let marks: Vec<_> =
+        lane.outputs().into_iter().map(|o| (o, PARTITION, Mark::BEGINNING)).collect();
     lane.adopt(&marks, &[], &Memory::default());
     let from = [(PARTITION, Offset(0))];
     measured(corpus, size, |records, counts| {

@@ -11,12 +11,7 @@ connect_present() { [ -d "$CONNECT_HOME" ] && kafka_present; }
 connect_install() {
   install_once kafka
   need javac default-jdk-headless
-  need mvn maven
-  local making=$CONNECT_HOME.making
-  rm -rf "$making"
-  mvn -B -q -f "$HERE/connect.pom.xml" -Diceberg.version=$ICEBERG_VERSION \
-    dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$making/plugins/iceberg"
-  mv "$making" "$CONNECT_HOME"
+  jars_of connect "$CONNECT_HOME" plugins/iceberg -Diceberg.version=$ICEBERG_VERSION
 }
 
 connect_version() { echo "iceberg $ICEBERG_VERSION"; }

@@ -9,12 +9,7 @@ flink_present() { [ -d "$FLINK_HOME" ]; }
 
 flink_install() {
   need javac default-jdk-headless
-  need mvn maven
-  local making=$FLINK_HOME.making
-  rm -rf "$making"
-  mvn -B -q -f "$HERE/flink.pom.xml" -Dflink.version=$FLINK_VERSION \
-    dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$making/libs"
-  mv "$making" "$FLINK_HOME"
+  jars_of flink "$FLINK_HOME" libs -Dflink.version=$FLINK_VERSION
 }
 
 flink_version() { echo $FLINK_VERSION; }

@@ -17,7 +17,7 @@ use highwater::{
         layout::{FileName, Origin},
         writer::{LakeWriter, WriterSettings},
     },
-    record::{Epoch, EventTime, Fates, Mark, Offset, Partition, RawRecord},
+    record::{Epoch, EventTime, Mark, Offset, Partition, RawRecord},
 };
 use rdkafka::{
     ClientConfig, Offset as KafkaOffset, TopicPartitionList, bindings as rd,
@@ -132,17 +132,10 @@ struct Stages {
 impl Stages {
     fn new(topic: &Arc<Declared>, models: &[Arc<Model>], partitions: usize, form: Form) -> Self {
         let mut tables = Tables::new(topic, models).expect("the model plans");
-        let mark = Mark {
-            first: Offset(0),
-            next: Offset(0),
-            epoch: Epoch(1),
-            event_time_max: None,
-            fates: Fates::default(),
-            sequence: 0,
-        };
         let outputs = tables.outputs();
         for partition in 0..partitions as i32 {
-            let marks = outputs.iter().map(|o| (o.clone(), Partition(partition), mark));
+            let partition = Partition(partition);
+            let marks = outputs.iter().map(|o| (o.clone(), partition, Mark::BEGINNING));
             tables.adopt(&marks.collect::<Vec<_>>(), &[]);
         }
         Self {

@@ -139,9 +139,11 @@ fn main() {
         Lakes::S3 => &[Lake::S3],
         Lakes::Both => &[Lake::Local, Lake::S3],
     };
-    let model = || Model { grouping: shape.form.grouping(), ..Model::usual() };
     let within = options.unique.as_deref();
-    let models = || if options.lake_only { Vec::new() } else { vec![model()] };
+    let models = || match options.lake_only {
+        true => Vec::new(),
+        false => vec![Model { grouping: shape.form.grouping(), ..Model::usual() }],
+    };
     let declared = || Declared { models: models(), within, ..Declared::usual() };
     let expected = expected.csv();
     let run = |lake: &Lake| run(Job::new(&topic, *lake, declared()), &options.under, 1, &expected);

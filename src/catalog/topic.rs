@@ -61,6 +61,7 @@ pub struct Topic {
     /// Of a topic whose records are operations on rows.
     pub changes: Option<ChangeSpec>,
     /// Of these: whether rows are only ever added at the source. Then each is an event, and no model follows a table.
+    /// Not in the spec, whose text is in the fingerprints of lakes that are there.
     pub append_only: bool,
     /// Of a topic whose records are rows of CSV.
     pub csv: Option<CsvSpec>,

@@ -28,14 +28,7 @@ fn reading(lanes: &[Lane]) -> Desk {
 }
 
 fn mark(next: i64, epoch: i64, sequence: i64) -> Mark {
-    Mark {
-        first: Offset(0),
-        next: Offset(next),
-        epoch: Epoch(epoch),
-        event_time_max: None,
-        fates: Default::default(),
-        sequence,
-    }
+    Mark { next: Offset(next), epoch: Epoch(epoch), sequence, ..Mark::BEGINNING }
 }
 
 /// The lane's one mark of a partition, at epoch 1.

@@ -169,6 +169,26 @@ pub struct Mark {
     pub sequence: i64,
 }
 
+impl Mark {
+    /// Of an output that has passed nothing, by nobody.
+    pub const BEGINNING: Self = Self {
+        first: Offset(0),
+        next: Offset(0),
+        epoch: Epoch(0),
+        event_time_max: None,
+        fates: Fates {
+            accepted: 0,
+            filtered: 0,
+            late: 0,
+            dead: 0,
+            absent: 0,
+            duplicate: 0,
+            lost: 0,
+        },
+        sequence: 0,
+    };
+}
+
 /// What no record says: before the record at `before` came, the partition's event time had come to
 /// `event_time`, by the clock (nothing was left to read) or because the partition was added when
 /// the others had come that far. A row of `highwater.idle_advances`; who reads these offsets again

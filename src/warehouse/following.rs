@@ -13,9 +13,9 @@
 //! 3. They are folded, stored, and the model's table follows.
 
 use super::{
-    encode::{Elements, Instant},
-    keyed::{self, Keys, parameters, same, there},
-    merge::{ARRAY_ROWS, Way, elements, upsert},
+    encode::Instant,
+    keyed::{self, parameters, same, there},
+    merge::{self, Way, elements, key_elements, pieces, send, upsert},
     postgres::{Parameter, Row, Session},
     stored,
     swap::{self, Swap},
@@ -440,12 +440,12 @@ async fn read(
     session.batch(doing, NO_MEMOIZE).await?;
     for alike in keyed::alike(keys, &following.keys)? {
         let sql = following.read(&alike.nulls);
+        let columns = key_elements(&alike, &there(&following.keys, &alike.nulls))?;
         // Piece by piece: as rows they take several times what they take as columns.
-        let mut take = |rows: Vec<Row>| {
+        for (_, piece) in pieces(&columns, alike.rows.len()) {
+            let rows = session.query(doing, &sql, &merge::parameters(&piece)).await?;
             found.push(stored::batch(&following.columns, &rows)?);
-            Ok(())
-        };
-        by_keys(session, doing, &sql, &following.keys, &alike, &mut take).await?;
+        }
     }
     let found = concat_batches(&found[0].schema(), &found)
         .map_err(|e| Error::halt("read stored rows").because(e))?;
@@ -480,30 +480,6 @@ fn without_failed(rows: &RecordBatch) -> RecordBatch {
     rows
 }
 
-/// Runs a statement over these keys and gives on its rows, piece by piece.
-async fn by_keys(
-    session: &Session,
-    doing: &str,
-    sql: &str,
-    keys: &Keys,
-    alike: &keyed::Alike,
-    take: &mut (dyn FnMut(Vec<Row>) -> Result<()> + Send),
-) -> Result<()> {
-    let given = there(keys, &alike.nulls);
-    let columns = given.iter().map(|(name, pg)| {
-        let column = alike.batch.column_by_name(name).expect("rows have their keys");
-        Elements::new(name, column.as_ref(), *pg)
-    });
-    let columns = columns.collect::<Result<Vec<_>>>()?;
-    for from in (0..alike.rows.len()).step_by(ARRAY_ROWS) {
-        let to = (from + ARRAY_ROWS).min(alike.rows.len());
-        let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
-        let values: Vec<Parameter<'_>> = arrays.iter().map(|array| array as _).collect();
-        take(session.query(doing, sql, &values).await?)?;
-    }
-    Ok(())
-}
-
 /// Removes rows of the model's table by key.
 async fn delete(
     session: &Session,
@@ -514,8 +490,8 @@ async fn delete(
 ) -> Result<()> {
     for alike in keyed::alike(keys, &following.table_keys)? {
         let sql = following.delete(&alike.nulls, and);
-        let none = &mut |_| Ok(());
-        by_keys(session, doing, &sql, &following.table_keys, &alike, none).await?;
+        let columns = key_elements(&alike, &there(&following.table_keys, &alike.nulls))?;
+        send(session, doing, &sql, &columns, alike.rows.len()).await?;
     }
     Ok(())
 }
@@ -533,7 +509,7 @@ async fn take_back(
     delete(session, doing, following, parts, &empty).await
 }
 
-/// Runs a statement with an array of each column, piece by piece.
+/// Runs a statement over these rows.
 pub(super) async fn write(
     session: &Session,
     doing: &str,
@@ -541,12 +517,5 @@ pub(super) async fn write(
     columns: &[(String, PgType)],
     rows: &RecordBatch,
 ) -> Result<()> {
-    let columns = elements(columns, rows)?;
-    for from in (0..rows.num_rows()).step_by(ARRAY_ROWS) {
-        let to = (from + ARRAY_ROWS).min(rows.num_rows());
-        let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
-        let values: Vec<Parameter<'_>> = arrays.iter().map(|array| array as _).collect();
-        session.execute(doing, sql, &values).await?;
-    }
-    Ok(())
+    send(session, doing, sql, &elements(columns, rows)?, rows.num_rows()).await
 }

@@ -8,7 +8,7 @@
 
 use super::{
     differences::Differences,
-    encode::Elements,
+    encode::{ArrayParameter, Elements},
     following::{Followed, follow},
     keyed::{self, Alike},
     postgres::{Parameter, Session},
@@ -23,7 +23,7 @@ use crate::{
 use arrow::array::RecordBatch;
 
 /// Rows of one statement with arrays.
-pub(super) const ARRAY_ROWS: usize = 20_000;
+const ARRAY_ROWS: usize = 20_000;
 
 /// The way of the rows.
 #[derive(Debug, Clone, Copy)]
@@ -87,11 +87,8 @@ async fn unite(
         let sql = sketches.read(&alike.nulls);
         let given = keyed::there(&sketches.keys, &alike.nulls);
         let columns = key_elements(&alike, &given)?;
-        for from in (0..alike.rows.len()).step_by(ARRAY_ROWS) {
-            let to = (from + ARRAY_ROWS).min(alike.rows.len());
-            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
-            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-            for row in session.query(doing, &sql, &values).await? {
+        for (from, piece) in pieces(&columns, alike.rows.len()) {
+            for row in session.query(doing, &sql, &parameters(&piece)).await? {
                 let place = alike.rows[from + row.get::<_, i64>(0) as usize - 1] as usize;
                 for (i, column) in stored.iter_mut().enumerate() {
                     column[place] = row.get(i + 1);
@@ -115,20 +112,20 @@ async fn renew(
         let mut given = keyed::there(&differences.keys, &alike.nulls);
         given.push(&differences.window_start);
         let columns = key_elements(&alike, &given)?;
-        for from in (0..alike.rows.len()).step_by(ARRAY_ROWS) {
-            let to = (from + ARRAY_ROWS).min(alike.rows.len());
-            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
-            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-            let counted = session.query(doing, &sql, &values).await?;
+        for (_, piece) in pieces(&columns, alike.rows.len()) {
+            let counted = session.query(doing, &sql, &parameters(&piece)).await?;
             below += counted[0].get::<_, i64>(0) as u64;
         }
     }
     Ok(below)
 }
 
-fn key_elements<'a>(alike: &'a Alike, given: &[&(String, PgType)]) -> Result<Vec<Elements<'a>>> {
+pub(super) fn key_elements<'a>(
+    alike: &'a Alike,
+    given: &[&(String, PgType)],
+) -> Result<Vec<Elements<'a>>> {
     let columns = given.iter().map(|(name, pg)| {
-        let column = alike.batch.column_by_name(name).expect("a delta has its keys");
+        let column = alike.batch.column_by_name(name).expect("rows have their keys");
         Elements::new(name, column.as_ref(), *pg)
     });
     columns.collect()
@@ -161,13 +158,7 @@ pub(super) async fn upsert(
         };
     }
     if !way.copies(rows.num_rows()) {
-        for from in (0..rows.num_rows()).step_by(ARRAY_ROWS) {
-            let to = (from + ARRAY_ROWS).min(rows.num_rows());
-            let arrays: Vec<_> = columns.iter().map(|c| c.slice(from, to)).collect();
-            let values: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-            session.execute(doing, &table.merge_arrays, &values).await?;
-        }
-        return Ok(());
+        return send(session, doing, &table.merge_arrays, &columns, rows.num_rows()).await;
     }
     // The staging table is read in the order in which COPY wrote it (temporary tables take no
     // part in synchronized scans), so keys stay sorted without an ORDER BY.
@@ -208,15 +199,43 @@ async fn add_values(
         return session.execute(doing, &sets.add_staged, &[]).await.map(drop);
     }
     for from in (0..most).step_by(ARRAY_ROWS) {
-        let mut arrays = Vec::new();
+        let mut piece = Vec::new();
         for (columns, rows) in columns.iter().zip(values) {
-            let piece = |at: usize| at.min(rows.num_rows());
-            arrays.extend(columns.iter().map(|c| c.slice(piece(from), piece(from + ARRAY_ROWS))));
+            let end = |at: usize| at.min(rows.num_rows());
+            piece.extend(columns.iter().map(|c| c.slice(end(from), end(from + ARRAY_ROWS))));
         }
-        let parameters: Vec<Parameter> = arrays.iter().map(|array| array as _).collect();
-        session.execute(doing, &sets.add_arrays, &parameters).await?;
+        session.execute(doing, &sets.add_arrays, &parameters(&piece)).await?;
     }
     Ok(())
+}
+
+/// Runs a statement with an array of each column, piece by piece.
+pub(super) async fn send(
+    session: &Session,
+    doing: &str,
+    sql: &str,
+    columns: &[Elements<'_>],
+    rows: usize,
+) -> Result<()> {
+    for (_, piece) in pieces(columns, rows) {
+        session.execute(doing, sql, &parameters(&piece)).await?;
+    }
+    Ok(())
+}
+
+/// Columns of so many rows in pieces of what one statement takes, and where each begins.
+pub(super) fn pieces<'e>(
+    columns: &'e [Elements<'e>],
+    rows: usize,
+) -> impl Iterator<Item = (usize, Vec<ArrayParameter<'e>>)> {
+    (0..rows).step_by(ARRAY_ROWS).map(move |from| {
+        let to = (from + ARRAY_ROWS).min(rows);
+        (from, columns.iter().map(|c| c.slice(from, to)).collect())
+    })
+}
+
+pub(super) fn parameters<'p>(piece: &'p [ArrayParameter<'_>]) -> Vec<Parameter<'p>> {
+    piece.iter().map(|array| array as _).collect()
 }
 
 pub(super) fn elements<'r>(

@@ -18,7 +18,7 @@ use crate::{
         changes::{Changed, Truncate},
     },
     decode::Decoder,
-    record::{Epoch, EventTime, Fates, Mark, Offset, Output, Partition, RawRecord},
+    record::{EventTime, Mark, Offset, Output, Partition, RawRecord},
 };
 use arrow::{
     array::{RecordBatch, UInt32Array},
@@ -603,16 +603,10 @@ pub fn admit(declared: &Declared, tables: &mut Tables, cut: &[Change]) {
 /// The tables of one model, from the beginning of each partition on.
 pub fn fresh(declared: &Declared) -> Tables {
     let mut tables = Tables::new(&declared.topic, std::slice::from_ref(&declared.model)).unwrap();
-    let mark = Mark {
-        first: Offset(0),
-        next: Offset(0),
-        epoch: Epoch(0),
-        event_time_max: None,
-        fates: Fates::default(),
-        sequence: 0,
-    };
     let outputs = [Output::DeadLetters, Output::Model("m".into())];
-    let marks = outputs.iter().flat_map(|o| (0..8).map(move |p| (o.clone(), Partition(p), mark)));
+    let marks = outputs
+        .iter()
+        .flat_map(|o| (0..8).map(move |p| (o.clone(), Partition(p), Mark::BEGINNING)));
     tables.adopt(&marks.collect::<Vec<_>>(), &[]);
     tables
 }

@@ -7,7 +7,7 @@ use crate::{
     compute::{Delta, Tables, lookup::Version},
     decode::{Decoded, RejectClass},
     error::{Error, Result},
-    record::{Epoch, EventTime, Fates, Mark, Offset, Output, Partition},
+    record::{EventTime, Fates, Mark, Offset, Output, Partition},
     warehouse::retry::RetryLetter,
 };
 use arrow::{array::BooleanArray, compute::filter_record_batch};
@@ -81,7 +81,7 @@ impl<'a> Concerned<'a> {
         alone.abandon()?;
         let partitions: BTreeSet<_> = self.letters.iter().map(|l| l.key.partition).collect();
         let marks: Vec<_> =
-            partitions.iter().map(|p| (self.output.clone(), *p, BEGINNING)).collect();
+            partitions.iter().map(|p| (self.output.clone(), *p, Mark::BEGINNING)).collect();
         alone.adopt(&marks, &[]);
         let mut failures = Vec::new();
         if versions.is_empty() {
@@ -120,16 +120,6 @@ impl<'a> Concerned<'a> {
 
 pub(super) type Through =
     (BTreeMap<Partition, Fates>, Option<Delta>, Vec<(usize, RejectClass, String)>);
-
-/// Every offset counts: which do is for the refusals to say.
-const BEGINNING: Mark = Mark {
-    first: Offset(0),
-    next: Offset(0),
-    epoch: Epoch(0),
-    event_time_max: None,
-    fates: Fates { accepted: 0, filtered: 0, late: 0, dead: 0, absent: 0, duplicate: 0, lost: 0 },
-    sequence: 0,
-};
 
 pub(super) type Apart<'a> = (Vec<&'a RetryLetter>, Decoded, Vec<&'a RetryLetter>);
 
