@@ -247,13 +247,19 @@ fn unbracketed(expr: &Expr) -> Expr {
     }
 }
 
+/// Shows each expression in this one, itself too. `dyn`: the compiler makes the walk through all of SQL's syntax
+/// anew for each type of visitor.
+pub(super) fn each(expr: &Expr, visit: &mut dyn FnMut(&Expr)) {
+    let _ = visit_expressions(expr, |e| {
+        visit(e);
+        ControlFlow::<()>::Continue(())
+    });
+}
+
 /// The aggregates anywhere in the expression that are written as they must be.
 pub(super) fn aggregates(expr: &Expr, line: usize) -> Vec<Call> {
     let mut all = Vec::new();
-    let _ = visit_expressions(expr, |e| {
-        all.extend(aggregate(e, line).and_then(Result::ok));
-        ControlFlow::<()>::Continue(())
-    });
+    each(expr, &mut |e| all.extend(aggregate(e, line).and_then(Result::ok)));
     all
 }
 
@@ -279,17 +285,15 @@ pub(super) fn has_window(expr: &Expr) -> bool {
 }
 
 fn found(expr: &Expr, is: impl Fn(&Expr) -> bool) -> bool {
-    let visit = visit_expressions(expr, |e| match is(e) {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    });
-    visit.is_break()
+    let mut found = false;
+    each(expr, &mut |e| found |= is(e));
+    found
 }
 
 /// Calls in the expression that no model may hold, with line and reason.
 pub(super) fn refused(expr: &Expr, line: usize) -> Vec<(usize, String)> {
     let mut all = Vec::new();
-    let _ = visit_expressions(expr, |e| {
+    each(expr, &mut |e| {
         let here = line_of(e, line);
         match e {
             Expr::Function(function) => match meaning(function) {
@@ -316,7 +320,6 @@ pub(super) fn refused(expr: &Expr, line: usize) -> Vec<(usize, String)> {
             }
             _ => {}
         }
-        ControlFlow::<()>::Continue(())
     });
     all
 }

@@ -5,7 +5,7 @@
 
 use super::{
     Column, Folding, Late, Model, ModelKind, PgType, Role, Rows,
-    calls::{has_aggregate, has_window},
+    calls::{each, has_aggregate, has_window},
     folding, grouped,
     mistake::{Page, check_name, unknown},
     scalar::Scalars,
@@ -15,11 +15,10 @@ use super::{
 };
 use crate::record::quantity::{duration, show_duration};
 use datafusion_expr::Expr;
-use datafusion_sql::sqlparser::ast::{Expr as Ast, visit_expressions};
+use datafusion_sql::sqlparser::ast::Expr as Ast;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
-    ops::ControlFlow,
     sync::Arc,
     time::Duration,
 };
@@ -381,11 +380,10 @@ fn declaration(
     let mut out = format!("model {} of {}\n", statement.name, topic.kafka_topic);
     let mut read = BTreeSet::new();
     let mut note = |ast: &Ast| {
-        let _ = visit_expressions(ast, |e| {
+        each(ast, &mut |e| {
             if let Ast::Identifier(ident) = e {
                 read.insert(ident.value.clone());
             }
-            ControlFlow::<()>::Continue(())
         });
     };
     for item in &statement.items {

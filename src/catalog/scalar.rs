@@ -14,7 +14,7 @@
 
 use super::{
     Join, PgType, Topic,
-    calls::{has_aggregate, has_window, refused},
+    calls::{each, has_aggregate, has_window, refused},
     mistake::{Page, unknown},
     planner::Planner,
     sql::line_of,
@@ -30,8 +30,8 @@ use datafusion_common::{
     tree_node::{TreeNode, TreeNodeRecursion},
 };
 use datafusion_expr::{Expr, Volatility, cast};
-use datafusion_sql::sqlparser::ast::{Expr as Ast, visit_expressions};
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use datafusion_sql::sqlparser::ast::Expr as Ast;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// An expression over a topic's columns, with its type.
 pub(super) struct Scalar {
@@ -135,8 +135,8 @@ impl<'t> Scalars<'t> {
     fn check_columns(&self, page: &mut Page<'_>, ast: &Ast, line: usize) -> bool {
         let mut sure = !self.draft.blind;
         let mut told = BTreeSet::new();
-        let _ = visit_expressions(ast, |e| {
-            let Ast::Identifier(ident) = e else { return ControlFlow::<()>::Continue(()) };
+        each(ast, &mut |e| {
+            let Ast::Identifier(ident) = e else { return };
             let name = ident.value.as_str();
             if self.draft.unsure.contains(name) {
                 sure = false;
@@ -146,7 +146,6 @@ impl<'t> Scalars<'t> {
             {
                 page.line(line_of(e, line), self.unknown_column(name));
             }
-            ControlFlow::Continue(())
         });
         sure
     }

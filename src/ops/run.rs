@@ -19,6 +19,8 @@ use crate::{
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
+    ops::Deref,
+    pin::Pin,
     sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
@@ -93,16 +95,36 @@ pub fn run(config: &Config, request: Request) -> Result<()> {
     let waited = runtime.block_on(wait(&service, signals, reloads));
     reloading.into_iter().for_each(Reloading::end);
     let ended = service.end(PATIENCE);
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.0.shutdown_timeout(Duration::from_secs(1));
     waited.and(ended)
 }
 
-pub fn runtime() -> Result<tokio::runtime::Runtime> {
+/// What a command waits with.
+pub struct Runtime(tokio::runtime::Runtime);
+
+pub fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
+        .map(Runtime)
         .map_err(|e| Error::halt("start the runtime").because(e))
+}
+
+impl Runtime {
+    /// Behind a pointer, for the compiler makes tokio's loops anew for each type, with all of the command in them.
+    pub fn block_on<'f, T>(&self, future: impl Future<Output = T> + 'f) -> T {
+        let future: Pin<Box<dyn Future<Output = T> + 'f>> = Box::pin(future);
+        self.0.block_on(future)
+    }
+}
+
+impl Deref for Runtime {
+    type Target = tokio::runtime::Runtime;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 /// What is known of the tables of each topic's source.
