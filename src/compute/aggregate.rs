@@ -1,4 +1,4 @@
-//! GROUP BY over a cut: DataFusion's hash tables, and an accumulator per part, fed batch by batch.
+//! GROUP BY over a cut: an accumulator of DataFusion's per part, fed batch by batch.
 //!
 //! Owns: the groups of the open cut, the delta's columns. Does not own: what is kept of each group
 //! (`parts`), merging deltas with stored rows, windows as a notion (`event_time`).
@@ -6,6 +6,7 @@
 use super::{
     Delta,
     combine::Combined,
+    groups::Groups,
     parts::{Open, OpenPart, Rows},
     plan::{Input, Plan},
     sessions::Sessions,
@@ -20,12 +21,7 @@ use arrow::{
     array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array},
     compute::{SortColumn, lexsort_to_indices, take},
     datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
-};
-use datafusion_common::DataFusionError;
-use datafusion_expr::EmitTo;
-use datafusion_physical_plan::aggregates::{
-    group_values::{GroupValues, new_group_values},
-    order::GroupOrdering,
+    error::ArrowError,
 };
 use std::sync::Arc;
 
@@ -39,7 +35,7 @@ pub struct Deltas {
     /// Whether rows come with windows that are final for them and must not take them.
     drops: bool,
     keys: SchemaRef,
-    groups: Box<dyn GroupValues>,
+    groups: Groups,
     parts: Vec<OpenPart>,
     /// The delta's columns: where each comes from.
     layout: Vec<From>,
@@ -69,10 +65,10 @@ struct Grouped {
     parts: Vec<Vec<ArrayRef>>,
 }
 
-fn group_values(keys: &Schema, before: usize) -> Result<Box<dyn GroupValues>, DataFusionError> {
+fn groups(keys: &Schema, before: usize) -> Result<Groups, ArrowError> {
     let instants = (0..before).map(|i| Arc::new(Field::new(format!("_{i}"), timestamp(), false)));
     let fields: Vec<_> = instants.chain(keys.fields().iter().cloned()).collect();
-    new_group_values(Arc::new(Schema::new(fields)), &GroupOrdering::None)
+    Groups::new(&Schema::new(fields))
 }
 
 fn instants(values: impl IntoIterator<Item = i64>) -> ArrayRef {
@@ -85,7 +81,7 @@ impl Deltas {
         let keys = aggregate.keys.iter().map(|k| Field::new(&k.name, k.pg.arrow(), true));
         let keys = Schema::new(keys.collect::<Vec<_>>());
         let windows = aggregate.window.as_ref().map(|w| Windows::new(&w.shape));
-        let groups = group_values(&keys, before(windows.as_ref())).map_err(refused)?;
+        let groups = groups(&keys, before(windows.as_ref())).map_err(|e| refused(e.into()))?;
         let mut next = aggregate.keys.len();
         let mut parts = Vec::new();
         for part in &aggregate.parts {
@@ -140,7 +136,7 @@ impl Deltas {
         keys.extend_from_slice(&input.columns[..key_count]);
         match keys.is_empty() {
             true => self.indexes = vec![0; input.rows],
-            false => self.groups.intern(&keys, &mut self.indexes).map_err(failed)?,
+            false => self.groups.intern(&keys, &mut self.indexes).map_err(|e| failed(e.into()))?,
         }
         let groups = match &mut self.sessions {
             None => self.groups.len(),
@@ -172,7 +168,7 @@ impl Deltas {
 
     pub fn memory(&self) -> usize {
         let parts = self.parts.iter().map(|p| p.open.memory()).sum::<usize>();
-        self.groups.size() + parts + self.sessions.as_ref().map_or(0, Sessions::memory)
+        self.groups.memory() + parts + self.sessions.as_ref().map_or(0, Sessions::memory)
     }
 
     /// The cut's delta: one row per group, sorted by key.
@@ -217,9 +213,7 @@ impl Deltas {
     }
 
     fn emit(&mut self) -> Result<Vec<ArrayRef>> {
-        let keys = self.groups.emit(EmitTo::All);
-        self.groups.clear_shrink(0);
-        keys.map_err(|e| Error::halt("finish an aggregate").because(e))
+        self.groups.take().map_err(|e| Error::halt("finish an aggregate").because(e))
     }
 
     fn as_they_are(&mut self) -> Result<Grouped> {
@@ -262,7 +256,7 @@ impl Deltas {
         let failed = |e| Error::halt("put panes together").because(e);
         let panes = self.emit()?;
         let mut combined = Combined::new(&mut self.parts)?;
-        let mut windows = group_values(&self.keys, 1).map_err(failed)?;
+        let mut windows = groups(&self.keys, 1).map_err(failed)?;
         let Some(Windows::Hop(hops)) = &mut self.windows else { unreachable!("panes are of hop") };
         let values = |i: usize| panes[i].as_primitive::<TimestampMicrosecondType>().values();
         let (mut sources, mut starts): (Vec<u32>, Vec<i64>) = (Vec::new(), Vec::new());
@@ -278,12 +272,12 @@ impl Deltas {
             let rows = UInt32Array::from(std::mem::take(&mut sources));
             let mut keys = vec![instants(std::mem::take(&mut starts))];
             for key in &panes[2..] {
-                keys.push(take(key, &rows, None).map_err(|e| failed(e.into()))?);
+                keys.push(take(key, &rows, None).map_err(failed)?);
             }
             windows.intern(&keys, &mut self.indexes).map_err(failed)?;
             combined.add(&rows, &self.indexes, windows.len())?;
         }
-        let keys = windows.emit(EmitTo::All).map_err(failed)?;
+        let keys = windows.take().map_err(failed)?;
         let starts = keys[0].as_primitive::<TimestampMicrosecondType>().values();
         let ends = Some(instants(starts.iter().map(|start| hops.end(*start))));
         Ok(Grouped { keys, ends, parts: combined.finish()? })

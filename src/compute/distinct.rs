@@ -2,7 +2,7 @@
 //!
 //! Owns: the set of (group, value). Does not own: which of them are new to the table (`warehouse`).
 
-use super::parts::Rows;
+use super::{groups::Groups, parts::Rows};
 use crate::error::{Error, Result};
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, UInt64Array},
@@ -12,15 +12,10 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type},
 };
 use datafusion_common::DataFusionError;
-use datafusion_expr::EmitTo;
-use datafusion_physical_plan::aggregates::{
-    group_values::{GroupValues, new_group_values},
-    order::GroupOrdering,
-};
 use std::sync::Arc;
 
 pub struct Distinct {
-    pairs: Box<dyn GroupValues>,
+    pairs: Groups,
     /// Kept for its memory.
     indexes: Vec<usize>,
 }
@@ -43,7 +38,7 @@ impl Distinct {
             Field::new("group", DataType::UInt64, false),
             Field::new("value", args[0].clone(), false),
         ]);
-        let pairs = new_group_values(Arc::new(pair), &GroupOrdering::None)?;
+        let pairs = Groups::new(&pair)?;
         Ok(Self { pairs, indexes: Vec::new() })
     }
 
@@ -68,13 +63,12 @@ impl Distinct {
         if pair[0].is_empty() {
             return Ok(());
         }
-        self.pairs.intern(&pair, &mut self.indexes)
+        Ok(self.pairs.intern(&pair, &mut self.indexes)?)
     }
 
     /// Takes out the pairs.
     pub fn take(&mut self) -> Result<Pairs, DataFusionError> {
-        let pairs = self.pairs.emit(EmitTo::All)?;
-        self.pairs.clear_shrink(0);
+        let pairs = self.pairs.take()?;
         let groups = pairs[0].as_primitive::<UInt64Type>().values();
         let count = groups.iter().max().map_or(0, |most| *most as usize + 1);
         let mut starts = vec![0u32; count + 1];
@@ -126,11 +120,11 @@ impl Distinct {
         }
         let values = take(&held.values, &UInt32Array::from(std::mem::take(values)), None)?;
         let groups: ArrayRef = Arc::new(UInt64Array::from(std::mem::take(groups)));
-        self.pairs.intern(&[groups, values], &mut self.indexes)
+        Ok(self.pairs.intern(&[groups, values], &mut self.indexes)?)
     }
 
     pub fn memory(&self) -> usize {
-        self.pairs.size()
+        self.pairs.memory()
     }
 
     /// Keys and value of each pair, sorted; `keys` are those of the delta's rows, `order` is the
@@ -138,8 +132,7 @@ impl Distinct {
     pub fn finish(&mut self, keys: &[ArrayRef], order: &UInt32Array) -> Result<RecordBatch> {
         let failed = |e| Error::halt("finish distinct values").because(e);
         let sorted = |e| Error::halt("sort distinct values").because(e);
-        let pairs = self.pairs.emit(EmitTo::All).map_err(failed)?;
-        self.pairs.clear_shrink(0);
+        let pairs = self.pairs.take().map_err(failed)?;
         let mut row_of = vec![0u32; order.len()];
         for (row, group) in order.values().iter().enumerate() {
             row_of[*group as usize] = row as u32;

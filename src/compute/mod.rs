@@ -18,6 +18,7 @@ pub mod changes;
 mod combine;
 mod course;
 mod distinct;
+mod groups;
 mod late;
 pub mod lookup;
 mod model;

@@ -25,8 +25,8 @@ use datafusion_functions_aggregate::{
     sum::sum_udaf,
     variance::var_samp_udaf,
 };
+use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::{aggregate::AggregateExprBuilder, expressions::Column};
-use datafusion_physical_plan::PhysicalExpr;
 use std::sync::Arc;
 
 pub struct OpenPart {

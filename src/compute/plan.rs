@@ -21,8 +21,8 @@ use datafusion_common::{
     tree_node::{Transformed, TreeNode},
 };
 use datafusion_expr::{Expr, Operator, when};
+use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, NegativeExpr, lit};
-use datafusion_physical_plan::PhysicalExpr;
 use std::{borrow::Cow, collections::BTreeSet, ops::Range, sync::Arc};
 
 pub struct Plan {

@@ -4,7 +4,10 @@
 //! time, partition, offset): a total order over records, so any order of arrival and any cuts agree. Rows
 //! of one record come together, in their order: of two at the same time the one behind is the later.
 
-use super::plan::{Input, Plan};
+use super::{
+    groups::Groups,
+    plan::{Input, Plan},
+};
 use crate::{
     catalog::{INDEX, Model, Role, Rows, types::timestamp},
     error::{Error, Result},
@@ -17,9 +20,8 @@ use arrow::{
     datatypes::{
         DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType,
     },
+    error::ArrowError,
 };
-use datafusion_common::DataFusionError;
-use datafusion_physical_plan::aggregates::{group_values::new_group_values, order::GroupOrdering};
 use std::sync::Arc;
 
 /// Rows of a keyed model that pile up before they are reduced to the latest per key.
@@ -132,9 +134,9 @@ impl LatestRows {
 
     /// Batch and row of the latest row of each key.
     fn latest(&self) -> Result<Vec<(usize, usize)>> {
-        let failed = |e: DataFusionError| Error::halt("find the latest rows of a model").because(e);
-        let keys = self.schema.project(&self.primary_key).map_err(|e| failed(e.into()))?;
-        let mut groups = new_group_values(Arc::new(keys), &GroupOrdering::None).map_err(failed)?;
+        let failed = |e: ArrowError| Error::halt("find the latest rows of a model").because(e);
+        let keys = self.schema.project(&self.primary_key).map_err(failed)?;
+        let mut groups = Groups::new(&keys).map_err(failed)?;
         let positions: Vec<_> = self.batches.iter().map(Positions::of).collect();
         let mut latest: Vec<Option<(usize, usize)>> = Vec::new();
         let mut indexes = Vec::new();

@@ -3,6 +3,7 @@
 mod batched;
 pub(crate) mod changes;
 mod expressions;
+mod groups;
 mod merged;
 mod oracle;
 mod retried;
@@ -137,12 +138,10 @@ impl Cut {
 
 fn mark(next: i64, event_time_max: Option<i64>) -> Mark {
     Mark {
-        first: Offset(0),
         next: Offset(next),
         epoch: Epoch(1),
         event_time_max: event_time_max.map(EventTime),
-        fates: Fates::default(),
-        sequence: 0,
+        ..Mark::BEGINNING
     }
 }
 
