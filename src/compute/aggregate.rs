@@ -1,6 +1,6 @@
 //! GROUP BY over a cut: an accumulator of DataFusion's per part, fed batch by batch.
 //!
-//! Owns: the groups of the open cut, the delta's columns. Does not own: what is kept of each group
+//! Owns: the delta's columns. Does not own: which group a row is of (`groups`), what is kept of each group
 //! (`parts`), merging deltas with stored rows, windows as a notion (`event_time`).
 
 use super::{

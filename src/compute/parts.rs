@@ -2,7 +2,7 @@
 //!
 //! Owns: feeding a part rows, merging its groups into others, its columns when the cut ends. The parts that
 //! DataFusion counts. Does not own: the other kinds (`picked`, `distinct`, `sketch`), which groups there are
-//! (`aggregate`).
+//! (`groups`).
 
 use super::{
     distinct::{Distinct, Pairs},
