@@ -1,15 +1,16 @@
 //! Which group each row is of: rows with equal keys are one, NULLs among them; numbered as they first come.
 //!
-//! Keys are compared in Arrow's row format, as bytes: floats as their bits, so that 0.0 and -0.0 are two.
+//! Keys are compared in Arrow's row format, as bytes. What PostgreSQL takes for equal is made the same before, for two
+//! groups of a delta must not be one row of the table.
 
 use arrow::{
-    array::ArrayRef,
-    datatypes::Schema,
+    array::{ArrayRef, AsArray},
+    datatypes::{DataType, Float32Type, Float64Type, Schema},
     error::ArrowError,
     row::{RowConverter, Rows, SortField},
 };
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
-use std::hash::BuildHasher;
+use std::{hash::BuildHasher, sync::Arc};
 
 pub struct Groups {
     converter: RowConverter,
@@ -45,7 +46,8 @@ impl Groups {
         groups: &mut Vec<usize>,
     ) -> Result<(), ArrowError> {
         self.batch.clear();
-        self.converter.append(&mut self.batch, columns)?;
+        let columns: Vec<_> = columns.iter().map(canonical).collect();
+        self.converter.append(&mut self.batch, &columns)?;
         groups.clear();
         groups.reserve(self.batch.num_rows());
         for key in self.batch.iter() {
@@ -79,10 +81,28 @@ impl Groups {
         self.keys.size() + self.batch.size() + self.known.allocation_size()
     }
 
-    /// The keys of all groups in their order, taken out with the memory that they took.
+    /// The keys of all groups in their order; all memory is given back.
     pub fn take(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         let keys = std::mem::replace(&mut self.keys, self.converter.empty_rows(0, 0));
+        self.batch = self.converter.empty_rows(0, 0);
         self.known = HashTable::new();
         self.converter.convert_rows(keys.iter())
+    }
+}
+
+/// With one zero, and one NaN.
+fn canonical(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float32 => {
+            Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(|value| {
+                if value.is_nan() { f32::NAN } else { value + 0.0 }
+            }))
+        }
+        DataType::Float64 => {
+            Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(|value| {
+                if value.is_nan() { f64::NAN } else { value + 0.0 }
+            }))
+        }
+        _ => column.clone(),
     }
 }
