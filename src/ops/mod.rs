@@ -25,6 +25,7 @@ pub mod demo;
 #[cfg(feature = "embedded")]
 pub mod model_tests;
 
+mod memory;
 #[cfg(feature = "embedded")]
 mod scratch;
 mod service;

@@ -1,6 +1,6 @@
 //! The pipelines of a process, started, watched and ended together.
 
-use super::{health::Health, kafka_settings};
+use super::{health::Health, kafka_settings, memory::Shares};
 use crate::{
     catalog::{Catalog, Model, Topic},
     config::Config,
@@ -38,26 +38,6 @@ const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
 /// Per topic and partition: where its log ended at the start.
 pub type Targets = BTreeMap<Arc<str>, BTreeMap<Partition, Offset>>;
-
-/// How the process's memory is divided.
-struct Shares {
-    fetch: usize,
-    tables: usize,
-    keys: usize,
-    lake: usize,
-}
-
-/// A process that does nothing: code, plans, connections, what the allocator keeps.
-const IDLE_BYTES: usize = 84 << 20;
-
-impl Shares {
-    /// What remains is for what is made of them: a response of Kafka's beside the queue, the cut that is being
-    /// committed beside the open one, batches under way.
-    fn of(memory: usize, topics: usize) -> Self {
-        let topic = memory.saturating_sub(IDLE_BYTES) / topics.max(1);
-        Self { fetch: topic / 12, tables: topic / 6, keys: topic / 4, lake: topic / 6 }
-    }
-}
 
 pub struct Service {
     pub health: Arc<Health>,
