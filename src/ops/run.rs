@@ -2,7 +2,7 @@
 
 use super::{
     health::Health,
-    http, load, metrics, plan, references,
+    http, load, memory, metrics, plan, references,
     reload::{self, Declared, Reloader, Reloading, Reloads},
     require_lake, require_registry, require_secret,
     service::{Resources, Service},
@@ -50,6 +50,7 @@ pub struct Request {
 /// Runs until a signal, or until what was there at the start is committed.
 pub fn run(config: &Config, request: Request) -> Result<()> {
     let Request { until_caught_up, apply, from_lake } = request;
+    memory::spare(config.memory);
     let catalog = load(config)?;
     require_secret(&catalog, config)?;
     require_registry(&catalog)?;

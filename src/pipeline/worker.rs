@@ -140,11 +140,7 @@ impl Worker {
     pub fn is_over_budget(&self) -> bool {
         self.lanes.iter().any(|lane| {
             let Some(open) = &lane.open else { return false };
-            let limit = match lane.lane {
-                Lane::Tables => self.settings.tables_memory,
-                Lane::Lake => self.settings.lake_memory,
-            };
-            open.size.memory >= limit && lane.in_flight()
+            open.size.memory >= lane.room(&self.settings) && lane.in_flight()
         })
     }
 
@@ -494,7 +490,7 @@ impl Worker {
         match lane.lane {
             Lane::Tables => {
                 let interval = lane.interval(s, self.near_end);
-                if open.size.memory >= s.tables_memory {
+                if open.size.memory >= lane.room(s) {
                     Some(Reason::Memory)
                 // After a failure the next cut is a small one: where two processes take the same
                 // keys, what was committed in between is little.
@@ -507,7 +503,7 @@ impl Worker {
             Lane::Lake => {
                 if open.size.largest_file >= s.lake_file_bytes {
                     Some(Reason::Bytes)
-                } else if open.size.memory >= s.lake_memory {
+                } else if open.size.memory >= lane.room(s) {
                     Some(Reason::Memory)
                 } else if open.size.files >= s.lake_files {
                     Some(Reason::Files)

@@ -256,6 +256,27 @@ fn a_cut_ends_for_a_reason() {
 }
 
 #[test]
+fn of_many_partitions_a_cut_holds_less() {
+    for lane in [Lane::Tables, Lane::Lake] {
+        let share = Settings::default().lake_memory;
+        for (partitions, room) in
+            [(1, share - 8_192), (1_000, share - 8_192_000), (99_999, share / 4)]
+        {
+            for (memory, ends) in [(room - 1, false), (room, true)] {
+                let mut desk = desk(&[lane]);
+                let all: Vec<i32> = (0..partitions).collect();
+                desk.assigned(&all);
+                let taken: Vec<_> = all.iter().map(|p| own(lane, *p, 0)).collect();
+                desk.taken(lane, 1, &taken);
+                desk.arrived(0, 5, 5);
+                let sealed = desk.measured(lane, Size { memory, ..Size::default() });
+                assert_eq!(!sealed.is_empty(), ends, "{lane:?} {partitions} {memory}: {sealed:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_first_cut_since_partitions_were_taken_is_a_small_one() {
     let mut desk = reading(TABLES);
     let read = |desk: &mut Desk, next: i64, more: bool| {
