@@ -336,6 +336,8 @@ struct Row {
     values: Values,
     at: At,
     deleted: bool,
+    /// When, as its first deletion told.
+    told: i64,
     /// When it was deleted or truncated.
     gone: Option<i64>,
     /// None: only its deletion was seen.
@@ -445,8 +447,8 @@ impl Reference {
                 }
                 self.close(change.key, change.time);
                 let key = change.key;
-                let row =
-                    Row { values: values.clone(), at, deleted: false, gone: None, known: true };
+                let (values_now, deleted, told) = (values.clone(), false, 0);
+                let row = Row { values: values_now, at, deleted, told, gone: None, known: true };
                 self.rows.insert(key, row);
                 self.versions.push(Version { key, values, at, from: change.time, to: None });
                 // A truncate that is later by its position has been already.
@@ -483,21 +485,18 @@ impl Reference {
             return;
         }
         self.close(key, time);
-        let unknown =
-            Row { values: (None, None, None), at, deleted: false, gone: None, known: false };
+        // By position, a truncate after the last deletion changes nothing but perhaps the time.
+        let later = self.truncates.iter().filter(|(truncate, _)| self.removes(*truncate, at));
+        let later = later.map(|(_, time)| *time).min();
+        let values = (None, None, None);
+        let unknown = Row { values, at, deleted: false, told: 0, gone: None, known: false };
         let row = self.rows.entry(key).or_insert(unknown);
         row.at = at;
         if !row.deleted {
-            row.gone = Some(time);
+            row.told = time;
         }
         row.deleted = true;
-        // By position, a truncate after the deletion changes nothing but perhaps the time.
-        for (truncate, time) in self.truncates.clone() {
-            if self.removes(truncate, at) {
-                let row = self.rows.get_mut(&key).unwrap();
-                row.gone = row.gone.map(|gone| gone.min(time));
-            }
-        }
+        row.gone = Some(later.map_or(row.told, |later| later.min(row.told)));
     }
 
     fn close(&mut self, key: Key, time: i64) {

@@ -156,3 +156,26 @@ async fn a_history_keeps_every_version() {
 async fn groups_give_back_what_rows_had_added() {
     streams_give_what_the_reference_has(GROUPS).await;
 }
+
+/// A source's times need not ascend with its positions: here a row was deleted before a snapshot, at a later time
+/// than the snapshot's, and is deleted again behind it, before or after the snapshot is swapped in.
+#[tokio::test]
+async fn a_row_that_is_deleted_twice_has_the_first_time_whenever_a_snapshot_is_swapped_in() {
+    let (partitions, snapshots) = (1, true);
+    let style = Style { partitions, sparse: false, by_offset: false, truncates: false, snapshots };
+    let steps = [(0, 3, 1, 1), (0, 5, 1, 1), (10, 3, 251, 1), (3, 0, 1, 0), (10, 3, 1, 1)];
+    let Some(database) = Database::new(&WarehouseSettings::default(), "").await else { return };
+    let declared = declared(DELETED, style);
+    let keeps = declared.model.folding.as_ref().unwrap().keeps.clone();
+    let changes = stream(&steps, style);
+    let told = Reference::of(&changes, style, &keeps).table();
+    assert_eq!(told[0], "3|x|NULL|NULL|NULL|1700000000142550");
+    for size in [1, 2, 8, 1 + 36, 2 + 36, 8 + 36] {
+        let tables = "DROP TABLE IF EXISTS m, m__source, m__truncates, m__snapshots, m__staged; DELETE FROM highwater.marks";
+        database.warehouse.query_text(tables).await.unwrap();
+        database.warehouse.ensure_tables(std::slice::from_ref(&declared.model)).await.unwrap();
+        follow(&database.warehouse, &declared, &changes, &[size]).await;
+        assert_eq!(table(&database.warehouse, &keeps).await, told, "{size}");
+    }
+    database.end().await;
+}
