@@ -138,10 +138,7 @@ impl Worker {
 
     /// A lane is over its share with nowhere to go until its flight lands.
     pub fn is_over_budget(&self) -> bool {
-        self.lanes.iter().any(|lane| {
-            let Some(open) = &lane.open else { return false };
-            open.size.memory >= lane.room(&self.settings) && lane.in_flight()
-        })
+        self.lanes.iter().any(|lane| lane.in_flight() && lane.is_full(&self.settings))
     }
 
     /// Draining, and nothing is left to commit.
@@ -490,7 +487,7 @@ impl Worker {
         match lane.lane {
             Lane::Tables => {
                 let interval = lane.interval(s, self.near_end);
-                if open.size.memory >= lane.room(s) {
+                if lane.is_full(s) {
                     Some(Reason::Memory)
                 // After a failure the next cut is a small one: where two processes take the same
                 // keys, what was committed in between is little.
@@ -503,7 +500,7 @@ impl Worker {
             Lane::Lake => {
                 if open.size.largest_file >= s.lake_file_bytes {
                     Some(Reason::Bytes)
-                } else if open.size.memory >= lane.room(s) {
+                } else if lane.is_full(s) {
                     Some(Reason::Memory)
                 } else if open.size.files >= s.lake_files {
                     Some(Reason::Files)

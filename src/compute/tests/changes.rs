@@ -335,9 +335,8 @@ type At = (u64, i64, i32);
 struct Row {
     values: Values,
     at: At,
-    deleted: bool,
-    /// When, as its first deletion told.
-    told: i64,
+    /// When, as the first of its deletions told.
+    deleted: Option<i64>,
     /// When it was deleted or truncated.
     gone: Option<i64>,
     /// None: only its deletion was seen.
@@ -447,8 +446,8 @@ impl Reference {
                 }
                 self.close(change.key, change.time);
                 let key = change.key;
-                let (values_now, deleted, told) = (values.clone(), false, 0);
-                let row = Row { values: values_now, at, deleted, told, gone: None, known: true };
+                let row =
+                    Row { values: values.clone(), at, deleted: None, gone: None, known: true };
                 self.rows.insert(key, row);
                 self.versions.push(Version { key, values, at, from: change.time, to: None });
                 // A truncate that is later by its position has been already.
@@ -474,7 +473,8 @@ impl Reference {
 
     /// The values of a row that is there just before `at`.
     fn there(&self, key: Key, at: At) -> Option<Values> {
-        let row = self.rows.get(&key).filter(|row| row.known && !row.deleted && row.at < at)?;
+        let row =
+            self.rows.get(&key).filter(|row| row.known && row.deleted.is_none() && row.at < at)?;
         let between = |t: At| self.removes(t, row.at) && !self.removes(t, at);
         let gone = self.truncates.iter().any(|(truncate, _)| between(*truncate));
         (!gone).then(|| row.values.clone())
@@ -488,19 +488,16 @@ impl Reference {
         // By position, a truncate after the last deletion changes nothing but perhaps the time.
         let later = self.truncates.iter().filter(|(truncate, _)| self.removes(*truncate, at));
         let later = later.map(|(_, time)| *time).min();
-        let values = (None, None, None);
-        let unknown = Row { values, at, deleted: false, told: 0, gone: None, known: false };
+        let unknown =
+            Row { values: (None, None, None), at, deleted: None, gone: None, known: false };
         let row = self.rows.entry(key).or_insert(unknown);
         row.at = at;
-        if !row.deleted {
-            row.told = time;
-        }
-        row.deleted = true;
-        row.gone = Some(later.map_or(row.told, |later| later.min(row.told)));
+        let told = *row.deleted.get_or_insert(time);
+        row.gone = Some(later.map_or(told, |later| later.min(told)));
     }
 
     fn close(&mut self, key: Key, time: i64) {
-        if self.rows.get(&key).is_none_or(|row| row.deleted) {
+        if self.rows.get(&key).is_none_or(|row| row.deleted.is_some()) {
             return;
         }
         if let Some(version) = self.versions.iter_mut().rev().find(|v| v.key == key) {
@@ -520,7 +517,7 @@ impl Reference {
             let (a, g) = (text(&values.0), text(&values.2));
             format!("{key}|{a}|{}|{g}|{}", number(b), number(b.map(|b| b + 1)))
         };
-        let there = || self.rows.iter().filter(|(_, r)| r.known && !r.deleted && r.gone.is_none());
+        let there = || self.rows.iter().filter(|(_, r)| r.known && r.gone.is_none());
         let mut table: Vec<String> = match &self.keeps {
             Keeps::Rows => {
                 there().filter(|(_, r)| fits(&r.values)).map(|(k, r)| row(*k, &r.values)).collect()

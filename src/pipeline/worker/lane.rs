@@ -132,13 +132,14 @@ impl LaneState {
         open || sealed
     }
 
-    /// Bytes that an open cut may hold: less of many partitions, of each of which the client holds some.
-    pub(super) fn room(&self, settings: &Settings) -> usize {
+    /// Whether the open cut holds all that it may: less of many partitions, of each of which the client holds some.
+    pub(super) fn is_full(&self, settings: &Settings) -> bool {
         let share = match self.lane {
             Lane::Tables => settings.tables_memory,
             Lane::Lake => settings.lake_memory,
         };
-        share.saturating_sub(self.holds.len() * PARTITION_BYTES).max(share / 4)
+        let room = share.saturating_sub(self.holds.len() * PARTITION_BYTES).max(share / 4);
+        self.open.as_ref().is_some_and(|open| open.size.memory >= room)
     }
 
     /// How old a cut of the tables becomes.

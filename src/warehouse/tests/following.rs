@@ -121,9 +121,7 @@ async fn streams_give_what_the_reference_has(statement: &str) {
             let (style, steps, sizes): (Style, Vec<_>, Vec<u8>) = made;
             let declared = declared(statement, style);
             let keeps = declared.model.folding.as_ref().unwrap().keeps.clone();
-            let tables = "DROP TABLE IF EXISTS m, m__source, m__truncates, m__snapshots, m__staged; DELETE FROM highwater.marks";
-            database.warehouse.query_text(tables).await.unwrap();
-            database.warehouse.ensure_tables(std::slice::from_ref(&declared.model)).await.unwrap();
+            begin_anew(&database.warehouse, &declared.model).await;
             let changes = stream(&steps, style);
             let reference = Reference::of(&changes, style, &keeps);
             let orphans = follow(&database.warehouse, &declared, &changes, &sizes).await;
@@ -171,9 +169,7 @@ async fn a_row_that_is_deleted_twice_has_the_first_time_whenever_a_snapshot_is_s
     let told = Reference::of(&changes, style, &keeps).table();
     assert_eq!(told[0], "3|x|NULL|NULL|NULL|1700000000142550");
     for size in [1, 2, 8, 1 + 36, 2 + 36, 8 + 36] {
-        let tables = "DROP TABLE IF EXISTS m, m__source, m__truncates, m__snapshots, m__staged; DELETE FROM highwater.marks";
-        database.warehouse.query_text(tables).await.unwrap();
-        database.warehouse.ensure_tables(std::slice::from_ref(&declared.model)).await.unwrap();
+        begin_anew(&database.warehouse, &declared.model).await;
         follow(&database.warehouse, &declared, &changes, &[size]).await;
         assert_eq!(table(&database.warehouse, &keeps).await, told, "{size}");
     }

@@ -222,10 +222,7 @@ async fn streams_give_what_the_source_has(statement: &str, asked: &str, kept: &s
         wanted.sort();
         let mut whole = Vec::new();
         for run in 0..3 {
-            let drop = "DROP TABLE IF EXISTS m, m__source, m__truncates, m__snapshots, m__staged; DELETE FROM \
-                        highwater.marks; DELETE FROM highwater.load_spans; DELETE FROM highwater.loads";
-            warehouse.query_text(drop).await.unwrap();
-            warehouse.ensure_tables(std::slice::from_ref(&declared.model)).await.unwrap();
+            begin_anew(warehouse, &declared.model).await;
             let mut random = StdRng::seed_from_u64(seed * 100 + run);
             follow(warehouse, &declared, &events, &mut random).await;
             let mut found = read(warehouse, asked).await;

@@ -204,6 +204,14 @@ pub fn taps(count: i64) -> RecordBatch {
     batch(vec![("taps", Arc::new(arrow::array::Int64Array::from(vec![count])))])
 }
 
+/// The tables of the model `m`, empty, and of no cut or load before.
+pub async fn begin_anew(warehouse: &Warehouse, model: &Arc<Model>) {
+    let drop = "DROP TABLE IF EXISTS m, m__source, m__truncates, m__snapshots, m__staged; DELETE FROM highwater.marks; \
+                DELETE FROM highwater.load_spans; DELETE FROM highwater.loads";
+    warehouse.query_text(drop).await.unwrap();
+    warehouse.ensure_tables(std::slice::from_ref(model)).await.unwrap();
+}
+
 /// The rows of a query, cells joined by `|`.
 pub async fn read(warehouse: &Warehouse, sql: &str) -> Vec<String> {
     let (_, rows) = warehouse.query_text(sql).await.unwrap();
