@@ -2,7 +2,7 @@
 //!
 //! Owns: a consumer of its own, outside of any group. Does not own: what the records are for.
 
-use super::{KafkaSettings, consumer_config, topic_id};
+use super::{KafkaSettings, client, topic_id};
 use crate::{
     error::{Error, Result},
     record::{Offset, Partition, gap::TopicId},
@@ -31,7 +31,7 @@ pub struct Lookup {
 
 impl Lookup {
     pub fn new(settings: &KafkaSettings) -> Result<Self> {
-        let consumer = consumer_config(settings)?
+        let consumer = client::consumer(settings)?
             .create()
             .map_err(|e| Error::config("set up a Kafka consumer").because(e))?;
         Ok(Self { consumer })

@@ -14,6 +14,7 @@
 //! record and goes on behind it after the next rebalance, which loses a record. That nothing but
 //! transaction markers is left before the end is asked of the consumer's position instead.
 
+mod client;
 mod lookup;
 mod producer;
 mod reader;
@@ -30,8 +31,7 @@ use crate::{
     record::{Offset, Partition},
 };
 use rdkafka::{
-    ClientConfig, ClientContext, Offset as KafkaOffset, Statistics, TopicPartitionList,
-    bindings as rd,
+    ClientContext, Offset as KafkaOffset, Statistics, TopicPartitionList, bindings as rd,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol},
     error::{KafkaError, RDKafkaErrorCode},
@@ -60,15 +60,6 @@ pub struct KafkaSettings {
     /// Bytes fetched ahead per topic.
     pub fetch_bytes: usize,
 }
-
-/// Properties that exactness rests on, and why they cannot be set.
-const FIXED: [(&str, &str); 5] = [
-    ("enable.auto.commit", "false"),
-    ("enable.auto.offset.store", "false"),
-    ("auto.offset.reset", "error"),
-    ("isolation.level", "read_committed"),
-    ("enable.partition.eof", "false"),
-];
 
 /// What the group says of a topic's partitions.
 #[derive(Debug)]
@@ -246,51 +237,6 @@ fn by_topic(list: &TopicPartitionList) -> BTreeMap<String, Vec<Partition>> {
     topics
 }
 
-/// A consumer's properties, ours and the user's.
-fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
-    for (key, _) in FIXED {
-        if settings.properties.contains_key(key) {
-            return Err(Error::config(format!(
-                "the Kafka property {key} is highwater's own: exactness rests on it"
-            )));
-        }
-    }
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &settings.brokers)
-        .set("group.id", &settings.group)
-        .set("client.id", "highwater")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", "30000")
-        // Partitions added later are taken up within this time.
-        .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("allow.auto.create.topics", "false")
-        .set("queued.max.messages.kbytes", (settings.fetch_bytes / 1024).max(1024).to_string())
-        // Each record waiting costs some 300 bytes beside its own; and what one fetch of a broker brings
-        // comes on top of what waits, however many partitions it is of: compressed, often to a fifth.
-        .set("queued.min.messages", "50000")
-        .set("fetch.message.max.bytes", "1048576")
-        .set("fetch.max.bytes", (settings.fetch_bytes / 8).max(FETCH_BYTES_MIN).to_string())
-        // The default of one second stalls a consumer whose queue was full.
-        .set("fetch.queue.backoff.ms", "5")
-        .set("fetch.wait.max.ms", "100")
-        // The default of ten seconds is how long everything would stand when brokers are back.
-        .set("reconnect.backoff.max.ms", "2000")
-        .set("statistics.interval.ms", "5000")
-        .set("socket.keepalive.enable", "true");
-    for (key, value) in &settings.properties {
-        config.set(key, value);
-    }
-    for (key, value) in FIXED {
-        config.set(key, value);
-    }
-    config.set_log_level(RDKafkaLogLevel::Info);
-    Ok(config)
-}
-
-/// Librdkafka refuses a `fetch.max.bytes` below its `message.max.bytes`. A record that is larger comes alone.
-const FETCH_BYTES_MIN: usize = 1_000_000;
-
 /// The consumer of all topics.
 pub struct Kafka {
     consumer: BaseConsumer<Group>,
@@ -314,7 +260,7 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 impl Kafka {
     /// Makes the client; connects and joins the group only in [`Kafka::subscribe`].
     pub fn new(settings: &KafkaSettings, release_timeout: Duration) -> Result<Arc<Self>> {
-        let config = consumer_config(settings)?;
+        let config = client::consumer(settings)?;
         let leaving = AtomicBool::new(false);
         let group = Group { topics: RwLock::default(), release_timeout, leaving };
         let consumer: BaseConsumer<Group> = config

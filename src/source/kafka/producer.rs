@@ -7,10 +7,10 @@
 //! their order. Instead all that is not confirmed in time is given up together, with the producer:
 //! what was written is the beginning of what was sent, and sending the rest again keeps the order.
 
-use super::KafkaSettings;
+use super::{KafkaSettings, client};
 use crate::error::{Error, Result};
 use rdkafka::{
-    ClientConfig, ClientContext, Message,
+    ClientContext, Message,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -24,19 +24,6 @@ use std::{
 /// For all records of one call.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
-
-/// Of `[kafka.properties]`, what is a consumer's alone.
-const CONSUMERS: [&str; 9] = [
-    "session.timeout",
-    "heartbeat.",
-    "max.poll.",
-    "group.",
-    "fetch.",
-    "queued.",
-    "partition.assignment",
-    "coordinator.",
-    "check.crcs",
-];
 
 /// One record to send.
 #[derive(Debug, Clone)]
@@ -84,21 +71,7 @@ impl Producer {
     /// # Errors
     /// `Retry`: no broker answers, or the topic is not there.
     pub fn new(settings: &KafkaSettings, topic: &str) -> Result<Self> {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &settings.brokers).set("client.id", "highwater");
-        for (key, value) in &settings.properties {
-            if !CONSUMERS.iter().any(|prefix| key.starts_with(prefix)) {
-                config.set(key, value);
-            }
-        }
-        config
-            .set("enable.idempotence", "true")
-            .set("message.timeout.ms", "0")
-            // What Kafka gave it takes back; the headers come on top.
-            .set("message.max.bytes", "1000000000")
-            .set("linger.ms", "5")
-            .set("allow.auto.create.topics", "false");
-        let producer: BaseProducer<Deliveries> = config
+        let producer: BaseProducer<Deliveries> = client::producer(settings)
             .create_with_context(Deliveries::default())
             .map_err(|e| Error::config("set up the Kafka producer").because(e))?;
         let metadata = producer.client().fetch_metadata(Some(topic), PATIENCE);
