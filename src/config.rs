@@ -231,6 +231,13 @@ impl Options {
                 kafka_properties.insert(property.to_owned(), secret);
             }
         }
+        // The OpenSSL that is built in looks for the system's certificates where no system keeps them.
+        let is_named =
+            ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|v| std::env::var_os(v).is_some());
+        if is_encrypted(&kafka_properties) && !is_named {
+            let location = kafka_properties.entry("ssl.ca.location".to_owned());
+            location.or_insert_with(|| "probe".to_owned());
+        }
         let registry = match (self.registry, secret_from("HIGHWATER_REGISTRY_FILE")?) {
             (Some(url), _) | (None, Some(url)) => Some(url),
             (None, None) => match (file.registry, &file.registry_file) {
@@ -314,6 +321,12 @@ fn read_text(path: &Path) -> Result<String> {
 /// A secret's file may end in a line feed that is not part of it.
 fn read_secret(path: &Path) -> Result<String> {
     Ok(read_text(path)?.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Whether librdkafka is told to speak TLS.
+fn is_encrypted(properties: &BTreeMap<String, String>) -> bool {
+    let protocol = properties.get("security.protocol");
+    protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"))
 }
 
 /// The content of the file that the variable names.

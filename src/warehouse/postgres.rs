@@ -396,7 +396,12 @@ fn failed(doing: &str, phase: Phase, error: tokio_postgres::Error) -> Error {
 
 fn failed_to_connect(error: tokio_postgres::Error) -> Error {
     let doing = "connect to the warehouse";
-    if says(&error, "invalid configuration") || refuses_certificate(&error) {
+    if refuses_certificate(&error) {
+        let remedy =
+            "its certificate is not trusted: --warehouse-ca names the file of who signed it";
+        return Error::config(format!("{doing} failed: {remedy}")).because(error);
+    }
+    if says(&error, "invalid configuration") {
         return Error::config(format!("{doing} failed")).because(error);
     }
     failed(doing, Phase::BeforeCommit, error)

@@ -30,6 +30,7 @@ mod replay_lake;
 mod retention;
 mod samples;
 mod schemas;
+mod secured;
 mod simulation;
 mod snapshots;
 mod star;

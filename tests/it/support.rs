@@ -1,5 +1,6 @@
 //! The real parts a test runs against, and the binary under test.
 
+pub mod certificates;
 pub mod servers;
 
 use rdkafka::{

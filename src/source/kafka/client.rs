@@ -4,9 +4,9 @@
 
 use super::KafkaSettings;
 use crate::error::{Error, Result};
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
 
-/// Properties that exactness rests on, and why they cannot be set.
+/// Properties that exactness rests on.
 const FIXED: [(&str, &str); 5] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
@@ -46,8 +46,8 @@ pub(super) fn consumer(settings: &KafkaSettings) -> Result<ClientConfig> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.brokers)
-        .set("group.id", &settings.group)
         .set("client.id", "highwater")
+        .set("group.id", &settings.group)
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", "30000")
         // Partitions added later are taken up within this time.
@@ -93,4 +93,12 @@ pub(super) fn producer(settings: &KafkaSettings) -> ClientConfig {
         .set("linger.ms", "5")
         .set("allow.auto.create.topics", "false");
     config
+}
+
+/// A client cannot be made of these properties: one is not there, or a file that it names is of no use.
+pub(super) fn refused(error: KafkaError) -> Error {
+    Error::config(
+        "set up a Kafka client: check --kafka, the files that it names and HIGHWATER_KAFKA_SSL_KEY_PASSWORD",
+    )
+    .because(error)
 }

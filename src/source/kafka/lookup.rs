@@ -31,9 +31,7 @@ pub struct Lookup {
 
 impl Lookup {
     pub fn new(settings: &KafkaSettings) -> Result<Self> {
-        let consumer = client::consumer(settings)?
-            .create()
-            .map_err(|e| Error::config("set up a Kafka consumer").because(e))?;
+        let consumer = client::consumer(settings)?.create().map_err(client::refused)?;
         Ok(Self { consumer })
     }
 

@@ -263,9 +263,8 @@ impl Kafka {
         let config = client::consumer(settings)?;
         let leaving = AtomicBool::new(false);
         let group = Group { topics: RwLock::default(), release_timeout, leaving };
-        let consumer: BaseConsumer<Group> = config
-            .create_with_context(group)
-            .map_err(|e| Error::config("set up the Kafka consumer").because(e))?;
+        let consumer: BaseConsumer<Group> =
+            config.create_with_context(group).map_err(client::refused)?;
         Ok(Arc::new(Self { consumer, settings: settings.clone(), trouble: Mutex::default() }))
     }
 
@@ -344,10 +343,13 @@ impl Kafka {
                 tracing::debug!(target: "kafka", "{error}");
                 let code = error.rdkafka_error_code();
                 let remedy = code.and_then(|code| refusal::of(code).remedy);
-                if code == Some(RDKafkaErrorCode::AllBrokersDown) || remedy.is_some() {
+                if let Some(remedy) = remedy {
                     let mut trouble = self.lock_trouble();
                     trouble.suspected = true;
-                    trouble.remedy = remedy.or(trouble.remedy);
+                    // All are down, too, where none lets us in.
+                    if code != Some(RDKafkaErrorCode::AllBrokersDown) || trouble.remedy.is_none() {
+                        trouble.remedy = Some(remedy);
+                    }
                 }
             }
             Some(Ok(_)) | None => {}

@@ -73,7 +73,7 @@ impl Producer {
     pub fn new(settings: &KafkaSettings, topic: &str) -> Result<Self> {
         let producer: BaseProducer<Deliveries> = client::producer(settings)
             .create_with_context(Deliveries::default())
-            .map_err(|e| Error::config("set up the Kafka producer").because(e))?;
+            .map_err(client::refused)?;
         let metadata = producer.client().fetch_metadata(Some(topic), PATIENCE);
         let metadata = metadata
             .map_err(|e| Error::retry(format!("ask Kafka for the topic {topic}")).because(e))?;

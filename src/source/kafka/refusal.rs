@@ -20,6 +20,8 @@ pub struct Verdict {
 
 const CREDENTIALS: &str =
     "the broker does not let us in: check security.protocol, sasl.* and ssl.* of --kafka";
+const NOBODY: &str =
+    "no broker answers: if none ever did, check --brokers, and security.protocol of --kafka";
 const TOPIC_RIGHTS: &str = "this user may not read the topic: it needs Read and Describe on it";
 const GROUP_RIGHTS: &str = "this user may not use the group: it needs Read on the group of --group";
 const NO_TOPIC: &str = "the topic is not there: create it, or correct `topic` in its file";
@@ -36,6 +38,7 @@ pub fn of(code: Code) -> Verdict {
         | Code::SSL
         | Code::UnsupportedSASLMechanism
         | Code::ClusterAuthorizationFailed => (Retry, Some(CREDENTIALS)),
+        Code::AllBrokersDown => (Retry, Some(NOBODY)),
         Code::TopicAuthorizationFailed => (Retry, Some(TOPIC_RIGHTS)),
         Code::GroupAuthorizationFailed => (Retry, Some(GROUP_RIGHTS)),
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
@@ -70,7 +73,7 @@ mod tests {
     fn each_code_says_what_to_do_next() {
         for (code, kind, words) in [
             (Code::BrokerTransportFailure, Retry, ""),
-            (Code::AllBrokersDown, Retry, ""),
+            (Code::AllBrokersDown, Retry, "--brokers"),
             (Code::Resolve, Retry, ""),
             (Code::OperationTimedOut, Retry, ""),
             (Code::RequestTimedOut, Retry, ""),

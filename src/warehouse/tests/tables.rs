@@ -122,33 +122,3 @@ async fn wrong_settings_and_a_server_out_of_reach_are_told_apart() {
     assert_eq!(error.unwrap_err().kind, Kind::Config);
     database.end().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn require_wants_a_signed_certificate_and_prefer_takes_any() {
-    let (Ok(server), Ok(ca)) =
-        (std::env::var("HIGHWATER_TEST_POSTGRES"), std::env::var("HIGHWATER_TEST_POSTGRES_CA"))
-    else {
-        eprintln!("skipped: HIGHWATER_TEST_POSTGRES_CA names no file of who signed the server");
-        return;
-    };
-    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    let unknown = WarehouseSettings::default();
-    let known = WarehouseSettings { ca_file: Some(ca.into()), ..Default::default() };
-    let join = if server.contains('?') { '&' } else { '?' };
-    for (mode, settings, found) in [
-        ("disable", &unknown, Ok("f")),
-        ("prefer", &unknown, Ok("t")),
-        ("require", &unknown, Err(Kind::Config)),
-        ("require", &known, Ok("t")),
-        ("verify-full", &known, Ok("t")),
-    ] {
-        let url = format!("{server}{join}sslmode={mode}");
-        match (Warehouse::connect(&url, settings).await, found) {
-            (Ok(warehouse), Ok(found)) => {
-                assert_eq!(read(&warehouse, encrypted).await, [found], "{mode}");
-            }
-            (Err(error), Err(kind)) => assert_eq!(error.kind, kind, "{mode}: {error}"),
-            (result, _) => panic!("{mode}: {:?}", result.map(drop)),
-        }
-    }
-}

@@ -4,7 +4,7 @@
 //! Each ends by its own id with its handle, also when the test fails; should the tests be killed
 //! outright, the kernel ends it.
 
-use super::{Services, eventually, runtime, services, variable};
+use super::{Services, certificates::Certificates, eventually, runtime, services, variable};
 use crate::proxy::Proxy;
 use rdkafka::{
     ClientConfig,
@@ -97,7 +97,7 @@ impl Drop for Server {
 }
 
 /// Below the folder of this run of the tests, for everybody to enter: PostgreSQL is another user.
-fn folder(name: &str) -> tempfile::TempDir {
+pub fn folder(name: &str) -> tempfile::TempDir {
     let run = std::env::var_os("HIGHWATER_TEST_RUN").map(PathBuf::from);
     let run = run.filter(|run| run.is_dir()).unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::Builder::new().prefix(name).tempdir_in(run).expect("a folder");
@@ -133,8 +133,24 @@ pub struct Postgres {
     _folder: tempfile::TempDir,
 }
 
+/// Whom PostgreSQL lets in that is secured: with TLS and a password, or the superuser of the tests.
+const HBA: &str = "\
+hostnossl all secured 127.0.0.1/32 reject
+hostssl   all secured 127.0.0.1/32 scram-sha-256
+host      all all     127.0.0.1/32 trust
+";
+
 impl Postgres {
     pub fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// One that lets the role `secured` in with TLS and its password alone.
+    pub fn secured(certificates: &Certificates) -> Option<Self> {
+        Self::start_with(Some(certificates))
+    }
+
+    fn start_with(certificates: Option<&Certificates>) -> Option<Self> {
         let programs = PathBuf::from(variable("HIGHWATER_TEST_POSTGRES_BIN")?);
         let (folder, port) = (folder("postgres"), free_port());
         // SAFETY: asks who we are.
@@ -154,11 +170,24 @@ impl Postgres {
             .args(words(make))
             .current_dir(folder.path()));
         // What is answered outlives the process; it need not outlive the machine.
-        let settings = format!(
+        let mut settings = format!(
             "-D data -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} \
              -c max_connections=100 -c fsync=off -c wal_level=logical",
             folder.path().display()
         );
+        if let Some(certificates) = certificates {
+            let data = folder.path().join("data");
+            // It wants a key of its own, which nobody else reads.
+            let (key, certificate) = (data.join("server.key"), data.join("server.crt"));
+            certificates.install(&key, &certificate);
+            let own = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&key, own).expect("permissions");
+            std::fs::write(data.join("pg_hba.conf"), HBA).expect("pg_hba.conf");
+            if is_root {
+                run(Command::new("chown").arg("postgres").args([&key, &certificate]));
+            }
+            settings.push_str(" -c ssl=on");
+        }
         let mut arguments = words(&format!("setpriv {user}"));
         arguments.push(programs.join("postgres").display().to_string());
         arguments.extend(words(&settings));
@@ -190,7 +219,7 @@ impl Postgres {
     }
 }
 
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command.output().expect("a program");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
@@ -198,6 +227,7 @@ fn run(command: &mut Command) {
 
 pub struct Minio {
     pub server: Server,
+    scheme: &'static str,
     port: u16,
     _folder: tempfile::TempDir,
 }
@@ -205,6 +235,15 @@ pub struct Minio {
 impl Minio {
     /// With the bucket and the keys of the shared one.
     pub fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// One that speaks TLS alone.
+    pub fn secured(certificates: &Certificates) -> Option<Self> {
+        Self::start_with(Some(certificates))
+    }
+
+    fn start_with(certificates: Option<&Certificates>) -> Option<Self> {
         let program = variable("HIGHWATER_TEST_MINIO")?;
         let (folder, port) = (folder("minio"), free_port());
         let bucket = variable("HIGHWATER_TEST_S3_BUCKET")?;
@@ -212,7 +251,14 @@ impl Minio {
         std::fs::create_dir_all(folder.path().join("data").join(bucket)).expect("bucket");
         let mut arguments = words("setpriv --pdeathsig KILL --");
         arguments.push(program);
-        arguments.extend(words(&format!("server --quiet --address 127.0.0.1:{port} data")));
+        arguments.extend(words(&format!("server --quiet --address 127.0.0.1:{port}")));
+        if let Some(certificates) = certificates {
+            let own = folder.path().join("certs");
+            std::fs::create_dir(&own).expect("certs");
+            certificates.install(&own.join("private.key"), &own.join("public.crt"));
+            arguments.extend(words("--certs-dir certs"));
+        }
+        arguments.push("data".to_owned());
         let variables = vec![
             ("HOME", folder.path().display().to_string()),
             ("MINIO_ROOT_USER", variable("AWS_ACCESS_KEY_ID")?),
@@ -228,25 +274,28 @@ impl Minio {
             last_signal: libc::SIGKILL,
             child: None,
         };
-        let mut minio = Self { server, port, _folder: folder };
+        let scheme = if certificates.is_some() { "https" } else { "http" };
+        let mut minio = Self { server, scheme, port, _folder: folder };
         minio.start_again();
         Some(minio)
     }
 
     pub fn start_again(&mut self) {
         let port = self.port;
+        // Who speaks TLS alone refuses a plain question.
+        let ready = if self.scheme == "https" { b"400" } else { b"200" };
         self.server.start(|_| {
             let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
             stream.set_read_timeout(Some(Duration::from_secs(5))).expect("time limit");
             let ask = b"GET /minio/health/ready HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n";
             let mut answer = [0; 12];
             let answered = stream.write_all(ask).and_then(|()| stream.read_exact(&mut answer));
-            answered.is_ok() && answer.ends_with(b"200")
+            answered.is_ok() && answer.ends_with(ready)
         });
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 }
 
@@ -332,6 +381,38 @@ group.min.session.timeout.ms=1000
 
 impl Kafka {
     pub fn start(count: usize) -> Option<Self> {
+        Self::start_with(count, "")
+    }
+
+    /// One broker, which lets in by its proxy alone who has a client's certificate and the password of `user`, by SCRAM or
+    /// in the plain.
+    pub fn secured(certificates: &Certificates, user: &str, password: &str) -> Option<Self> {
+        let (own, ca) = (certificates.path("server.all"), certificates.path("ca.pem"));
+        let security = "org.apache.kafka.common.security";
+        let settings = format!(
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:SASL_SSL,CONTROLLER:PLAINTEXT
+listener.name.proxied.ssl.keystore.type=PEM
+listener.name.proxied.ssl.keystore.location={own}
+listener.name.proxied.ssl.truststore.type=PEM
+listener.name.proxied.ssl.truststore.location={ca}
+listener.name.proxied.ssl.client.auth=required
+listener.name.proxied.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.proxied.plain.sasl.jaas.config={security}.plain.PlainLoginModule required user_{user}=\"{password}\";
+listener.name.proxied.scram-sha-512.sasl.jaas.config={security}.scram.ScramLoginModule required;
+"
+        );
+        let kafka = Self::start_with(1, &settings)?;
+        let home = PathBuf::from(variable("HIGHWATER_TEST_KAFKA_HOME")?);
+        run(Command::new("java")
+            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(format!("{}/*", home.join("libs").display()))
+            .args(words("kafka.admin.ConfigCommand --alter --entity-type users --entity-name"))
+            .args([user, "--bootstrap-server", &kafka.direct(), "--add-config"])
+            .arg(format!("SCRAM-SHA-512=[password={password}]")));
+        Some(kafka)
+    }
+
+    fn start_with(count: usize, more: &str) -> Option<Self> {
         let home = PathBuf::from(variable("HIGHWATER_TEST_KAFKA_HOME")?);
         let (folder, runtime) = (folder("kafka"), runtime());
         let controllers: Vec<_> = (0..count).map(|_| free_port()).collect();
@@ -348,7 +429,7 @@ impl Kafka {
 listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{inner},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://{proxy}
 default.replication.factor={count}\noffsets.topic.replication.factor={count}
-transaction.state.log.replication.factor={count}\nmin.insync.replicas={alive}\n{KAFKA_SETTINGS}",
+transaction.state.log.replication.factor={count}\nmin.insync.replicas={alive}\n{KAFKA_SETTINGS}{more}",
                 std::fs::read_to_string(home.join("format.properties")).expect("settings"),
                 id = n + 1,
                 voters = voters.join(","),
