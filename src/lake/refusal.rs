@@ -32,8 +32,11 @@ pub struct Verdict {
 /// What stands for the sentence on credentials, which every kind of store has of its own.
 pub const ACCESS: &str = "access is denied";
 
+/// What the TLS of the client says, where no service answers with a code.
+pub const UNTRUSTED: &str = "invalid peer certificate";
+
 struct Row {
-    /// Of S3's `<Code>`; empty: any.
+    /// Of S3's `<Code>`, or [`UNTRUSTED`]; empty: any.
     codes: &'static [&'static str],
     /// Of the HTTP status, from and to; (0, 0): any.
     status: (u16, u16),
@@ -55,7 +58,7 @@ const fn row(
 }
 
 /// The first that fits, counts. Codes first: they say more than statuses.
-const SERVICE: [Row; 15] = [
+const SERVICE: [Row; 16] = [
     row(
         &["NoSuchBucket"],
         ANY,
@@ -93,6 +96,13 @@ const SERVICE: [Row; 15] = [
         Retry,
         Retry,
         Some(ACCESS),
+    ),
+    row(
+        &[UNTRUSTED],
+        ANY,
+        Retry,
+        Retry,
+        Some("its certificate is not trusted: SSL_CERT_FILE names the file of who signed it"),
     ),
     row(
         &["XMinioStorageFull", "QuotaExceeded"],
@@ -225,6 +235,7 @@ mod tests {
             (Some(501), "NotImplemented", Halt, Halt, Config),
             (Some(502), "", Retry, Retry, Retry),
             (Some(503), "SlowDown", Retry, Retry, Retry),
+            (None, UNTRUSTED, Retry, Retry, Config),
             (None, "", Retry, Retry, Retry),
             (None, "SlowDown", Retry, Retry, Retry),
         ];

@@ -18,10 +18,10 @@
 
 use super::directory::Directory;
 use super::leftovers::Listed;
-use super::refusal::{self, ACCESS, Phase};
+use super::refusal::{self, ACCESS, Phase, UNTRUSTED};
 use super::services;
 use crate::cut::UploadId;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::multipart::{MultipartStore, PartId};
@@ -454,14 +454,10 @@ impl Remote {
             | StoreError::NotImplemented { .. }
             | StoreError::UnknownConfigurationKey { .. } => (Some(501), None),
             _ if text.contains("redirect without LOCATION") => (Some(301), None),
+            _ if text.contains(UNTRUSTED) => (None, Some(UNTRUSTED)),
             _ => (status_of(&text), code_of(&text)),
         };
         let verdict = refusal::of_service(status, code, phase);
-        let is_stranger = text.contains("invalid peer certificate");
-        let kind = match phase {
-            Phase::Starting if is_stranger => Kind::Config,
-            _ => verdict.kind,
-        };
         let remedy = match verdict.remedy {
             Some(remedy) if remedy == ACCESS => Some(self.credentials.to_owned()),
             // No credentials at all: the client asks the machine it runs on.
@@ -469,14 +465,10 @@ impl Remote {
                 "no credentials are set and the machine's metadata service gave none; {}",
                 self.credentials
             )),
-            None if is_stranger => Some(
-                "its certificate is not trusted: SSL_CERT_FILE names the file of who signed it"
-                    .to_owned(),
-            ),
             remedy => remedy.map(str::to_owned),
         };
         let remedy = remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
-        Error::new(kind, format!("{doing}{remedy}, lake={lake}")).because(e)
+        Error::new(verdict.kind, format!("{doing}{remedy}, lake={lake}")).because(e)
     }
 }
 

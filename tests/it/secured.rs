@@ -87,14 +87,9 @@ impl Secured {
 
     fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.world.command(arguments);
-        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
-        // Who runs the tests may have set them.
-        for (name, value) in [("SSL_CERT_FILE", self.value("SSL_CERT_FILE")), ("SSL_CERT_DIR", "")]
-        {
-            if value.is_empty() {
-                command.env_remove(name);
-            }
-        }
+        // Who runs the tests may have set these; an empty setting is none.
+        command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+        command.envs(self.settings.iter().filter(|(_, value)| !value.is_empty()).cloned());
         Running::start(command)
     }
 }
@@ -143,9 +138,8 @@ fn the_job_is_done_on_encrypted_servers_that_want_passwords() {
     let (code, proof) = secured.start(&["verify", "--deep"]).wait();
     assert!(code == Some(0) && proof.contains("everything holds"), "{proof}");
     // Encrypted all the same; who the server is, is not asked.
-    secured
-        .settings
-        .retain(|(name, _)| *name != "HIGHWATER_WAREHOUSE_CA" && *name != "SSL_CERT_FILE");
+    secured.set("HIGHWATER_WAREHOUSE_CA", "");
+    secured.set("SSL_CERT_FILE", "");
     secured.set("HIGHWATER_WAREHOUSE", warehouse.replace("=verify-full", "=prefer"));
     let (code, status) = secured.start(&["status"]).wait();
     assert_eq!(code, Some(0), "{status}");

@@ -26,11 +26,11 @@ impl Certificates {
         own.make("ca", &format!("{everybody}{ca}"), &["-noenc"]);
         let signed = ["-CA", "ca.pem", "-CAkey", "ca.key"];
         own.make("server", &format!("{everybody}{server}"), &[&signed[..], &["-noenc"]].concat());
-        let pass = format!("pass:{KEY_PASSWORD}");
-        let locked = [&signed[..], &["-passout", &pass]].concat();
         let both = ["server.key", "server.pem"].map(|name| std::fs::read_to_string(own.file(name)));
         let both = both.map(|text| text.expect("a file of openssl's")).concat();
         std::fs::write(own.file("server.all"), both).expect("key and certificate");
+        let pass = format!("pass:{KEY_PASSWORD}");
+        let locked = [&signed[..], &["-passout", &pass]].concat();
         own.make("client", &format!("{everybody}{client}"), &locked);
         own
     }
@@ -46,11 +46,11 @@ impl Certificates {
             .current_dir(self.folder.path()));
     }
 
-    /// `ca.pem`; `server.pem` and `.key`, and both in `server.all`; `client.pem` and `.key`.
-    pub fn file(&self, name: &str) -> PathBuf {
+    fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// `ca.pem`; `server.pem` and `.key`, and both in `server.all`; `client.pem` and `.key`.
     pub fn path(&self, name: &str) -> String {
         self.file(name).display().to_string()
     }
