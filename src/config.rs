@@ -226,6 +226,7 @@ impl Options {
         for (variable, property) in [
             ("HIGHWATER_KAFKA_SASL_PASSWORD", "sasl.password"),
             ("HIGHWATER_KAFKA_SSL_KEY_PASSWORD", "ssl.key.password"),
+            ("HIGHWATER_KAFKA_SSL_KEYSTORE_PASSWORD", "ssl.keystore.password"),
         ] {
             if let Some(secret) = secret_variable(variable)? {
                 kafka_properties.insert(property.to_owned(), secret);

@@ -7,6 +7,12 @@ use std::fmt;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What rustls says, somewhere among the causes, of a certificate that it does not trust.
+pub const UNTRUSTED: &str = "invalid peer certificate";
+/// Where the system's roots are all that is asked.
+pub const UNTRUSTED_REMEDY: &str =
+    "its certificate is not trusted: SSL_CERT_FILE names the file of who signed it";
+
 /// What the caller does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {

@@ -9,7 +9,10 @@
 //! the start both are `Config`: somebody is there to read it. Nothing here is ever a reject: a record
 //! is judged by what it is, never by how a service feels.
 
-use crate::error::Kind::{self, Config, Halt, Retry};
+use crate::error::{
+    Kind::{self, Config, Halt, Retry},
+    UNTRUSTED, UNTRUSTED_REMEDY,
+};
 use std::io::ErrorKind;
 
 /// What was being done when it was refused.
@@ -31,9 +34,6 @@ pub struct Verdict {
 
 /// What stands for the sentence on credentials, which every kind of store has of its own.
 pub const ACCESS: &str = "access is denied";
-
-/// What the TLS of the client says, where no service answers with a code.
-pub const UNTRUSTED: &str = "invalid peer certificate";
 
 struct Row {
     /// Of S3's `<Code>`, or [`UNTRUSTED`]; empty: any.
@@ -97,13 +97,7 @@ const SERVICE: [Row; 16] = [
         Retry,
         Some(ACCESS),
     ),
-    row(
-        &[UNTRUSTED],
-        ANY,
-        Retry,
-        Retry,
-        Some("its certificate is not trusted: SSL_CERT_FILE names the file of who signed it"),
-    ),
+    row(&[UNTRUSTED], ANY, Retry, Retry, Some(UNTRUSTED_REMEDY)),
     row(
         &["XMinioStorageFull", "QuotaExceeded"],
         ANY,

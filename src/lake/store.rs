@@ -18,10 +18,10 @@
 
 use super::directory::Directory;
 use super::leftovers::Listed;
-use super::refusal::{self, ACCESS, Phase, UNTRUSTED};
+use super::refusal::{self, ACCESS, Phase};
 use super::services;
 use crate::cut::UploadId;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, UNTRUSTED};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::multipart::{MultipartStore, PartId};

@@ -12,7 +12,7 @@
 
 use crate::{
     catalog::{Format, Topic},
-    error::{Error, Result},
+    error::{Error, Result, UNTRUSTED, UNTRUSTED_REMEDY},
     record::{
         RawRecord,
         schemas::{SchemaId, Schemas, Told, framed},
@@ -147,7 +147,13 @@ async fn get(client: &Client, base: &Url, path: &[&str]) -> Result<Option<Value>
     if let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().extend(path);
     }
-    let lost = |e: reqwest::Error| strange(base, "no answer").because(e.without_url());
+    let lost = |e: reqwest::Error| {
+        let lost = strange(base, "no answer").because(e.without_url());
+        match lost.to_string().contains(UNTRUSTED) {
+            true => Error { context: format!("{}: {UNTRUSTED_REMEDY}", lost.context), ..lost },
+            false => lost,
+        }
+    };
     let response = client.get(url).send().await.map_err(lost)?;
     let status = response.status();
     let body = response.bytes().await.map_err(lost)?;

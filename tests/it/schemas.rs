@@ -3,7 +3,7 @@
 use crate::{
     drift::{deep, filled, lake},
     proxy::{Fault, Proxy},
-    support::{Lake, World, eventually, variable},
+    support::{Lake, World, certificates::Certificates, eventually, servers::Registry, variable},
 };
 use std::{
     io::{Read, Write},
@@ -137,6 +137,27 @@ fn records_wait_for_a_registry_that_is_away_and_are_refused_only_for_a_schema_th
     service.stop();
     world.assert_proof();
     world.run(&["verify", "--deep"]);
+}
+
+#[test]
+fn a_registry_whose_certificate_is_not_trusted_is_not_believed() {
+    let certificates = Certificates::new();
+    let Some(registry) = Registry::secured(&certificates) else { return };
+    let Some(world) = world("avro_https", &registry.encrypted()) else { return };
+    let schema = register(&registry.plain(), &format!("{}-value", world.kafka_topic), FIRST);
+    world.produce(first(schema, 0..300));
+    let mut service = world.follow(&[]);
+    eventually("it is said what to do", || {
+        let said = service.status().to_string();
+        said.contains("SSL_CERT_FILE names the file") && said.contains("schema registry https://")
+    });
+    service.stop();
+    assert_eq!(world.number("SELECT coalesce(sum(next_offset), 0) FROM highwater.marks"), 0);
+    let service = world.follow(&[("SSL_CERT_FILE", &certificates.path("ca.pem"))]);
+    eventually("all is read", || world.has_passed(OUTPUTS, 300));
+    service.stop();
+    assert_eq!(world.number("SELECT count(*) FROM rides"), 300);
+    assert_eq!(world.number(LETTERS), 0);
 }
 
 #[test]

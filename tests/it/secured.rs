@@ -31,7 +31,7 @@ struct Secured {
 fn secured(name: &str) -> Option<Secured> {
     let certificates = Certificates::new();
     let kafka = Kafka::secured(&certificates, USER, PASSWORD)?;
-    let postgres = Postgres::secured(&certificates)?;
+    let postgres = Postgres::secured(&certificates, USER)?;
     let minio = Minio::secured(&certificates)?;
     let mut services = kafka.services()?;
     services.postgres = postgres.url();
@@ -46,7 +46,7 @@ fn secured(name: &str) -> Option<Secured> {
     let warehouse = world.warehouse().replace("postgres@", &format!("{USER}:{PASSWORD}@"));
     settings.extend([
         ("HIGHWATER_BROKERS", kafka.proxied()),
-        ("HIGHWATER_KAFKA", properties(&certificates, "SCRAM-SHA-512", USER)),
+        ("HIGHWATER_KAFKA", properties(&certificates)),
         ("HIGHWATER_KAFKA_SASL_PASSWORD", PASSWORD.to_owned()),
         ("HIGHWATER_KAFKA_SSL_KEY_PASSWORD", KEY_PASSWORD.to_owned()),
         ("HIGHWATER_WAREHOUSE", format!("{warehouse}?sslmode=require")),
@@ -57,9 +57,9 @@ fn secured(name: &str) -> Option<Secured> {
     Some(Secured { world, certificates, kafka, _postgres: postgres, _minio: minio, settings })
 }
 
-fn properties(certificates: &Certificates, mechanism: &str, user: &str) -> String {
+fn properties(certificates: &Certificates) -> String {
     format!(
-        "security.protocol=sasl_ssl,sasl.mechanism={mechanism},sasl.username={user},\
+        "security.protocol=sasl_ssl,sasl.mechanism=SCRAM-SHA-512,sasl.username={USER},\
          ssl.certificate.location={},ssl.key.location={},session.timeout.ms=6000",
         certificates.path("client.pem"),
         certificates.path("client.key")
@@ -101,10 +101,11 @@ fn the_job_is_done_on_encrypted_servers_that_want_passwords() {
     world.produce(taps::records(0..5_000));
     let mut service = secured.start(&["run"]);
     eventually("the first half", || world.has_passed(OUTPUTS, 5_000));
-    let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
-                 WHERE usename = 'secured'";
-    assert!(world.number(plain) > 0);
-    assert_eq!(world.number(&format!("{plain} AND NOT ssl")), 0);
+    let connections = format!(
+        "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = '{USER}'"
+    );
+    assert!(world.number(&connections) > 0);
+    assert_eq!(world.number(&format!("{connections} AND NOT ssl")), 0);
     // Handshakes and passwords once more.
     let proxy = &secured.kafka.brokers[0].proxy;
     let met = proxy.met();
@@ -118,16 +119,24 @@ fn the_job_is_done_on_encrypted_servers_that_want_passwords() {
     assert!(!printed.contains(PASSWORD) && !printed.contains(KEY_PASSWORD), "{printed}");
     taps::assert_tables(world, taps::taps(0..10_000));
     world.produce(taps::records(10_000..11_000));
-    // As with many a hosted Kafka, by a file; and whom to trust named one by one.
-    let ca = secured.certificates.path("ca.pem");
-    let plain = properties(&secured.certificates, "PLAIN", USER);
-    let plain = plain.split(',').filter_map(|property| property.split_once('='));
-    let plain: String = plain.map(|(key, value)| format!("\"{key}\" = \"{value}\"\n")).collect();
+    // As with many a hosted Kafka, by a file, certificate and key in one; and whom to trust named one by one.
+    let [ca, keystore] = ["ca.pem", "client.p12"].map(|name| secured.certificates.path(name));
     let file = secured.world.folder.path().join("highwater.toml");
-    let text = format!("[kafka.properties]\n{plain}\"ssl.ca.location\" = \"{ca}\"\n");
+    let text = format!(
+        r#"
+[kafka.properties]
+"security.protocol" = "sasl_ssl"
+"sasl.mechanism" = "PLAIN"
+"sasl.username" = "{USER}"
+"ssl.keystore.location" = "{keystore}"
+"ssl.ca.location" = "{ca}"
+"#
+    );
     std::fs::write(&file, text).expect("a file of settings");
     secured.set("HIGHWATER_CONFIG", file.display().to_string());
     secured.set("HIGHWATER_KAFKA", "session.timeout.ms=6000");
+    secured.set("HIGHWATER_KAFKA_SSL_KEY_PASSWORD", "");
+    secured.set("HIGHWATER_KAFKA_SSL_KEYSTORE_PASSWORD", KEY_PASSWORD);
     secured.set("HIGHWATER_WAREHOUSE_CA", ca);
     let warehouse = secured.value("HIGHWATER_WAREHOUSE").replace("=require", "=verify-full");
     secured.set("HIGHWATER_WAREHOUSE", warehouse.clone());
@@ -152,7 +161,7 @@ fn who_is_not_proved_is_not_talked_to_and_it_is_said_what_to_do() {
     let strangers = Certificates::new();
     let (stranger, known) = (strangers.path("ca.pem"), secured.certificates.path("ca.pem"));
     let right = secured.settings.clone();
-    let kafka = properties(&secured.certificates, "SCRAM-SHA-512", USER);
+    let kafka = properties(&secured.certificates);
     let unsigned =
         kafka.split(',').filter(|p| !p.starts_with("ssl.")).collect::<Vec<_>>().join(",");
     let warehouse = secured.value("HIGHWATER_WAREHOUSE");
@@ -175,7 +184,7 @@ fn who_is_not_proved_is_not_talked_to_and_it_is_said_what_to_do() {
         ),
         (
             &[("HIGHWATER_KAFKA_SSL_KEY_PASSWORD", "wrong".to_owned())],
-            Ends("HIGHWATER_KAFKA_SSL_KEY_PASSWORD: "),
+            Ends("check --kafka, the files that it names, and HIGHWATER_KAFKA_SSL_KEY_PASSWORD"),
         ),
         (&[("HIGHWATER_WAREHOUSE_CA", stranger.clone())], Ends("--warehouse-ca names the file")),
         (&[("HIGHWATER_WAREHOUSE", unknown_password)], Ends("password authentication failed")),

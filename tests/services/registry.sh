@@ -8,17 +8,17 @@ registry_present() { [ -d "$REGISTRY_HOME" ]; }
 
 registry_install() { maven_archive "io.apicurio:apicurio-registry-app:$REGISTRY_VERSION:tar.gz:all" "$REGISTRY_HOME"; }
 
+registry_jar() { find "$REGISTRY_HOME" -maxdepth 2 \( -name '*-runner.jar' -o -name quarkus-run.jar \) | head -n 1; }
+
 registry_launch() {
   rm -rf "$RUN/registry"
   mkdir -p "$RUN/registry"
   REGISTRY_PORT=$(free_port)
   REGISTRY_URL=http://127.0.0.1:$REGISTRY_PORT/apis/ccompat/v7
-  local jar
-  jar=$(find "$REGISTRY_HOME" -maxdepth 2 \( -name '*-runner.jar' -o -name quarkus-run.jar \) | head -n 1)
   launch registry java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
     -Dquarkus.http.host=127.0.0.1 -Dquarkus.http.port="$REGISTRY_PORT" \
     -Dquarkus.management.host=127.0.0.1 -Dquarkus.management.port="$(free_port)" \
-    -Dquarkus.datasource.jdbc.url=jdbc:h2:mem:registry_db -jar "$jar"
+    -Dquarkus.datasource.jdbc.url=jdbc:h2:mem:registry_db -jar "$(registry_jar)"
 }
 
 registry_ready() {

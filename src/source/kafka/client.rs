@@ -98,7 +98,8 @@ pub(super) fn producer(settings: &KafkaSettings) -> ClientConfig {
 /// A client cannot be made of these properties: one is not there, or a file that it names is of no use.
 pub(super) fn refused(error: KafkaError) -> Error {
     Error::config(
-        "set up a Kafka client: check --kafka, the files that it names and HIGHWATER_KAFKA_SSL_KEY_PASSWORD",
+        "set up a Kafka client: check --kafka, the files that it names, and HIGHWATER_KAFKA_SSL_KEY_PASSWORD or \
+         HIGHWATER_KAFKA_SSL_KEYSTORE_PASSWORD",
     )
     .because(error)
 }

@@ -80,6 +80,8 @@ struct Group {
     release_timeout: Duration,
     /// The process ends: what is not given up by now will not be.
     leaving: AtomicBool,
+    /// What a person could do, by what the client said since all was well: it says so with each attempt.
+    said: Mutex<BTreeSet<&'static str>>,
 }
 
 /// A topic that somebody listens to, or did.
@@ -127,7 +129,11 @@ impl ClientContext for Group {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(target: "kafka", "{error}: {reason}");
+        let remedy = error.rdkafka_error_code().and_then(|code| refusal::of(code).remedy);
+        match remedy.is_none_or(|remedy| self.said().insert(remedy)) {
+            true => tracing::warn!(target: "kafka", "{error}: {reason}"),
+            false => tracing::debug!(target: "kafka", "{error}: {reason}"),
+        }
     }
 }
 
@@ -172,6 +178,10 @@ impl ConsumerContext for Group {
 }
 
 impl Group {
+    fn said(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, topic: &str, news: News) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let Some(listening) = topics.get_mut(topic) else { return };
@@ -261,8 +271,8 @@ impl Kafka {
     /// Makes the client; connects and joins the group only in [`Kafka::subscribe`].
     pub fn new(settings: &KafkaSettings, release_timeout: Duration) -> Result<Arc<Self>> {
         let config = client::consumer(settings)?;
-        let leaving = AtomicBool::new(false);
-        let group = Group { topics: RwLock::default(), release_timeout, leaving };
+        let (leaving, said) = (AtomicBool::new(false), Mutex::default());
+        let group = Group { topics: RwLock::default(), release_timeout, leaving, said };
         let consumer: BaseConsumer<Group> =
             config.create_with_context(group).map_err(client::refused)?;
         Ok(Arc::new(Self { consumer, settings: settings.clone(), trouble: Mutex::default() }))
@@ -379,6 +389,8 @@ impl Kafka {
         trouble.suspected = trouble.why.is_some();
         if !trouble.suspected {
             trouble.remedy = None;
+            self.consumer.context().said().clear();
+            tracing::info!(target: "kafka", "all topics are answered for again");
         }
         trouble.asked = Some(Instant::now());
     }

@@ -32,6 +32,11 @@ impl Certificates {
         let pass = format!("pass:{KEY_PASSWORD}");
         let locked = [&signed[..], &["-passout", &pass]].concat();
         own.make("client", &format!("{everybody}{client}"), &locked);
+        let export = "pkcs12 -export -in client.pem -inkey client.key -out client.p12";
+        run(Command::new("openssl")
+            .args(export.split(' '))
+            .args(["-passin", &pass, "-passout", &pass])
+            .current_dir(own.folder.path()));
         own
     }
 
@@ -50,7 +55,7 @@ impl Certificates {
         self.folder.path().join(name)
     }
 
-    /// `ca.pem`; `server.pem` and `.key`, and both in `server.all`; `client.pem` and `.key`.
+    /// `ca.pem`; `server.pem` and `.key`, and both in `server.all`; `client.pem` and `.key`, and both in `client.p12`.
     pub fn path(&self, name: &str) -> String {
         self.file(name).display().to_string()
     }

@@ -122,8 +122,31 @@ fn answers(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
+/// What HTTP in the plain is answered with.
+fn status(port: u16, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("time limit");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).ok()?;
+    std::str::from_utf8(&answer[9..]).ok()?.parse().ok()
+}
+
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Small, and quick to start.
+const JAVA: &str =
+    "setpriv --pdeathsig KILL -- java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
+
+/// A program of Kafka's with its arguments.
+fn of_kafka(home: &Path, program: &str) -> Vec<String> {
+    let mut arguments = words(JAVA);
+    arguments.push(format!("-Dlog4j2.configurationFile={}", home.join("log4j2.xml").display()));
+    arguments.extend(["-cp".to_owned(), format!("{}/*", home.join("libs").display())]);
+    arguments.extend(words(program));
+    arguments
 }
 
 pub struct Postgres {
@@ -133,30 +156,23 @@ pub struct Postgres {
     _folder: tempfile::TempDir,
 }
 
-/// Whom PostgreSQL lets in that is secured: with TLS and a password, or the superuser of the tests.
-const HBA: &str = "\
-hostnossl all secured 127.0.0.1/32 reject
-hostssl   all secured 127.0.0.1/32 scram-sha-256
-host      all all     127.0.0.1/32 trust
-";
-
 impl Postgres {
     pub fn start() -> Option<Self> {
         Self::start_with(None)
     }
 
-    /// One that lets the role `secured` in with TLS and its password alone.
-    pub fn secured(certificates: &Certificates) -> Option<Self> {
-        Self::start_with(Some(certificates))
+    /// One that lets `user` in with TLS and a password alone.
+    pub fn secured(certificates: &Certificates, user: &str) -> Option<Self> {
+        Self::start_with(Some((certificates, user)))
     }
 
-    fn start_with(certificates: Option<&Certificates>) -> Option<Self> {
+    fn start_with(secured: Option<(&Certificates, &str)>) -> Option<Self> {
         let programs = PathBuf::from(variable("HIGHWATER_TEST_POSTGRES_BIN")?);
         let (folder, port) = (folder("postgres"), free_port());
         // SAFETY: asks who we are.
         let is_root = unsafe { libc::geteuid() } == 0;
         // It refuses to run as root.
-        let user = match is_root {
+        let as_user = match is_root {
             true => "--reuid postgres --regid postgres --init-groups --pdeathsig QUIT --",
             false => "--pdeathsig QUIT --",
         };
@@ -165,7 +181,7 @@ impl Postgres {
         }
         let make = "-D data -U postgres -A trust -E UTF8 --locale=C.UTF-8 -N";
         run(Command::new("setpriv")
-            .args(words(user))
+            .args(words(as_user))
             .arg(programs.join("initdb"))
             .args(words(make))
             .current_dir(folder.path()));
@@ -175,20 +191,25 @@ impl Postgres {
              -c max_connections=100 -c fsync=off -c wal_level=logical",
             folder.path().display()
         );
-        if let Some(certificates) = certificates {
+        if let Some((certificates, user)) = secured {
             let data = folder.path().join("data");
             // It wants a key of its own, which nobody else reads.
             let (key, certificate) = (data.join("server.key"), data.join("server.crt"));
             certificates.install(&key, &certificate);
             let own = std::fs::Permissions::from_mode(0o600);
             std::fs::set_permissions(&key, own).expect("permissions");
-            std::fs::write(data.join("pg_hba.conf"), HBA).expect("pg_hba.conf");
+            let who = format!(
+                "hostnossl all {user} 127.0.0.1/32 reject\n\
+                 hostssl   all {user} 127.0.0.1/32 scram-sha-256\n\
+                 host      all all    127.0.0.1/32 trust\n"
+            );
+            std::fs::write(data.join("pg_hba.conf"), who).expect("pg_hba.conf");
             if is_root {
                 run(Command::new("chown").arg("postgres").args([&key, &certificate]));
             }
             settings.push_str(" -c ssl=on");
         }
-        let mut arguments = words(&format!("setpriv {user}"));
+        let mut arguments = words(&format!("setpriv {as_user}"));
         arguments.push(programs.join("postgres").display().to_string());
         arguments.extend(words(&settings));
         let server = Server {
@@ -283,19 +304,59 @@ impl Minio {
     pub fn start_again(&mut self) {
         let port = self.port;
         // Who speaks TLS alone refuses a plain question.
-        let ready = if self.scheme == "https" { b"400" } else { b"200" };
-        self.server.start(|_| {
-            let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
-            stream.set_read_timeout(Some(Duration::from_secs(5))).expect("time limit");
-            let ask = b"GET /minio/health/ready HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n";
-            let mut answer = [0; 12];
-            let answered = stream.write_all(ask).and_then(|()| stream.read_exact(&mut answer));
-            answered.is_ok() && answer.ends_with(ready)
-        });
+        let ready = if self.scheme == "https" { 400 } else { 200 };
+        self.server.start(|_| status(port, "/minio/health/ready") == Some(ready));
     }
 
     pub fn endpoint(&self) -> String {
         format!("{}://127.0.0.1:{}", self.scheme, self.port)
+    }
+}
+
+/// A schema registry that is reached by http and by https.
+pub struct Registry {
+    _server: Server,
+    port: u16,
+    tls_port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Registry {
+    pub fn secured(certificates: &Certificates) -> Option<Self> {
+        let jar = variable("HIGHWATER_TEST_REGISTRY_JAR")?;
+        let (folder, port, tls_port) = (folder("registry"), free_port(), free_port());
+        let mut arguments = words(JAVA);
+        let settings = [
+            ("http.host", "127.0.0.1".to_owned()),
+            ("http.port", port.to_string()),
+            ("http.ssl-port", tls_port.to_string()),
+            ("http.ssl.certificate.files", certificates.path("server.pem")),
+            ("http.ssl.certificate.key-files", certificates.path("server.key")),
+            ("http.insecure-requests", "enabled".to_owned()),
+            ("management.host", "127.0.0.1".to_owned()),
+            ("management.port", free_port().to_string()),
+            ("datasource.jdbc.url", "jdbc:h2:mem:registry_db".to_owned()),
+        ];
+        arguments.extend(settings.map(|(name, value)| format!("-Dquarkus.{name}={value}")));
+        arguments.extend(["-jar".to_owned(), jar]);
+        let mut server = Server {
+            name: "the registry",
+            arguments,
+            variables: Vec::new(),
+            folder: folder.path().to_owned(),
+            last_signal: libc::SIGKILL,
+            child: None,
+        };
+        server.start(|_| status(port, "/apis/ccompat/v7/subjects") == Some(200));
+        Some(Self { _server: server, port, tls_port, _folder: folder })
+    }
+
+    pub fn plain(&self) -> String {
+        format!("http://127.0.0.1:{}/apis/ccompat/v7", self.port)
+    }
+
+    pub fn encrypted(&self) -> String {
+        format!("https://127.0.0.1:{}/apis/ccompat/v7", self.tls_port)
     }
 }
 
@@ -325,16 +386,9 @@ impl Connect {
         let connector = settings.iter().map(|(name, value)| format!("{name}={value}\n"));
         let connector: String = connector.collect();
         std::fs::write(folder.path().join("connector.properties"), connector).expect("settings");
-        let mut arguments = words(
-            "setpriv --pdeathsig KILL -- java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-        );
-        let log = home.join("log4j2.xml");
-        arguments.push(format!("-Dlog4j2.configurationFile={}", log.display()));
-        arguments.push("-cp".to_owned());
-        arguments.push(format!("{}/*", home.join("libs").display()));
-        arguments.extend(words(
-            "org.apache.kafka.connect.cli.ConnectStandalone worker.properties connector.properties",
-        ));
+        let program =
+            "org.apache.kafka.connect.cli.ConnectStandalone worker.properties connector.properties";
+        let arguments = of_kafka(&home, program);
         let server = Server {
             name: "Kafka Connect",
             arguments,
@@ -403,10 +457,10 @@ listener.name.proxied.scram-sha-512.sasl.jaas.config={security}.scram.ScramLogin
         );
         let kafka = Self::start_with(1, &settings)?;
         let home = PathBuf::from(variable("HIGHWATER_TEST_KAFKA_HOME")?);
-        run(Command::new("java")
-            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"])
-            .arg(format!("{}/*", home.join("libs").display()))
-            .args(words("kafka.admin.ConfigCommand --alter --entity-type users --entity-name"))
+        let program = "kafka.admin.ConfigCommand --alter --entity-type users --entity-name";
+        let arguments = of_kafka(&home, program);
+        run(Command::new(&arguments[0])
+            .args(&arguments[1..])
             .args([user, "--bootstrap-server", &kafka.direct(), "--add-config"])
             .arg(format!("SCRAM-SHA-512=[password={password}]")));
         Some(kafka)
@@ -527,16 +581,9 @@ fn formatted(home: &Path, own: &Path, id: usize) {
 }
 
 fn broker(home: &Path, own: PathBuf) -> Server {
-    let mut arguments = words(
-        "setpriv --pdeathsig KILL -- java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-    );
-    arguments.push(format!("-Dlog4j2.configurationFile={}", home.join("log4j2.xml").display()));
-    arguments.push("-cp".to_owned());
-    arguments.push(format!("{}/*", home.join("libs").display()));
-    arguments.extend(words("kafka.Kafka server.properties"));
     Server {
         name: "Kafka",
-        arguments,
+        arguments: of_kafka(home, "kafka.Kafka server.properties"),
         variables: Vec::new(),
         folder: own,
         last_signal: libc::SIGKILL,
