@@ -5,7 +5,8 @@
 //! it only makes the input, for others to do the same job (`benches/compare`). With `--follow` it measures
 //! the running service (`follow`), with `--keys N` how fast rows of tables change (`keys`).
 //!
-//! Ceiling: the floor, which is each stage alone on one thread (`floor`), measured in the same run.
+//! Ceiling: the floor, which is each stage alone on one thread (`floor`), measured in the same run: before the job
+//! and after it, since the machine's speed changes meanwhile; a ratio is one to the mean.
 //! Unit: CPU-seconds per million events, user and system, of the process; broker, database and
 //! store are not counted. Elapsed time depends on who else uses the machine and decides nothing.
 //! The result is checked against the bench's own (`workload`) before any figure is printed.
@@ -147,14 +148,16 @@ fn main() {
     let declared = || Declared { models: models(), within, ..Declared::usual() };
     let expected = expected.csv();
     let run = |lake: &Lake| run(Job::new(&topic, *lake, declared()), &options.under, 1, &expected);
-    let outcomes: Vec<Outcome> = lakes.iter().map(run).collect();
 
     let folder = tempfile::tempdir().expect("a folder");
     world::declare(folder.path(), &topic, &declared());
     let files = |name: &str| folder.path().join(name);
     let catalog = highwater::catalog::load(&files("topics"), &files("models"));
-    let floor = Floor::measure(&topic, &catalog.expect("topic and model are right"));
-    print(&topic, &outcomes, &floor);
+    let catalog = catalog.expect("topic and model are right");
+    let before = Floor::measure(&topic, &catalog);
+    let outcomes: Vec<Outcome> = lakes.iter().map(run).collect();
+    let after = Floor::measure(&topic, &catalog);
+    print(&topic, &outcomes, &[before, after]);
 }
 
 /// The job in so many processes; every table of it must be what is expected.
@@ -198,7 +201,7 @@ fn keep(topic: &Topic<'_>, expected: &Expected, folder: &Path) {
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("standard input");
 }
 
-fn print(topic: &Topic<'_>, outcomes: &[Outcome], floor: &Floor) {
+fn print(topic: &Topic<'_>, outcomes: &[Outcome], floors: &[Floor; 2]) {
     let events = topic.shape.events as f64;
     let per_million = |seconds: f64| seconds * 1e6 / events;
     let line = |what: &str, of: &dyn Fn(&Outcome) -> String| {
@@ -214,16 +217,18 @@ fn print(topic: &Topic<'_>, outcomes: &[Outcome], floor: &Floor) {
     line("peak RSS, MiB", &|o| format!("{:.0}", o.cost.resident_mib_max()));
     line("files", &|o| o.files.to_string());
     line("bytes per event in the lake", &|o| format!("{:.1}", o.bytes as f64 / events));
-    line("times the floor", &|o| format!("{:.2}", o.cost.cpu_seconds() / floor.sum()));
+    let floor = floors.iter().map(Floor::sum).sum::<f64>() / floors.len() as f64;
+    line("times the floor", &|o| format!("{:.2}", o.cost.cpu_seconds() / floor));
     println!();
     println!("floor, CPU-s per million events, one thread");
-    for (stage, seconds) in [
-        ("consume (librdkafka, all threads)", floor.consume),
-        ("decode", floor.decode),
-        ("aggregate", floor.aggregate),
-        ("encode", floor.encode),
-        ("sum", floor.sum()),
-    ] {
-        println!("  {stage:<42}{:.2}", per_million(seconds));
-    }
+    println!("{:<34}{:>10}{:>10}", "", "before", "after");
+    let stage = |what: &str, of: &dyn Fn(&Floor) -> f64| {
+        let [before, after] = floors.each_ref().map(|floor| per_million(of(floor)));
+        println!("  {what:<32}{before:>10.2}{after:>10.2}");
+    };
+    stage("consume (librdkafka)", &|f| f.consume);
+    stage("decode", &|f| f.decode);
+    stage("aggregate", &|f| f.aggregate);
+    stage("encode", &|f| f.encode);
+    stage("sum", &Floor::sum);
 }
