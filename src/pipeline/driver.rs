@@ -588,7 +588,6 @@ impl Driver {
         status.gaps = self.reporter.gaps(&self.worker.gaps(), &status.partitions);
         status.recovering = self.worker.is_recovering();
         status.caught_up = self.is_caught_up() && !self.watch.is_pending();
-        // In this order: who is told that nothing is left to do is told what is held.
         status.snapshots = self.swapper.as_ref().map_or(Vec::new(), Swapper::held);
         status.drift = self.watch.sentences();
         if let Some(lake) = &self.lake {

@@ -304,7 +304,15 @@ fn a_snapshot_of_which_a_record_was_refused_waits_for_a_person() {
     let told = held(&world);
     assert!(told.contains("1 records were refused"), "{told}");
     assert_eq!(world.number("SELECT count(*) FROM kept WHERE state = 'old'"), 90);
-    // The connector is made once more: a whole snapshot needs nobody.
+    // The connector is made once more: a whole snapshot needs nobody. Who reads it waits for the partitions of a
+    // process that was just killed, and so knows of the held one long before it has any.
+    let mut dead = world.follow(&[]);
+    eventually("it has the partitions", || {
+        let status = dead.status();
+        status["topics"][0]["partitions"].as_array().is_some_and(|held| held.len() == 3)
+    });
+    dead.signal(libc::SIGKILL);
+    dead.wait();
     send(&world, &snapshot(&new, "whole", 8_000));
     world.run_until_caught_up();
     let wanted: Vec<_> = new.iter().map(|id| (*id, "whole")).collect();
