@@ -254,22 +254,22 @@ impl Service {
             let models = running.models.iter().filter(|model| model.folding.is_some());
             following.extend(models.map(|model| (running.topic.clone(), model.clone())));
         }
-        // From the tables: another process may have decided what the pipelines here still tell.
-        let mut held = Vec::new();
-        for (topic, model) in following {
-            let rows = self.warehouse.snapshots_of(&model).await?;
-            held.extend(newest(&rows).and_then(|row| row.sentence(&topic, &model.name)));
-        }
-        if !held.is_empty() {
-            return Err(Error::halt(held.join("; ")));
-        }
         // What a process that was killed owes is done by who takes its partitions: that need not be this one.
         if let Some(store) = &self.store {
             for name in with_lake {
                 owed::tidy(&name, store, &self.warehouse).await?;
             }
         }
-        Ok(true)
+        // From the tables: another process may have decided what the pipelines here still tell.
+        let mut held = Vec::new();
+        for (topic, model) in following {
+            let rows = self.warehouse.snapshots_of(&model).await?;
+            held.extend(newest(&rows).and_then(|row| row.sentence(&topic, &model.name)));
+        }
+        match held.is_empty() {
+            true => Ok(true),
+            false => Err(Error::halt(held.join("; "))),
+        }
     }
 
     /// Commits what is held, leaves the group, and tells what went wrong; within `patience`.
